@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A teacher bound to its student: everything that an update needs, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from se_mm.smoothing.rules import SKIP, Rule, Rules
+from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.update import draw_picks, update
+
+BUFFER_POLICIES = ('copy', 'average', 'skip')
+
+
+class Smoother:
+    """Moves a teacher after its student by Spatial Ensemble, alone or with an average.
+
+    Example:
+        >>> import torch
+        >>> from se_mm.smoothing import Rule, Rules, Smoother, keep_prob_schedule, pair_modules
+        >>> student, teacher = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+        >>> keep_prob = keep_prob_schedule('keep_prob', 0.7)
+        >>> rule = Rule(keep_prob, momentum=None, match_horizon=False, granularity='channel')
+        >>> smoother = Smoother(*pair_modules(teacher, student), Rules(rule, {}), 'copy')
+        >>> smoother.copy()  # the first update copies everything
+        >>> smoother.update(step=1, total=100, seed=0)
+
+    Args:
+        parameters: The parameter pairs.
+        buffers: The buffer pairs.
+        rules: How each tensor is smoothed; an override applies to buffers as it does to parameters.
+        buffer_policy: ``'copy'``: buffers follow the student at every update; ``'average'``: those
+            of floating dtype are smoothed as parameters are, the others follow; ``'skip'``: they
+            stay as the first update left them.
+
+    Attributes:
+        parameters: As given.
+        buffers: As given.
+        smoothed: The rules in use, each with the units that it holds for.
+        followed: The pairs that follow the student at every update.
+
+    Raises:
+        OptionError: If an override matches no tensor.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Pair],
+        buffers: Sequence[Pair],
+        rules: Rules,
+        buffer_policy: str,
+    ) -> None:
+        self.parameters = tuple(parameters)
+        self.buffers = tuple(buffers)
+        rules.check_matches(pair.name for pair in (*self.parameters, *self.buffers))
+        smoothed: dict[Rule, list[Pair]] = {}
+        followed: list[Pair] = []
+
+        def put(pair: Pair, rule: Rule | str) -> None:
+            if rule == SKIP or pair.teacher.numel() == 0:
+                return
+            if isinstance(rule, Rule) and pair.teacher.is_floating_point():
+                smoothed.setdefault(rule, []).append(pair)
+            else:
+                followed.append(pair)
+
+        for pair in self.parameters:
+            put(pair, rules.of(pair.name))
+        for pair in self.buffers:
+            rule = rules.of(pair.name)
+            overridden = isinstance(rule, str)
+            put(pair, rule if overridden or buffer_policy == 'average' else buffer_policy)
+        self.smoothed = [(rule, Units(pairs, rule.granularity)) for rule, pairs in smoothed.items()]
+        self.followed = tuple(followed)
+
+    def copy(self) -> None:
+        """Make the teacher equal to the student, all parameters and all buffers."""
+        _copy((*self.parameters, *self.buffers))
+
+    def follow(self) -> None:
+        """Copy what follows the student at every update, and smooth nothing."""
+        _copy(self.followed)
+
+    def update(self, step: int, total: int, seed: int) -> None:
+        """Make one update.
+
+        Args:
+            step: The update step: updates made before this one, at least 0.
+            total: Updates that the whole run makes, for the schedules.
+            seed: Seed of the picks.
+        """
+        for rule, units in self.smoothed:
+            picks = draw_picks(units, seed, step, rule.keep_prob(step, total))
+            update(units.pairs, picks, rule.average(step, total))
+        self.follow()
+
+
+def _copy(pairs: Sequence[Pair]) -> None:
+    """Copy the student's tensors to the teacher's."""
+    update(pairs, [True] * len(pairs))

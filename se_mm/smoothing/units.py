@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What moves as one: teacher and student tensors, paired by name and split into units."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import OptionError
+from se_mm.smoothing.picks import run_of_keys, unit_key
+
+GRANULARITIES = ('tensor', 'layer', 'channel', 'element')
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A tensor of the teacher and the one of the student that it follows.
+
+    Attributes:
+        name: Dotted name of the student's tensor in its model.
+        teacher: Tensor that is written, of any shape and floating or integer dtype.
+        student: Tensor that is read, of the same shape; its dtype and device may differ.
+    """
+
+    name: str
+    teacher: Tensor
+    student: Tensor
+
+    @property
+    def batch(self) -> tuple[torch.device, torch.dtype, torch.device, torch.dtype]:
+        """What must be equal for two pairs to go through one multi-tensor call."""
+        return self.teacher.device, self.teacher.dtype, self.student.device, self.student.dtype
+
+
+def plain_name(name: str) -> str:
+    """``name`` without the prefix that ``torch.compile`` puts in."""
+    return name.replace('_orig_mod.', '')
+
+
+def pair_tensors(
+    kind: str,
+    teacher: Iterable[tuple[str, Tensor]],
+    student: Iterable[tuple[str, Tensor]],
+    student_name: Callable[[str], str] = str,
+) -> tuple[Pair, ...]:
+    """Pair the teacher's tensors with the student's by name.
+
+    A student may have more tensors than its teacher (a predictor, say), never fewer.
+
+    Args:
+        kind: What they are (``'parameter'``, ``'buffer'``), for messages.
+        teacher: Named tensors of the teacher, each tensor once.
+        student: Named tensors of the student, tied ones under each of their names.
+        student_name: Maps a teacher's name to its student's, for pairing and messages.
+
+    Raises:
+        OptionError: If a teacher's tensor has no student, or one of another shape; it names both.
+    """
+    students: Mapping[str, Tensor] = {plain_name(name): tensor for name, tensor in student}
+    pairs = []
+    for full_name, tensor in teacher:
+        name = student_name(plain_name(full_name))
+        if name not in students:
+            raise OptionError(
+                f'the teacher has a {kind} {full_name!r}, its student has no {name!r}: '
+                f'teacher and student must be of the same shape.'
+            )
+        if students[name].shape != tensor.shape:
+            raise OptionError(
+                f'the teacher has a {kind} {full_name!r} of shape {tuple(tensor.shape)}, its '
+                f'student {name!r} is {tuple(students[name].shape)}: they must be of the same shape.'
+            )
+        pairs.append(Pair(name, tensor, students[name]))
+    return tuple(pairs)
+
+
+def pair_modules(
+    teacher: nn.Module, student: nn.Module, student_name: Callable[[str], str] = str
+) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
+    """Pair all parameters and all buffers of two modules by name.
+
+    Args:
+        teacher: The module that follows.
+        student: The module that is followed.
+        student_name: Maps a teacher's tensor name to its student's.
+
+    Returns:
+        The parameter pairs and the buffer pairs.
+
+    Raises:
+        OptionError: As :func:`pair_tensors`.
+    """
+    parameters = pair_tensors(
+        'parameter',
+        teacher.named_parameters(),
+        student.named_parameters(remove_duplicate=False),
+        student_name,
+    )
+    buffers = pair_tensors(
+        'buffer',
+        teacher.named_buffers(),
+        student.named_buffers(remove_duplicate=False),
+        student_name,
+    )
+    return parameters, buffers
+
+
+class Units:
+    """The units that some pairs split into.
+
+    A unit is what is taken over or kept as a whole. It is known by a 64-bit key, made of names
+    and indices alone, so that its picks do not depend on which other units there are.
+
+    ============ ==================================================================
+    granularity  a unit
+    ============ ==================================================================
+    ``tensor``   a tensor
+    ``layer``    all tensors that one module holds itself
+    ``channel``  an index of dimension 0, the same in all tensors of that size that
+                 one module holds itself: ``weight[c]`` with ``bias[c]``
+    ``element``  a number
+    ============ ==================================================================
+
+    Args:
+        pairs: The pairs, of floating dtype and not empty.
+        granularity: One of :data:`GRANULARITIES`.
+
+    Attributes:
+        pairs: As given.
+        granularity: As given.
+        keys: For each device, the keys ``(n,)`` int64 of the units whose picks are drawn there.
+            Whole tensors are picked on the CPU, since Python has to know them; channels where the
+            teacher is. Empty for elements, whose keys would be larger than the model.
+        spans: For each pair, its first unit in ``keys`` and the one after its last; for elements,
+            the key of the first one and their number.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], granularity: str) -> None:
+        self.pairs = tuple(pairs)
+        self.granularity = granularity
+        self.keys: dict[torch.device, Tensor] = {}
+        self.spans: list[tuple[int, int]] = []
+        if granularity == 'element':
+            self.spans = [(unit_key(pair.name), pair.teacher.numel()) for pair in self.pairs]
+            return
+        runs: dict[tuple[torch.device, str], tuple[int, int]] = {}
+        keys: dict[torch.device, list[Tensor]] = {}
+        counts: dict[torch.device, int] = {}
+        for pair in self.pairs:
+            device = self.device(pair)
+            name, count = self._run(pair)
+            if (device, name) not in runs:
+                first = counts.get(device, 0)
+                counts[device] = first + count
+                runs[device, name] = (first, first + count)
+                keys.setdefault(device, []).append(run_of_keys(unit_key(name), count))
+            self.spans.append(runs[device, name])
+        self.keys = {device: torch.cat(parts).to(device) for device, parts in keys.items()}
+
+    def device(self, pair: Pair) -> torch.device:
+        """Where the picks of a pair are drawn."""
+        whole = self.granularity in ('tensor', 'layer')
+        return torch.device('cpu') if whole else pair.teacher.device
+
+    def _run(self, pair: Pair) -> tuple[str, int]:
+        """Name of the run of units that a pair belongs to, and how many they are."""
+        owner = pair.name.rpartition('.')[0]
+        if self.granularity == 'tensor':
+            return pair.name, 1
+        if self.granularity == 'layer':
+            return owner, 1
+        channels = pair.teacher.shape[0] if pair.teacher.dim() else 1
+        return f'{owner}[{channels}]', channels
+
+    def __len__(self) -> int:
+        """Number of units."""
+        if self.granularity == 'element':
+            return sum(count for _, count in self.spans)
+        return sum(len(keys) for keys in self.keys.values())
