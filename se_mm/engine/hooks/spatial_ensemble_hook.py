@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook that lets a teacher follow its student by Spatial Ensemble."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional, Union
+
+from mmengine.dist import get_rank
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+
+from se_mm.engine.teachers import Shadow, Teacher, find_teacher
+from se_mm.models import SmoothedModel
+from se_mm.smoothing import BUFFER_POLICIES, GRANULARITIES, Rule, Smoother, build_rules
+from se_mm.smoothing.options import (
+    OptionError,
+    check_choice,
+    check_count,
+    check_flag,
+    check_keys,
+)
+from se_mm.smoothing.picks import rank_seed
+from se_mm.smoothing.schedules import keep_prob_schedule
+from se_mm.version import __version__
+
+CHECKPOINT_KEY = 'se_mm'
+EVALUATE_ON = ('teacher', 'student', 'both')
+
+
+@HOOKS.register_module()
+class SpatialEnsembleHook(Hook):
+    """Lets the teacher follow its student by Spatial Ensemble (SE).
+
+    At each update every unit of the teacher is either kept, with probability ``keep_prob``, or
+    replaced by the student's. The hook finds the teacher by itself and changes nothing else: not the
+    model, not the loss, not the names in the checkpoint. Source: Huang et al., NeurIPS 2021,
+    https://arxiv.org/abs/2110.01253.
+
+    Example:
+        >>> custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
+        >>> custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.99)]
+
+    Args:
+        keep_prob: Probability in [0, 1) that a unit is kept at an update; or a schedule of it, as
+            ``dict(type='cosine', start=0.5, end=0.99)`` (also ``'linear'``). A teacher as slow as
+            an average of momentum m needs ``1 - m``.
+        granularity: What a unit is: ``'tensor'``, ``'layer'`` (all tensors that one module holds
+            itself), ``'channel'`` (an index of their dimension 0) or ``'element'``.
+        overrides: Part of a tensor's name in the student -> ``dict(keep_prob=, granularity=)``,
+            ``'copy'`` (follow at every update) or ``'skip'`` (stay as the first update left it).
+            The longest part counts.
+        buffers: ``'copy'``: buffers follow the student at every update; ``'average'``: those of
+            floating dtype are smoothed like parameters; ``'skip'``: they stay as the first update
+            left them. Integer buffers are always copied, but for ``'skip'``.
+        interval: Updates are made at every ``interval``-th opportunity, at least 1.
+        begin_iter: Iteration, from 0, at which smoothing begins; before it the teacher is equal to
+            the student.
+        begin_epoch: The same in epochs, counted from 1 as ``EMAHook`` does. Not both.
+        every_iter: Under gradient accumulation, whether to update at every iteration and not only
+            after the iterations at which the optimizer steps.
+        seed: Seed of the picks. None: the run's.
+        diff_rank_picks: Whether each rank makes other picks, as the released code does. The
+            teachers then differ, and the one that is saved is rank 0's.
+        teacher: Dotted name of the teacher in the model. None: the only one.
+        student: Dotted name of its student, or a list of the names of its parts. None: found.
+        evaluate_on: For a teacher beside the model, what is validated and tested: ``'teacher'``,
+            ``'student'``, or ``'both'``, where the student's metrics end in ``_origin`` as in
+            mmpretrain. None: the teacher.
+
+    Raises:
+        OptionError: If an option does not exist or is out of its range; and before the first
+            iteration, if it does not fit the model or the run.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        keep_prob: Any = 0.99,
+        granularity: str = 'tensor',
+        overrides: Optional[Mapping[str, Any]] = None,
+        buffers: str = 'copy',
+        interval: int = 1,
+        begin_iter: int = 0,
+        begin_epoch: int = 0,
+        every_iter: bool = False,
+        seed: Optional[int] = None,
+        diff_rank_picks: bool = False,
+        teacher: Optional[str] = None,
+        student: Union[None, str, Sequence[str]] = None,
+        evaluate_on: Optional[str] = None,
+        **unknown: Any,
+    ) -> None:
+        self._options = {
+            'keep_prob': keep_prob,
+            'granularity': granularity,
+            'overrides': {} if overrides is None else overrides,
+            'buffers': buffers,
+            'interval': interval,
+            'begin_iter': begin_iter,
+            'begin_epoch': begin_epoch,
+            'every_iter': every_iter,
+            'seed': seed,
+            'diff_rank_picks': diff_rank_picks,
+            'teacher': teacher,
+            'student': student,
+            'evaluate_on': evaluate_on,
+        }
+        check_keys(type(self).__name__, unknown, self._option_names())
+        self.keep_prob = keep_prob_schedule('keep_prob', keep_prob)
+        self.granularity = check_choice('granularity', granularity, GRANULARITIES)
+        self.buffers = check_choice('buffers', buffers, BUFFER_POLICIES)
+        self.interval = check_count('interval', interval, 1)
+        self.begin_iter = check_count('begin_iter', begin_iter)
+        self.begin_epoch = check_count('begin_epoch', begin_epoch)
+        if begin_iter and begin_epoch:
+            raise OptionError(
+                f'begin_iter={begin_iter} and begin_epoch={begin_epoch} cannot both be set: leave '
+                f'one of them 0.'
+            )
+        self.every_iter = check_flag('every_iter', every_iter)
+        self.seed = None if seed is None else check_count('seed', seed)
+        self.diff_rank_picks = check_flag('diff_rank_picks', diff_rank_picks)
+        if evaluate_on is not None:
+            check_choice('evaluate_on', evaluate_on, EVALUATE_ON)
+        self.evaluate_on = evaluate_on
+        self.teacher: Optional[Teacher] = None
+        self._smoothed: Optional[SmoothedModel] = None
+        self._resumed_seed: Optional[int] = None
+        # What of an override can be wrong without a model is found now.
+        build_rules(self._rule(), self._options['overrides'])
+
+    def before_run(self, runner: Runner) -> None:
+        """Find and bind the teacher.
+
+        Called once the model is built and wrapped, before its weights are initialised or loaded.
+        """
+        if self.teacher is not None:  # The same runner trains and then tests.
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        teacher = find_teacher(model, self._options['teacher'], self._options['student'])
+        self._check_other_hooks(runner, teacher)
+        if self.evaluate_on is not None and not isinstance(teacher, Shadow):
+            raise OptionError(
+                f'evaluate_on={self.evaluate_on!r} is not allowed: {type(model).__name__} holds '
+                f'its teacher {teacher.path!r} itself, and decides what is evaluated.'
+            )
+        if isinstance(runner._train_loop, BaseLoop):
+            self._check_begin(runner)
+        smoother = Smoother(
+            teacher.parameters,
+            teacher.buffers,
+            build_rules(self._rule(teacher), self._options['overrides']),
+            self.buffers,
+        )
+        self._smoothed = teacher.install()
+        self._smoothed.smoother = smoother
+        self._smoothed.interval = self.interval
+        self.teacher = teacher
+
+    def before_train(self, runner: Runner) -> None:
+        """Settle what depends on the run: its seed, its length, and where it stands.
+
+        Called once the weights are initialised, loaded or resumed.
+        """
+        seed = next(s for s in (self.seed, self._resumed_seed, runner.seed, 0) if s is not None)
+        self.seed = seed
+        rank = get_rank() if self.diff_rank_picks else 0
+        self._smoothed.seed = rank_seed(seed, rank)
+        self._smoothed.total = self._updates(runner)
+        if runner.iter == 0:
+            # A teacher that was only loaded is no history: the first update copies the student.
+            self._smoothed.step = 0
+        runner.logger.info(
+            f'{type(self).__name__}: {self.teacher}; {self._rule(self.teacher)}; buffers '
+            f'{self.buffers}; seed {seed}; update {self._smoothed.step} of {self._smoothed.total}.'
+        )
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Union[dict, tuple, list, None] = None
+    ) -> None:
+        """Tell a teacher that the model updates in its forward whether an update is due."""
+        if self.teacher.updated_by_model:
+            self._arm(runner, student_updates=runner.iter)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Union[dict, tuple, list, None] = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
+        """Update a teacher that the model does not update itself, if an update is due."""
+        if not self.teacher.updated_by_model:
+            self._arm(runner, student_updates=runner.iter + 1)
+            self._smoothed.update_parameters(self.teacher.student)
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """Put a teacher beside the model into it, to be validated."""
+        self._before_evaluation()
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
+        """Take it out again, and validate the student too if asked to."""
+        self._after_evaluation(runner, 'val', metrics)
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        """Put a teacher beside the model into it, to be tested."""
+        self._before_evaluation()
+
+    def after_test_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
+        """Take it out again, and test the student too if asked to."""
+        self._after_evaluation(runner, 'test', metrics)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add what the picks of this run need besides the state dict, and a teacher beside it."""
+        if isinstance(self.teacher, Shadow):
+            self.teacher.save(checkpoint)
+        checkpoint[CHECKPOINT_KEY] = {
+            'version': __version__,
+            'hook': type(self).__name__,
+            'seed': self.seed,
+            'options': _plain(self._options),
+        }
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Take the teacher and the seed out of a checkpoint, and say what differs from it.
+
+        Called before the model loads what is in it.
+        """
+        training = isinstance(runner._train_loop, BaseLoop)
+        resuming = training and runner._resume
+        if isinstance(self.teacher, Shadow):
+            found = self.teacher.load(checkpoint, keep_student=resuming or not training)
+            if resuming and not found:
+                runner.logger.warning(
+                    f'{type(self).__name__}: the checkpoint holds no teacher, so it starts as a '
+                    f'copy of the student.'
+                )
+        if resuming:
+            self._compare(runner, checkpoint.get(CHECKPOINT_KEY))
+
+    def _option_names(self) -> list[str]:
+        return list(self._options)
+
+    def _rule(self, teacher: Optional[Teacher] = None) -> Rule:
+        """The rule of tensors without an override, once the teacher is known or before."""
+        return Rule(self.keep_prob, None, False, self.granularity)
+
+    def _check_other_hooks(self, runner: Runner, teacher: Teacher) -> None:
+        """Refuse a run in which another hook moves the same teacher."""
+        for hook in runner.hooks:
+            name = type(hook).__name__
+            if hook is self:
+                continue
+            if isinstance(hook, SpatialEnsembleHook):
+                raise OptionError(
+                    f'custom_hooks has {name} beside {type(self).__name__}: one of them is allowed.'
+                )
+            if isinstance(teacher, Shadow) and isinstance(hook, EMAHook):
+                raise OptionError(
+                    f'custom_hooks has {name} beside {type(self).__name__}, which takes its place: '
+                    f"drop the line dict(type='{name}', ...)."
+                )
+
+    def _check_begin(self, runner: Runner) -> None:
+        """Refuse a begin that the run does not reach."""
+        if self.begin_iter >= runner.max_iters:
+            raise OptionError(
+                f'begin_iter={self.begin_iter} is beyond the run: below its '
+                f'{runner.max_iters} iterations.'
+            )
+        if self.begin_epoch > runner.max_epochs:
+            raise OptionError(
+                f'begin_epoch={self.begin_epoch} is beyond the run: at most its '
+                f'{runner.max_epochs} epochs.'
+            )
+
+    def _updates(self, runner: Runner) -> int:
+        """Opportunities for an update between the begin and the end of the run."""
+        begin = self.begin_iter
+        if self.begin_epoch:
+            begin = (self.begin_epoch - 1) * (runner.max_iters // runner.max_epochs)
+        accumulated = 1
+        if not self.every_iter:
+            accumulated = min(getattr(o, '_accumulative_counts', 1) for o in _optimizers(runner))
+        return max(1, math.ceil((runner.max_iters - begin) / accumulated))
+
+    def _arm(self, runner: Runner, student_updates: int) -> None:
+        """Say what the next call of ``update_parameters`` is to do.
+
+        Args:
+            runner: The runner of the run.
+            student_updates: Iterations that the student has been trained for.
+        """
+        if self.begin_epoch:
+            begun = runner.epoch + 1 >= self.begin_epoch
+        else:
+            begun = student_updates >= self.begin_iter
+        # Between two optimizer steps the student does not change.
+        stepped = any(o.should_update() for o in _optimizers(runner))
+        self._smoothed.following = not begun
+        self._smoothed.held = not (stepped or self.every_iter)
+
+    def _before_evaluation(self) -> None:
+        if isinstance(self.teacher, Shadow) and self.evaluate_on != 'student':
+            self.teacher.swap()
+
+    def _after_evaluation(self, runner: Runner, stage: str, metrics: Optional[dict]) -> None:
+        if not isinstance(self.teacher, Shadow) or self.evaluate_on == 'student':
+            return
+        self.teacher.swap()
+        loop = runner.val_loop if stage == 'val' else runner.test_loop
+        # A loop that does not go batch by batch asks the teacher and the student itself.
+        if self.evaluate_on != 'both' or not hasattr(loop, 'run_iter'):
+            return
+        runner.model.eval()
+        for index, batch in enumerate(loop.dataloader):
+            loop.run_iter(index, batch)
+        for name, value in loop.evaluator.evaluate(len(loop.dataloader.dataset)).items():
+            runner.message_hub.update_scalar(f'{stage}/{name}_origin', value)
+            if metrics is not None:
+                metrics[f'{name}_origin'] = value
+
+    def _compare(self, runner: Runner, saved: Optional[dict]) -> None:
+        """Take the seed over from a checkpoint of ours, and warn of options that changed."""
+        name = type(self).__name__
+        if saved is None:
+            runner.logger.info(f'{name}: goes on from a checkpoint of another hook.')
+            return
+        self._resumed_seed = saved['seed']
+        options = _plain(self._options)
+        changes = [
+            f'{key}={options.get(key)!r} (was {saved["options"].get(key)!r})'
+            for key in {**saved['options'], **options}
+            if options.get(key) != saved['options'].get(key)
+        ]
+        if saved['hook'] != name:
+            changes.insert(0, f'{name} (was {saved["hook"]})')
+        if changes:
+            runner.logger.warning(
+                f'{name}: resumed with other options than the checkpoint was written with: '
+                f'{", ".join(changes)}.'
+            )
+
+
+def _optimizers(runner: Runner) -> list:
+    """The optimizer wrappers of a run."""
+    wrapper = runner.optim_wrapper
+    return list(wrapper.values()) if hasattr(wrapper, 'optim_wrappers') else [wrapper]
+
+
+def _plain(value: Any) -> Any:
+    """``value`` made of Python's own types, which a checkpoint may hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

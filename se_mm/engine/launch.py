@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command line tools have in common: options, runs without a GPU, and errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, Optional
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.registry import HOOKS, RUNNERS
+from mmengine.runner import Runner
+
+from se_mm.smoothing.options import OptionError, did_you_mean
+
+SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that OpenMMLab's training and test scripts share."""
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
+    parser.add_argument(
+        '--no-pin-memory', action='store_true', help='turn pin_memory of the dataloaders off'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to change: a.b=1 c="[1,2]"; no white space in a value',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher'
+    )
+    # torchrun sets LOCAL_RANK; older launchers pass this option.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that a command line names, with the options that both tools share.
+
+    Args:
+        args: Parsed options, with ``config`` and those of :func:`add_common_options`.
+
+    Raises:
+        OptionError: If there is no such file, or it cannot be read.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    path = require_file('config', args.config)
+    try:
+        cfg = Config.fromfile(path)
+    except (
+        SyntaxError, NameError, KeyError, AttributeError, TypeError, ValueError, OSError, ImportError
+    ) as error:
+        message = ' '.join(str(error).split())
+        raise OptionError(f'config={path!r} cannot be read: {message}') from error
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = os.path.join('./work_dirs', Path(path).stem)
+    return cfg
+
+
+def merge_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Let ``--cfg-options`` have the last word, and adapt the config to a machine without a GPU.
+
+    Raises:
+        OptionError: If an option goes through something that is no dict or list.
+    """
+    if args.cfg_options:
+        try:
+            cfg.merge_from_dict(args.cfg_options)
+        except (TypeError, KeyError, IndexError, AssertionError) as error:
+            message = ' '.join(str(error).split())
+            raise OptionError(f'--cfg-options cannot be merged: {message}') from error
+    for name, loader in cfg.items():
+        if name.endswith('_dataloader') and isinstance(loader, dict):
+            if cfg.get('default_scope') == 'mmpretrain':
+                # Its own tools fill these in, and its configs rely on that.
+                loader.setdefault('collate_fn', dict(type='default_collate'))
+                loader.setdefault('pin_memory', True)
+                loader.setdefault('persistent_workers', True)
+            if args.no_pin_memory:
+                loader.pin_memory = False
+            if not loader.get('num_workers'):
+                loader.persistent_workers = False
+    if get_device() == 'cpu':
+        adapt_to_cpu(cfg)
+
+
+def adapt_to_cpu(cfg: Config) -> None:
+    """Change what only works on a GPU: synchronised batch norm, and the set-up of DDP.
+
+    A batch norm and a synchronised one have the same checkpoint. Statistics are then those of each
+    rank's batch.
+    """
+    if _replace_sync_bn(cfg.get('model', ConfigDict())):
+        print_log('No GPU: SyncBN becomes BN, the statistics are those of each rank.', 'current')
+    if cfg.launcher == 'none':
+        return
+    if cfg.launcher != 'pytorch':
+        raise OptionError(f'launcher={cfg.launcher!r} needs a GPU: without one, pytorch or none.')
+    if not torch.distributed.is_initialized():
+        # Runner's own initialisation asks for CUDA devices.
+        torch.distributed.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(type='MMDistributedDataParallel')
+    if 'find_unused_parameters' in cfg:
+        wrapper.setdefault('find_unused_parameters', cfg.find_unused_parameters)
+    wrapper.update(device_ids=None, broadcast_buffers=False)
+    cfg.model_wrapper_cfg = wrapper
+
+
+def _replace_sync_bn(node: Any) -> bool:
+    """Turn every SyncBN below ``node`` of a config into BN, and say whether there was one."""
+    found = False
+    if isinstance(node, dict):
+        if node.get('type') in SYNC_BN:
+            node['type'] = 'BN'
+            found = True
+        children = list(node.values())
+    else:
+        children = list(node) if isinstance(node, (list, tuple)) else []
+    for child in children:
+        found = _replace_sync_bn(child) or found
+    return found
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The runner that a config describes.
+
+    Raises:
+        OptionError: If a hook of ours is misspelt.
+    """
+    for hook in cfg.get('custom_hooks') or []:
+        name = hook.get('type') if isinstance(hook, dict) else None
+        if isinstance(name, str) and '.' not in name and HOOKS.get(name) is None:
+            hint = did_you_mean(name, ['SETMAHook', 'SpatialEnsembleHook'])
+            if hint:
+                raise OptionError(f'custom_hooks has type={name!r}, which does not exist.{hint}')
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def require_file(key: str, path: str) -> str:
+    """Return ``path`` if it is a local file, or not local at all.
+
+    Raises:
+        OptionError: If there is no such file; it names the nearest in that folder.
+    """
+    if '://' in path or os.path.isfile(path):
+        return path
+    folder = Path(path).parent
+    names = [str(folder / child.name) for child in folder.iterdir()] if folder.is_dir() else []
+    raise OptionError(
+        f'{key}={path!r} does not exist: the path of a file.{did_you_mean(path, names)}'
+    )
+
+
+def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
+    """Run a tool's main function, and end the process as a command line should.
+
+    What a user can mend is one line on standard error and exit status 2, on rank 0 alone; Ctrl-C is one
+    line and status 130. Everything else keeps its traceback.
+
+    Args:
+        main: The tool.
+        interrupted: What to say on Ctrl-C.
+    """
+    try:
+        main()
+    except OptionError as error:
+        _end(f'error: {error}', 2)
+    except KeyboardInterrupt:
+        _end(interrupted, 128 + signal.SIGINT)
+    sys.exit(0)
+
+
+def _end(message: str, status: int) -> NoReturn:
+    """Say why, on rank 0, and leave at once: other ranks and worker processes may be gone already."""
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def resume_from(cfg: Config, resume: Optional[str]) -> None:
+    """Set what a run goes on from.
+
+    Args:
+        cfg: The config of the run.
+        resume: None: not at all; ``'auto'``: the last checkpoint of the work dir; else a path.
+
+    Raises:
+        OptionError: If there is no such checkpoint.
+    """
+    if resume == 'auto':
+        cfg.resume = True
+        cfg.load_from = None
+    elif resume is not None:
+        cfg.resume = True
+        cfg.load_from = resume
+    if cfg.get('load_from'):
+        require_file('--resume' if resume else 'load_from', cfg.load_from)

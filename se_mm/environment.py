@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether this Python has what se_mm needs, said in one line where it has not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib.metadata import distributions
+from typing import Optional
+
+# The OneDL forks install the same import names: together, each overwrites files of the other.
+TWINS = {
+    'mmengine': 'onedl-mmengine',
+    'mmcv': 'onedl-mmcv',
+    'mmcv-lite': 'onedl-mmcv',
+    'mmpretrain': 'onedl-mmpretrain',
+    'mmdet': 'onedl-mmdetection',
+}
+
+
+class EnvironmentProblem(ImportError):
+    """What se_mm needs is not installed, or installed twice. The message is one line."""
+
+
+def installed_distributions() -> set[str]:
+    """Normalised names of all distributions that this Python can import."""
+    names = (distribution.metadata['Name'] for distribution in distributions())
+    return {name.lower().replace('_', '-') for name in names if name}
+
+
+def check_environment(installed: Optional[Collection[str]] = None) -> None:
+    """Refuse an environment in which se_mm cannot work.
+
+    Args:
+        installed: Names of the installed distributions; None asks the environment.
+
+    Raises:
+        EnvironmentProblem: If MMEngine is missing, or OpenMMLab's and OneDL's libraries are both
+            installed.
+    """
+    installed = installed_distributions() if installed is None else installed
+    if not {'mmengine', 'mmengine-lite', 'onedl-mmengine'} & set(installed):
+        raise EnvironmentProblem(
+            'mmengine is not installed: run `pip install "se_mm[openmmlab]"`, or install mmengine '
+            'as its own guide says.'
+        )
+    openmmlab = [name for name in TWINS if name in installed]
+    onedl = sorted({twin for twin in TWINS.values() if twin in installed})
+    if openmmlab and onedl:
+        raise EnvironmentProblem(
+            f'OpenMMLab ({", ".join(openmmlab)}) and OneDL ({", ".join(onedl)}) are both installed '
+            f'and overwrite each other: run `pip uninstall {" ".join(openmmlab + onedl)}`, then '
+            f'install one of them.'
+        )

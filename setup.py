@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Installs se_mm into an OpenMMLab environment: ``pip install -e .``."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'se_mm/version.py').read_text()).group(1)
+
+# Nothing that an existing environment has is replaced: OpenMMLab's libraries and OneDL's forks share
+# their import names, so which of them is used is the environment's choice, or an extra's.
+EXTRAS = {
+    'openmmlab': [
+        'mmengine==0.10.7',
+        'mmcv==2.1.0',
+        'mmpretrain==1.2.0',
+        'mmdet==3.3.0',
+        'numpy<2',
+        'opencv-python<4.12',
+    ],
+    'onedl': [
+        'onedl-mmengine>=0.10.12',
+        'onedl-mmcv>=2.3.6',
+        'onedl-mmpretrain>=1.3.6',
+        'onedl-mmdetection>=3.5.1',
+    ],
+    'embedded': ['scikit-learn', 'matplotlib', 'pillow'],
+    'test': ['pytest', 'hypothesis', 'scipy', 'scikit-learn', 'matplotlib', 'pillow'],
+}
+
+setup(
+    name='se_mm',
+    version=VERSION,
+    description='Spatial Ensemble teachers for OpenMMLab: hooks that replace the moving average',
+    long_description=(HERE / 'README.md').read_text(),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    python_requires='>=3.10,<3.13',
+    packages=find_packages(include=['se_mm', 'se_mm.*']),
+    install_requires=['torch>=2.1,<2.12', 'numpy'],
+    extras_require=EXTRAS,
+    classifiers=[
+        'License :: OSI Approved :: Apache Software License',
+        'Programming Language :: Python :: 3.10',
+        'Programming Language :: Python :: 3.11',
+        'Programming Language :: Python :: 3.12',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+)

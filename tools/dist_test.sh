@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Test a checkpoint with several processes, one for each GPU; or on the CPU where there is none.
+#   bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
+# Several nodes: run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+set -euo pipefail
+if [ $# -lt 3 ]; then
+  echo "usage: [NNODES= NODE_RANK= MASTER_ADDR= PORT=] bash $0 CONFIG CHECKPOINT GPUS [options]" >&2
+  exit 2
+fi
+config=$1
+checkpoint=$2
+gpus=$3
+exec "${PYTHON:-python}" -m torch.distributed.run \
+  --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
+  --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
+  --nproc_per_node="$gpus" \
+  "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train a config: ``python tools/train.py configs/byol_sts_r50_8xb256.py``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a checkout, too.
+
+try:
+    from se_mm.engine.launch import (
+        add_common_options,
+        build_runner,
+        load_config,
+        merge_options,
+        resume_from,
+        run_tool,
+    )
+except ImportError as error:
+    sys.exit(f'error: {error}')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Train a model.')
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without one, from the last in the work dir',
+    )
+    parser.add_argument('--no-validate', action='store_true', help='do not validate while training')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by the actual batch size over auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--no-persistent-workers', action='store_true', help='start new workers every epoch'
+    )
+    add_common_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    cfg = load_config(args)
+    if args.no_validate:
+        cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        cfg.setdefault('auto_scale_lr', {})['enable'] = True
+    if args.no_persistent_workers:
+        for name, loader in cfg.items():
+            if name.endswith('_dataloader') and loader is not None:
+                loader.persistent_workers = False
+    merge_options(cfg, args)
+    resume_from(cfg, args.resume)
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    run_tool(main, 'interrupted: the same command with --resume goes on from the last checkpoint.')
