@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a config gets wrong is one line before the first iteration, and nothing has been written."""
+
+import math
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from se_mm.smoothing import OptionError
+
+SE = dict(type='SpatialEnsembleHook')
+STS = dict(type='SETMAHook')
+
+# Options that are wrong in any model, and a part of the line that says so.
+WRONG_OPTIONS = [
+    (dict(SE, keep_prob=1), r'keep_prob=1 is not allowed: a number in \[0, 1\)'),
+    (dict(SE, keep_prob=-0.1), r'keep_prob=-0.1 is not allowed: a number in \[0, 1\)'),
+    (dict(STS, keep_prob=math.nan), r'keep_prob=nan is not allowed: a number in \[0, 1\)'),
+    (dict(STS, keep_prob='0.7'), r"keep_prob='0.7' is not allowed: a number in \[0, 1\)"),
+    (dict(STS, keep_prob=dict(type='cosne', start=0, end=0.5)), "Did you mean 'cosine'"),
+    (dict(STS, keep_prob=dict(type='cosine', start=0.1)), "keep_prob=.* lacks 'end'"),
+    (dict(STS, momentum=0), r'momentum=0 is not allowed: a number in \(0, 1\]'),
+    (dict(STS, momentum=1.5), r'momentum=1.5 is not allowed: a number in \(0, 1\]'),
+    (dict(STS, momentum='0.1'), r"momentum='0.1' is not allowed"),
+    (dict(STS, match_horizon='yes'), "match_horizon='yes' is not allowed: True or False"),
+    (dict(SE, momentum=0.1), "SpatialEnsembleHook has no option 'momentum'"),
+    (dict(SE, granularity='chanel'), "granularity='chanel' is not allowed.*Did you mean 'channel'"),
+    (dict(SE, granularity=['layer']), r"granularity=\['layer'\] is not allowed"),
+    (dict(SE, buffers='coppy'), "buffers='coppy' is not allowed.*Did you mean 'copy'"),
+    (dict(STS, keep_porb=0.5), "SETMAHook has no option 'keep_porb'.*Did you mean 'keep_prob'"),
+    (dict(STS, momentun=0.5), "SETMAHook has no option 'momentun'.*Did you mean 'momentum'"),
+    (dict(STS, interval=0), 'interval=0 is not allowed: a whole number of at least 1'),
+    (dict(STS, interval=1.5), 'interval=1.5 is not allowed'),
+    (dict(STS, begin_iter=-1), 'begin_iter=-1 is not allowed: a whole number of at least 0'),
+    (dict(STS, begin_iter=2, begin_epoch=2), 'begin_iter=2 and begin_epoch=2 cannot both be set'),
+    (dict(STS, seed='x'), "seed='x' is not allowed: a whole number"),
+    (dict(STS, diff_rank_picks=1), 'diff_rank_picks=1 is not allowed: True or False'),
+    (dict(STS, overrides=['neck']), r"overrides=\['neck'\] is not allowed: a dict"),
+    (dict(STS, overrides=dict(neck='copie')), r"overrides\['neck'\]='copie' is not allowed"),
+    (dict(STS, overrides=dict(neck=dict(keep_prob=2))), r"overrides\['neck'\].keep_prob=2"),
+    (dict(STS, evaluate_on='techer'), "evaluate_on='techer' is not allowed.*'teacher'"),
+]
+
+# Options that are wrong in a run of the small BYOL (6 iterations).
+WRONG_IN_BYOL = [
+    (dict(STS, begin_iter=6), 'begin_iter=6 is beyond the run: below its 6 iterations'),
+    (dict(STS, begin_epoch=2), 'begin_epoch=2 is beyond the run: at most its 1 epochs'),
+    (dict(STS, overrides={'bakbone': 'copy'}), "matches no tensor.*Did you mean 'backbone'"),
+    (dict(STS, teacher='target_nt'), "teacher='target_nt' does not exist.*'target_net'"),
+    (dict(STS, teacher='backbone'), "teacher='backbone' is not a teacher: one of 'target_net'"),
+    (dict(STS, teacher=3), 'teacher=3 is not allowed'),
+    (dict(STS, student='bakbone'), "student='bakbone' does not exist.*Did you mean 'backbone'"),
+    (dict(STS, student='backbone'), "the teacher has a parameter '0.* no 'backbone.0"),
+    (dict(STS, student=['backbone']), r"student=\['backbone'\] has 1 parts: 2 are allowed"),
+    (dict(STS, student=['neck', 'backbone']), 'the teacher has a parameter'),
+    (dict(STS, student=['backbone', 'head.predictor']), r'shape \(16, 16\).*they must be of the same'),
+    (dict(STS, evaluate_on='student'), "evaluate_on='student' is not allowed.*'target_net' itself"),
+]
+
+WRONG_IN_CLASSIFIER = [
+    (dict(STS, teacher='ema'), "teacher='ema' is not allowed: .* holds nothing averaged"),
+    (dict(STS, student='backbone'), "student='backbone' is not allowed"),
+]
+
+
+@HOOKS.register_module(force=True)
+class NoIterationHook(Hook):
+    """Fails where a first iteration begins."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        raise AssertionError('the run began')
+
+
+def message_of(start):
+    with pytest.raises(OptionError) as error:
+        start()
+    assert '\n' not in str(error.value)
+    return str(error.value)
+
+
+def ids(case):
+    return '-'.join(f'{key}={value}' for key, value in case.items()) if isinstance(case, dict) else ''
+
+
+@pytest.mark.parametrize('hook, message', WRONG_OPTIONS, ids=ids)
+def test_wrong_option_is_refused_when_the_runner_is_built(runs, byol_cfg, hook, message):
+    with pytest.raises(OptionError, match=message) as error:
+        runs.build(byol_cfg, hook)
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('hook, message', WRONG_IN_BYOL, ids=ids)
+def test_promise_7_option_that_does_not_fit_the_model_is_refused_before_the_first_iteration(
+    runs, byol_cfg, hook, message
+):
+    runner = runs.build(byol_cfg, hook, dict(type='NoIterationHook'))
+    with pytest.raises(OptionError, match=message) as error:
+        runner.train()
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize('hook, message', WRONG_IN_CLASSIFIER, ids=ids)
+def test_promise_7_naming_a_teacher_where_there_is_none_is_refused(
+    runs, classifier_cfg, hook, message
+):
+    runner = runs.build(classifier_cfg, hook, dict(type='NoIterationHook'))
+    with pytest.raises(OptionError, match=message):
+        runner.train()
+
+
+@pytest.mark.parametrize('cfg', ['byol_cfg', 'classifier_cfg'])
+def test_both_hooks_at_once_are_refused(runs, cfg, request):
+    runner = runs.build(request.getfixturevalue(cfg), STS, SE, dict(type='NoIterationHook'))
+    with pytest.raises(OptionError, match='custom_hooks has SpatialEnsembleHook beside SETMAHook'):
+        runner.train()
+
+
+@pytest.mark.parametrize('scope', ['mmengine.EMAHook', 'mmpretrain.EMAHook'])
+def test_the_hook_that_is_replaced_must_go(runs, classifier_cfg, scope):
+    runner = runs.build(classifier_cfg, STS, dict(type=scope), dict(type='NoIterationHook'))
+    with pytest.raises(OptionError, match=r"drop the line dict\(type='EMAHook'"):
+        runner.train()
+
+
+def test_emahook_beside_a_teacher_inside_the_model_is_welcome(runs):
+    runner = runs.byol(STS, dict(type='EMAHook'), max_iters=2)
+    assert runner.iter == 2
+
+
+def test_refused_run_leaves_an_earlier_checkpoint_as_it_is(runs, byol_cfg):
+    first = runs.byol(STS, max_iters=3)
+    path = f'{first.work_dir}/iter_3.pth'
+    before = open(path, 'rb').read()
+    runner = runs.build(
+        byol_cfg, dict(STS, begin_iter=99), work_dir=first.work_dir, resume=True, max_iters=6
+    )
+    with pytest.raises(OptionError):
+        runner.train()
+    assert open(path, 'rb').read() == before
+
+
+def test_model_that_moves_its_teacher_after_another_student_is_refused(runs, byol_cfg):
+    # Two siblings alike: the option names the wrong one, and the model knows better.
+    cfg = byol_cfg(runs.folder / 'a', [dict(STS, student=['twin', 'neck'])])
+    runner = Runner.from_cfg(cfg)
+    runner.model.twin = type(runner.model.backbone)(
+        **{k: v for k, v in cfg.model.backbone.items() if k != 'type'}
+    )
+    assert 'student=' in message_of(runner.train)
+
+
+def test_student_that_could_be_several_must_be_named(runs, byol_cfg):
+    def with_twin(**option):
+        runner = runs.build(byol_cfg, dict(STS, **option))
+        backbone = runner.cfg.model.backbone
+        runner.model.twin = type(runner.model.backbone)(
+            **{key: value for key, value in backbone.items() if key != 'type'}
+        )
+        return runner
+
+    message = message_of(with_twin().train)
+    assert "several are like its ResNet_CIFAR" in message
+    assert "'backbone', 'twin'" in message
+    assert with_twin(student=['backbone', 'neck'], ).train() is not None
+
+
+def test_model_with_several_teachers_must_name_one(runs, byol_cfg):
+    runner = runs.build(byol_cfg, STS)
+    runner.model.other = torch.nn.Sequential(type(runner.model.target_net)(runner.model.neck))
+    message = message_of(runner.train)
+    assert "'target_net', 'other.0'" in message
