@@ -9,6 +9,8 @@
 _base_ = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 
+# MMEngine hands the scope that it puts into inherited dicts to the collate function.
+train_dataloader = dict(collate_fn=dict(_delete_=True, type='default_collate'))
 optim_wrapper = dict(optimizer=dict(lr=2.4))
 auto_scale_lr = dict(base_batch_size=2048)
 

@@ -14,7 +14,10 @@ custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 model = dict(base_momentum=0.01)
 custom_hooks = [dict(type='SETMAHook', keep_prob=0.7)]
 
-train_dataloader = dict(batch_size=32)
+# MMEngine hands the scope that it puts into inherited dicts to the collate function.
+train_dataloader = dict(
+    batch_size=32, collate_fn=dict(_delete_=True, type='default_collate')
+)
 auto_scale_lr = dict(base_batch_size=256)
 
 optim_wrapper = dict(

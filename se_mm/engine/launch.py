@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line tools have in common: options, runs without a GPU, and errors in one line."""
+"""What the command line tools have in common: options, the runner, and errors in one line."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ import argparse
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import NoReturn, Optional
 
-import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.logging import print_log
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
 
+from se_mm.engine.cpu import CPURunner
 from se_mm.smoothing.options import OptionError, did_you_mean
-
-SYNC_BN = ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +36,10 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         help='settings of the config to change: a.b=1 c="[1,2]"; no white space in a value',
     )
     parser.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher'
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
     )
     # torchrun sets LOCAL_RANK; older launchers pass this option.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -58,7 +59,14 @@ def load_config(args: argparse.Namespace) -> Config:
     try:
         cfg = Config.fromfile(path)
     except (
-        SyntaxError, NameError, KeyError, AttributeError, TypeError, ValueError, OSError, ImportError
+        SyntaxError,
+        NameError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        OSError,
+        ImportError,
     ) as error:
         message = ' '.join(str(error).split())
         raise OptionError(f'config={path!r} cannot be read: {message}') from error
@@ -71,7 +79,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def merge_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Let ``--cfg-options`` have the last word, and adapt the config to a machine without a GPU.
+    """Let ``--cfg-options`` have the last word, and set what OpenMMLab's tools set.
 
     Raises:
         OptionError: If an option goes through something that is no dict or list.
@@ -89,56 +97,23 @@ def merge_options(cfg: Config, args: argparse.Namespace) -> None:
                 loader.setdefault('collate_fn', dict(type='default_collate'))
                 loader.setdefault('pin_memory', True)
                 loader.setdefault('persistent_workers', True)
+            if isinstance(loader.get('collate_fn'), dict):
+                # A config inherited as `mmpretrain::...` has its scope in every dict, and Runner
+                # hands what is in this one to the collate function.
+                loader.collate_fn.pop('_scope_', None)
             if args.no_pin_memory:
                 loader.pin_memory = False
             if not loader.get('num_workers'):
                 loader.persistent_workers = False
-    if get_device() == 'cpu':
-        adapt_to_cpu(cfg)
-
-
-def adapt_to_cpu(cfg: Config) -> None:
-    """Change what only works on a GPU: synchronised batch norm, and the set-up of DDP.
-
-    A batch norm and a synchronised one have the same checkpoint. Statistics are then those of each
-    rank's batch.
-    """
-    if _replace_sync_bn(cfg.get('model', ConfigDict())):
-        print_log('No GPU: SyncBN becomes BN, the statistics are those of each rank.', 'current')
-    if cfg.launcher == 'none':
-        return
-    if cfg.launcher != 'pytorch':
-        raise OptionError(f'launcher={cfg.launcher!r} needs a GPU: without one, pytorch or none.')
-    if not torch.distributed.is_initialized():
-        # Runner's own initialisation asks for CUDA devices.
-        torch.distributed.init_process_group('gloo')
-    wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(type='MMDistributedDataParallel')
-    if 'find_unused_parameters' in cfg:
-        wrapper.setdefault('find_unused_parameters', cfg.find_unused_parameters)
-    wrapper.update(device_ids=None, broadcast_buffers=False)
-    cfg.model_wrapper_cfg = wrapper
-
-
-def _replace_sync_bn(node: Any) -> bool:
-    """Turn every SyncBN below ``node`` of a config into BN, and say whether there was one."""
-    found = False
-    if isinstance(node, dict):
-        if node.get('type') in SYNC_BN:
-            node['type'] = 'BN'
-            found = True
-        children = list(node.values())
-    else:
-        children = list(node) if isinstance(node, (list, tuple)) else []
-    for child in children:
-        found = _replace_sync_bn(child) or found
-    return found
+            if get_device() == 'cpu':
+                loader.pin_memory = False  # Nothing to pin it for, and PyTorch warns.
 
 
 def build_runner(cfg: Config) -> Runner:
     """The runner that a config describes.
 
     Raises:
-        OptionError: If a hook of ours is misspelt.
+        OptionError: If a hook of ours is misspelt, or the config needs a GPU and there is none.
     """
     for hook in cfg.get('custom_hooks') or []:
         name = hook.get('type') if isinstance(hook, dict) else None
@@ -146,7 +121,19 @@ def build_runner(cfg: Config) -> Runner:
             hint = did_you_mean(name, ['SETMAHook', 'SpatialEnsembleHook'])
             if hint:
                 raise OptionError(f'custom_hooks has type={name!r}, which does not exist.{hint}')
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    if get_device() != 'cpu':
+        return Runner.from_cfg(cfg)
+    if cfg.launcher not in ('none', 'pytorch'):
+        raise OptionError(
+            f"launcher={cfg.launcher!r} needs a GPU: without one, 'pytorch' or 'none'."
+        )
+    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
+        raise OptionError(
+            "optim_wrapper.type='AmpOptimWrapper' (--amp) needs a GPU: without one, 'OptimWrapper'."
+        )
+    return CPURunner.from_cfg(cfg)
 
 
 def require_file(key: str, path: str) -> str:
@@ -167,8 +154,8 @@ def require_file(key: str, path: str) -> str:
 def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
     """Run a tool's main function, and end the process as a command line should.
 
-    What a user can mend is one line on standard error and exit status 2, on rank 0 alone; Ctrl-C is one
-    line and status 130. Everything else keeps its traceback.
+    What a user can mend is one line on standard error and exit status 2, on rank 0 alone; Ctrl-C is
+    one line and status 130. Everything else keeps its traceback.
 
     Args:
         main: The tool.
@@ -184,9 +171,12 @@ def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    """Say why, on rank 0, and leave at once: other ranks and worker processes may be gone already."""
+    """Say why, on rank 0, and leave at once: other ranks and workers may be gone already."""
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(message, file=sys.stderr)
+    else:
+        # The launcher ends all ranks as soon as one has left: let rank 0 say why first.
+        time.sleep(10)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

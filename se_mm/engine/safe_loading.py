@@ -37,7 +37,9 @@ def allow_mmengine_checkpoints() -> None:
     """Name what an MMEngine checkpoint holds as safe. Does nothing where PyTorch does not ask."""
     if not hasattr(torch.serialization, 'add_safe_globals'):  # Before PyTorch 2.4.
         return
-    dtypes = {type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', '?')}
+    dtypes = {
+        type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', '?')
+    }
     torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes])
     try:
         # The module was renamed in NumPy 2; a checkpoint may come from either side.

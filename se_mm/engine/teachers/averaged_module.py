@@ -50,9 +50,7 @@ class AveragedModule(Teacher):
         self._parent, _, self._attribute = path.rpartition('.')
         # Prefix in the teacher -> prefix in the model, one for each part of the student.
         self._prefixes = self._find_student() if student is None else self._named_student(student)
-        self.parameters, self.buffers = pair_modules(
-            self._stock.module, model, self._to_student
-        )
+        self.parameters, self.buffers = pair_modules(self._stock.module, model, self._to_student)
 
     def __str__(self) -> str:
         return f'{self.path} ({self.kind}) follows {", ".join(self._prefixes.values())}'
