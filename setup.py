@@ -9,8 +9,8 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'se_mm/version.py').read_text()).group(1)
 
-# Nothing that an existing environment has is replaced: OpenMMLab's libraries and OneDL's forks share
-# their import names, so which of them is used is the environment's choice, or an extra's.
+# Nothing that an existing environment has is replaced: OpenMMLab's libraries and OneDL's forks
+# share their import names, so which of them is used is the environment's choice, or an extra's.
 EXTRAS = {
     'openmmlab': [
         'mmengine==0.10.7',

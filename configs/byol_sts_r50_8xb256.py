@@ -1,5 +1,5 @@
-# BYOL, ResNet-50, ImageNet, 200 epochs, with an STS teacher: the recipe's average, applied to the units
-# that are picked at an update. 8 GPUs with 256 images each.
+# BYOL, ResNet-50, ImageNet, 200 epochs, with an STS teacher: the recipe's average, applied to the
+# units that are picked at an update. 8 GPUs with 256 images each.
 #
 # Reproduces nothing published: mmpretrain's BYOL recipe at half its batch (and so half its learning
 # rate), with the paper's keep_prob for BYOL. The paper's own recipe is byol_sts_r50_8xb32.py.

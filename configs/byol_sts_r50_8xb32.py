@@ -1,9 +1,9 @@
 # BYOL + STS, ResNet-50, ImageNet, 200 epochs: the released recipe. 8 GPUs with 32 images each.
 #
-# Reproduces the code released with Spatial Ensemble (NeurIPS 2021, tengteng95/Spatial_Ensemble), whose
-# readme gives 72.7 / 90.9 top-1 / top-5 in linear evaluation. Not run here. It differs from that code
-# where that code is not to be followed: the first update copies everything, all ranks make the same
-# picks, and batch norm statistics follow the student.
+# Reproduces the code released with Spatial Ensemble (NeurIPS 2021, tengteng95/Spatial_Ensemble),
+# whose readme gives 72.7 / 90.9 top-1 / top-5 in linear evaluation. Not run here. It differs from
+# that code where that code is not to be followed: the first update copies everything, all ranks
+# make the same picks, and batch norm statistics follow the student.
 #
 #   bash tools/dist_train.sh configs/byol_sts_r50_8xb32.py 8
 # then linear_r50_8xb32.py.
@@ -15,9 +15,7 @@ model = dict(base_momentum=0.01)
 custom_hooks = [dict(type='SETMAHook', keep_prob=0.7)]
 
 # MMEngine hands the scope that it puts into inherited dicts to the collate function.
-train_dataloader = dict(
-    batch_size=32, collate_fn=dict(_delete_=True, type='default_collate')
-)
+train_dataloader = dict(batch_size=32, collate_fn=dict(_delete_=True, type='default_collate'))
 auto_scale_lr = dict(base_batch_size=256)
 
 optim_wrapper = dict(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spatial Ensemble for OpenMMLab: another way for a teacher to follow its student.
 
-Importing this package registers its hooks, models, datasets and loops with MMEngine. A config does so by
-``custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)``.
+Importing this package registers its hooks, models, datasets and loops with MMEngine. A config does
+so by ``custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)``.
 """
 
 from se_mm.environment import check_environment

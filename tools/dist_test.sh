@@ -10,8 +10,9 @@ fi
 config=$1
 checkpoint=$2
 gpus=$3
-exec "${PYTHON:-python}" -m torch.distributed.run \
+tools=$(dirname "$0")
+exec "${PYTHON:-python}" "$tools/torchrun.py" \
   --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
   --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
   --nproc_per_node="$gpus" \
-  "$(dirname "$0")/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"
+  "$tools/test.py" "$config" "$checkpoint" --launcher pytorch "${@:4}"

@@ -9,8 +9,9 @@ if [ $# -lt 2 ]; then
 fi
 config=$1
 gpus=$2
-exec "${PYTHON:-python}" -m torch.distributed.run \
+tools=$(dirname "$0")
+exec "${PYTHON:-python}" "$tools/torchrun.py" \
   --nnodes="${NNODES:-1}" --node_rank="${NODE_RANK:-0}" \
   --master_addr="${MASTER_ADDR:-127.0.0.1}" --master_port="${PORT:-29500}" \
   --nproc_per_node="$gpus" \
-  "$(dirname "$0")/train.py" "$config" --launcher pytorch "${@:3}"
+  "$tools/train.py" "$config" --launcher pytorch "${@:3}"

@@ -2,13 +2,17 @@
 """Test a checkpoint: ``python tools/test.py configs/linear_r50_8xb32.py CHECKPOINT``."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a checkout, too.
 
 try:
-    import mmengine
+    from mmengine.config import Config, ConfigDict
+    from mmengine.dist import is_main_process
+    from mmengine.evaluator import DumpResults
+    from mmengine.fileio import dump
 
     from se_mm.engine.launch import (
         add_common_options,
@@ -19,8 +23,12 @@ try:
         run_tool,
     )
     from se_mm.smoothing.options import OptionError
-except ImportError as error:
-    sys.exit(f'error: {error}')
+except ImportError as error:  # Something is not installed, or installed twice.
+    if os.environ.get('RANK', '0') == '0':
+        print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+
+FORMATS = {'pred': ('.pkl', '.pickle'), 'metrics': ('.json', '.yaml', '.yml', '.pkl', '.pickle')}
 
 
 def parse_args() -> argparse.Namespace:
@@ -28,24 +36,51 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a model.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', metavar='FILE', help='write the metrics to this json, yaml or pkl')
+    parser.add_argument('--out', metavar='FILE', help='write the results to this file')
+    parser.add_argument(
+        '--out-item',
+        choices=list(FORMATS),
+        default='pred',
+        help='what --out writes: the predictions (.pkl) or the metrics (.json, .yaml, .pkl)',
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='augment at test time, as tta_model and tta_pipeline of the config say',
+    )
     add_common_options(parser)
     return parser.parse_args()
+
+
+def augment(cfg: Config) -> None:
+    """Let the config's own test time augmentation take the place of its test pipeline."""
+    if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
+        raise OptionError('--tta needs tta_model and tta_pipeline in the config.')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
 
 def main() -> None:
     """Test."""
     args = parse_args()
-    if args.out and not args.out.endswith(('.json', '.yaml', '.yml', '.pkl', '.pickle')):
-        raise OptionError(f'--out={args.out!r} is not allowed: a .json, .yaml or .pkl file.')
-    cfg = load_config(args)
+    if args.out and not args.out.endswith(FORMATS[args.out_item]):
+        raise OptionError(
+            f'--out={args.out!r} is not allowed with --out-item={args.out_item}: '
+            f'a name that ends in {", ".join(FORMATS[args.out_item])}.'
+        )
+    cfg = load_config(args, ['model', 'test_dataloader', 'test_evaluator'])
     cfg.load_from = require_file('checkpoint', args.checkpoint)
     if args.amp:
         cfg.test_cfg.fp16 = True
+    if args.tta:
+        augment(cfg)
     merge_options(cfg, args)
-    metrics = build_runner(cfg).test()
-    if args.out:
-        mmengine.dump(metrics, args.out)
+    runner = build_runner(cfg)
+    if args.out and args.out_item == 'pred':
+        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics' and is_main_process():
+        dump(metrics, args.out)
 
 
 if __name__ == '__main__':

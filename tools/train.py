@@ -2,6 +2,7 @@
 """Train a config: ``python tools/train.py configs/byol_sts_r50_8xb256.py``."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -16,8 +17,11 @@ try:
         resume_from,
         run_tool,
     )
-except ImportError as error:
-    sys.exit(f'error: {error}')
+    from se_mm.smoothing.options import OptionError
+except ImportError as error:  # Something is not installed, or installed twice.
+    if os.environ.get('RANK', '0') == '0':
+        print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,14 +51,16 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Train."""
     args = parse_args()
-    cfg = load_config(args)
+    cfg = load_config(args, ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        cfg.setdefault('auto_scale_lr', {})['enable'] = True
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
+        cfg.auto_scale_lr.enable = True
     if args.no_persistent_workers:
         for name, loader in cfg.items():
             if name.endswith('_dataloader') and loader is not None:

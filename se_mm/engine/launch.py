@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Any, NoReturn, Optional
 
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
@@ -19,6 +19,23 @@ from mmengine.runner import Runner
 
 from se_mm.engine.cpu import CPURunner
 from se_mm.smoothing.options import OptionError, did_you_mean
+
+
+class KeyValues(DictAction):
+    """``KEY=VALUE ...`` as a dict; what is no such pair ends the command like any wrong option."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        """Read the pairs. Called by argparse."""
+        for value in values:
+            if '=' not in value:
+                parser.error(f'argument {option_string}: {value!r} is not of the form KEY=VALUE')
+        super().__call__(parser, namespace, values, option_string)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +48,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=KeyValues,
         metavar='KEY=VALUE',
         help='settings of the config to change: a.b=1 c="[1,2]"; no white space in a value',
     )
@@ -45,14 +62,15 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
-def load_config(args: argparse.Namespace) -> Config:
+def load_config(args: argparse.Namespace, keys: Iterable[str]) -> Config:
     """Read the config that a command line names, with the options that both tools share.
 
     Args:
         args: Parsed options, with ``config`` and those of :func:`add_common_options`.
+        keys: What the config must have.
 
     Raises:
-        OptionError: If there is no such file, or it cannot be read.
+        OptionError: If there is no such file, it cannot be read, or it lacks a key.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = require_file('config', args.config)
@@ -68,8 +86,15 @@ def load_config(args: argparse.Namespace) -> Config:
         OSError,
         ImportError,
     ) as error:
-        message = ' '.join(str(error).split())
+        cause: BaseException = error
+        # MMEngine says which modules a config asked for; what failed in them is behind that.
+        while isinstance(cause.__context__, ImportError):
+            cause = cause.__context__
+        message = ' '.join(str(cause).split())
         raise OptionError(f'config={path!r} cannot be read: {message}') from error
+    missing = [key for key in keys if cfg.get(key) is None]
+    if missing:
+        raise OptionError(f'config={path!r} has no {", ".join(missing)}, which this needs.')
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir

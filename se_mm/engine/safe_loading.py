@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lets ``torch.load(weights_only=True)`` read what MMEngine writes, and nothing more.
 
-Since PyTorch 2.6 only tensors and a few plain types are loaded unless a class is named as safe, and a
-resume with MMEngine 0.10.7 fails (https://github.com/open-mmlab/mmengine/issues/1655): its
+Since PyTorch 2.6 only tensors and a few plain types are loaded unless a class is named as safe, and
+a resume with MMEngine 0.10.7 fails (https://github.com/open-mmlab/mmengine/issues/1655): its
 checkpoints hold the log's history, made of NumPy arrays. Here those classes are named.
 """
 
@@ -25,8 +25,8 @@ _STATISTICS = ('min', 'max', 'current', 'mean')
 def _statistic(owner: Any, name: str) -> Any:
     """What a checkpoint gets for ``getattr``: one of four methods of one class.
 
-    A history refers to its statistics by ``getattr(HistoryBuffer, 'mean')``. The real function would
-    let a checkpoint reach any attribute of anything.
+    A history refers to its statistics by ``getattr(HistoryBuffer, 'mean')``. The real function
+    would let a checkpoint reach any attribute of anything.
     """
     if owner is not HistoryBuffer or name not in _STATISTICS:
         raise ValueError(f'a checkpoint may not read the attribute {name!r} of {owner!r}.')
@@ -37,18 +37,21 @@ def allow_mmengine_checkpoints() -> None:
     """Name what an MMEngine checkpoint holds as safe. Does nothing where PyTorch does not ask."""
     if not hasattr(torch.serialization, 'add_safe_globals'):  # Before PyTorch 2.4.
         return
-    dtypes = {
-        type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', '?')
-    }
-    torch.serialization.add_safe_globals([HistoryBuffer, np.ndarray, np.dtype, *dtypes])
+    dtypes = {type(np.dtype(kind)) for kind in 'f2 f4 f8 i1 i2 i4 i8 u1 ?'.split()}
+    classes = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
+    functions = [multiarray._reconstruct, multiarray.scalar]
+    # Each with its name: OneDL's MMEngine allows the bare classes for the time of one load, and with
+    # that they would be gone from here, too.
+    named = [(item, f'{item.__module__}.{item.__qualname__}') for item in classes]
+    # The module was renamed in NumPy 2; a checkpoint may come from either side.
+    named += [
+        (item, f'numpy.{core}.multiarray.{item.__name__}')
+        for item in functions
+        for core in ('core', '_core')
+    ]
+    named.append((_statistic, 'builtins.getattr'))
     try:
-        # The module was renamed in NumPy 2; a checkpoint may come from either side.
-        renamed = [
-            (function, f'numpy.{core}.multiarray.{function.__name__}')
-            for function in (multiarray._reconstruct, multiarray.scalar)
-            for core in ('core', '_core')
-        ]
-        torch.serialization.add_safe_globals([*renamed, (_statistic, 'builtins.getattr')])
+        torch.serialization.add_safe_globals(named)
     except (AttributeError, TypeError):
         # PyTorch 2.4 and 2.5 do not take names, and do not ask unless told to.
-        torch.serialization.add_safe_globals([multiarray._reconstruct, multiarray.scalar])
+        torch.serialization.add_safe_globals([*classes, *functions])

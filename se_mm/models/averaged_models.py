@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Averaged models of MMEngine whose averaging is a Spatial Ensemble.
 
-:class:`SpatialEnsemble` and :class:`SpatialTemporalSmoothing` can be named as ``ema_type`` of a stock
-``EMAHook``, and built wherever a config builds an averaged model. :class:`SmoothedModel` is what they
-and our hooks have in common.
+:class:`SpatialEnsemble` and :class:`SpatialTemporalSmoothing` can be named as ``ema_type`` of a
+stock ``EMAHook``, and built wherever a config builds an averaged model. :class:`SmoothedModel` is
+what they and our hooks have in common.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from se_mm.smoothing import Rule, Smoother, build_rules, keep_prob_schedule, momentum_schedule
 from se_mm.smoothing.options import OptionError, check_choice, check_count, check_flag
-from se_mm.smoothing.units import GRANULARITIES, pair_modules, plain_name
+from se_mm.smoothing.units import GRANULARITIES, pair_modules
 
 
 class SmoothedModel(BaseAveragedModel):
@@ -142,7 +142,7 @@ class _EMAType(SmoothedModel):
 
 @MODELS.register_module()
 class SpatialEnsemble(_EMAType):
-    """Spatial Ensemble (SE): at each update a unit of the teacher is kept, or becomes the student's.
+    """Spatial Ensemble (SE): at each update a unit is kept, or becomes the student's.
 
     Equation: ``t_i <- t_i`` with probability ``keep_prob``, otherwise ``t_i <- s_i``, for each unit
     i on its own. Source: Huang et al., NeurIPS 2021, https://arxiv.org/abs/2110.01253.
@@ -192,10 +192,11 @@ class SpatialTemporalSmoothing(_EMAType):
 
     Equation: ``t_i <- t_i`` with probability ``keep_prob``, otherwise
     ``t_i <- (1 - momentum) t_i + momentum s_i``, for each unit i on its own. Source: Huang et al.,
-    NeurIPS 2021, https://arxiv.org/abs/2110.01253; the momentum here is OpenMMLab's, one minus theirs.
+    NeurIPS 2021, https://arxiv.org/abs/2110.01253; the momentum here is OpenMMLab's, one minus
+    theirs.
 
     Example:
-        >>> custom_hooks = [dict(type='EMAHook', ema_type='SpatialTemporalSmoothing', momentum=0.002)]
+        >>> custom_hooks = [dict(type='EMAHook', ema_type='SpatialTemporalSmoothing')]
 
     Args:
         model: The student; the teacher is a copy of it.
@@ -235,4 +236,3 @@ class SpatialTemporalSmoothing(_EMAType):
             granularity=check_choice('granularity', granularity, GRANULARITIES),
         )
         super().__init__(model, rule, overrides, seed, interval, device, update_buffers)
-

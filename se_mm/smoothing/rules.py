@@ -42,7 +42,7 @@ class Rule:
     """
 
     keep_prob: Schedule
-    momentum: Union[None, Schedule, AverageFunction]
+    momentum: Union[Schedule, AverageFunction, None]
     match_horizon: bool
     granularity: str
 
@@ -134,7 +134,8 @@ def build_rules(default: Rule, overrides: Any) -> Rules:
     """
     if not isinstance(overrides, Mapping):
         raise OptionError(
-            f"overrides={overrides!r} is not allowed: a dict of name part -> dict, 'copy' or 'skip'."
+            f"overrides={overrides!r} is not allowed: a dict of name part -> dict, 'copy' or "
+            f"'skip'."
         )
     rules: dict[str, Union[Rule, str]] = {}
     for part, value in overrides.items():

@@ -71,7 +71,7 @@ def pair_tensors(
         if students[name].shape != tensor.shape:
             raise OptionError(
                 f'the teacher has a {kind} {full_name!r} of shape {tuple(tensor.shape)}, its '
-                f'student {name!r} is {tuple(students[name].shape)}: they must be of the same shape.'
+                f'student {name!r} is {tuple(students[name].shape)}: they must be alike.'
             )
         pairs.append(Pair(name, tensor, students[name]))
     return tuple(pairs)

@@ -54,9 +54,7 @@ def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pic
             for pair, (first, end) in zip(units.pairs, units.spans)
         ]
     whole = {device: picks.tolist() for device, picks in taken.items()}
-    return [
-        whole[units.device(pair)][first] for pair, (first, _) in zip(units.pairs, units.spans)
-    ]
+    return [whole[units.device(pair)][first] for pair, (first, _) in zip(units.pairs, units.spans)]
 
 
 @torch.no_grad()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs started as a user starts them: tools/train.py and tools/dist_train.sh, killed, resumed, shared out."""
+"""Runs started as a user starts them, by tools/train.py and tools/dist_train.sh."""
 
 import os
 import signal
@@ -59,7 +59,8 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=4)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=1),
     checkpoint=dict(type='CheckpointHook', interval=1))
-custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, granularity='channel'), dict(type='DumpTeacher')]
+custom_hooks = [
+    dict(type='SETMAHook', keep_prob=0.5, granularity='channel'), dict(type='DumpTeacher')]
 randomness = dict(seed=0)
 """
 
@@ -97,17 +98,22 @@ def project(tmp_path):
 
 
 def start(project, *command, **environment):
-    env = {**ENVIRONMENT, 'PYTHONPATH': f'{project}:{os.environ.get("PYTHONPATH", "")}', **environment}
-    log = open(project / f'{len(list(project.glob("*.log")))}.log', 'w')
-    return subprocess.Popen(
-        [str(part) for part in command],
-        cwd=project,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    env = {
+        **ENVIRONMENT,
+        'PYTHONPATH': f'{project}:{os.environ.get("PYTHONPATH", "")}',
+        **environment,
+    }
+    log = project / f'{len(list(project.glob("*.log")))}.log'
+    with log.open('w') as stdout:
+        return subprocess.Popen(
+            [str(part) for part in command],
+            cwd=project,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def run(project, *command, **environment):

@@ -3,6 +3,7 @@
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
@@ -73,3 +74,12 @@ def test_only_the_statistics_of_a_history_can_be_read():
     for owner, name in [(HistoryBuffer, '__init__'), (dict, 'mean'), (torch, 'max')]:
         with pytest.raises(ValueError, match='may not read'):
             _statistic(owner, name)
+
+
+@asks_by_default
+def test_checkpoints_load_after_a_library_allowed_the_same_classes_for_one_load(tmp_path):
+    torch.save({'history': HistoryBuffer([1.0, 2.0])}, tmp_path / 'history.pth')
+    with torch.serialization.safe_globals([HistoryBuffer, np.ndarray, np.dtype]):
+        torch.load(tmp_path / 'history.pth', weights_only=True)
+    history = torch.load(tmp_path / 'history.pth', weights_only=True)['history']
+    assert history.mean() == pytest.approx(1.5)

@@ -57,7 +57,11 @@ def test_spatial_ensemble_holds_fragments_of_several_students():
         seen.append(student[0].weight.detach().clone())
         teacher.update_parameters(student)
     origins = [
-        next(i for i, weights in enumerate(seen) if torch.equal(weights[row], teacher.module[0].weight[row]))
+        next(
+            i
+            for i, weights in enumerate(seen)
+            if torch.equal(weights[row], teacher.module[0].weight[row])
+        )
         for row in range(4)
     ]
     assert len(set(origins)) > 1

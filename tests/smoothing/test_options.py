@@ -42,7 +42,7 @@ def test_message_shows_which_ends_are_open():
 
 @pytest.mark.parametrize('value', [0, -1, 1.5, True, '3', None])
 def test_count_is_a_whole_number_from_its_least(value):
-    with pytest.raises(OptionError, match='interval=.*at least 1'):
+    with pytest.raises(OptionError, match=r'interval=.*at least 1'):
         check_count('interval', value, 1)
     assert check_count('interval', 7, 1) == 7
 
@@ -55,14 +55,14 @@ def test_flag_is_a_bool(value):
 
 
 def test_choice_names_all_and_the_nearest():
-    with pytest.raises(OptionError, match="one of 'copy', 'skip'. Did you mean 'copy'"):
+    with pytest.raises(OptionError, match=r"one of 'copy', 'skip'. Did you mean 'copy'"):
         check_choice('buffers', 'coppy', ['copy', 'skip'])
     with pytest.raises(OptionError):
         check_choice('buffers', ['copy'], ['copy', 'skip'])
 
 
 def test_unknown_key_names_all_and_the_nearest():
-    with pytest.raises(OptionError, match="SETMAHook has no option 'momentm'.*'momentum'"):
+    with pytest.raises(OptionError, match=r"SETMAHook has no option 'momentm'.*'momentum'"):
         check_keys('SETMAHook', ['momentm'], ['keep_prob', 'momentum'])
 
 

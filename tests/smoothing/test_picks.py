@@ -18,7 +18,9 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a C
 
 
 def names_to_keys(count):
-    return torch.cat([picks.run_of_keys(picks.unit_key(f'layer{i}.weight'), 1) for i in range(count)])
+    return torch.cat(
+        [picks.run_of_keys(picks.unit_key(f'layer{i}.weight'), 1) for i in range(count)]
+    )
 
 
 def taken_table(keep_prob, units=200, steps=500, seed=0):

@@ -74,5 +74,5 @@ def test_override_of_the_momentum_needs_an_average():
 
 def test_override_that_matches_nothing_is_refused_naming_the_nearest_module():
     rules = build_rules(rule(), {'backbone.layr1': 'copy'})
-    with pytest.raises(OptionError, match="'backbone.layr1'.*Did you mean 'backbone.layer1'"):
+    with pytest.raises(OptionError, match=r"'backbone.layr1'.*Did you mean 'backbone.layer1'"):
         rules.check_matches(['backbone.layer1.conv.weight', 'head.fc.weight'])

@@ -89,7 +89,11 @@ def test_schedule_stays_between_its_ends(end, start, step, total, kind):
         (momentum_schedule, 1.01, r'key=1.01 is not allowed: a number in \(0, 1\]'),
         (momentum_schedule, math.nan, r'key=nan is not allowed'),
         (momentum_schedule, dict(type='linear', start=0, end=0), '0 throughout'),
-        (momentum_schedule, dict(type='annealed', value=0.1, gamma=0), r'key.gamma=0 is not allowed'),
+        (
+            momentum_schedule,
+            dict(type='annealed', value=0.1, gamma=0),
+            r'key.gamma=0 is not allowed',
+        ),
     ],
 )
 def test_wrong_schedule_is_refused_by_one_line_naming_key_value_and_range(build, value, message):

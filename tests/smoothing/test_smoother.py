@@ -28,7 +28,13 @@ def net(seed=0):
 
 
 def smoother_of(
-    teacher, student, keep_prob=0.7, momentum=None, granularity='tensor', overrides=(), buffers='copy'
+    teacher,
+    student,
+    keep_prob=0.7,
+    momentum=None,
+    granularity='tensor',
+    overrides=(),
+    buffers='copy',
 ):
     rule = Rule(
         keep_prob_schedule('keep_prob', keep_prob),
@@ -154,7 +160,9 @@ def test_averaged_buffers_are_picked_with_their_layer():
 def test_overrides_copy_skip_and_slow_down_what_they_name():
     student, teacher = net(0), net(1)
     overrides = {'0': 'skip', '1': 'copy', '2.weight': dict(keep_prob=0.0, momentum=0.5)}
-    smoother = smoother_of(teacher, student, 0.999, momentum=0.1, overrides=overrides, buffers='skip')
+    smoother = smoother_of(
+        teacher, student, 0.999, momentum=0.1, overrides=overrides, buffers='skip'
+    )
     smoother.copy()
     old = {name: value.clone() for name, value in teacher.state_dict().items()}
     randomize(student, torch.Generator().manual_seed(0))
@@ -181,10 +189,18 @@ def test_promise_4_an_update_walks_no_modules(monkeypatch):
     def walk(*args, **kwargs):
         raise AssertionError('an update walked over the modules')
 
-    for name in (
-        'modules named_modules children named_children parameters named_parameters buffers '
-        'named_buffers state_dict _named_members'
-    ).split():
+    for name in [
+        'modules',
+        'named_modules',
+        'children',
+        'named_children',
+        'parameters',
+        'named_parameters',
+        'buffers',
+        'named_buffers',
+        'state_dict',
+        '_named_members',
+    ]:
         monkeypatch.setattr(nn.Module, name, walk)
     before = teacher[0].weight.clone()
     for step in range(10):

@@ -97,7 +97,7 @@ def test_promise_1_picks_of_a_unit_do_not_depend_on_which_other_units_there_are(
 
 def test_promise_6_tensor_without_student_is_an_error_naming_both():
     teacher, student = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2, bias=False))
-    with pytest.raises(OptionError, match="'t.0.bias'.*its student has no 's.0.bias'"):
+    with pytest.raises(OptionError, match=r"'t.0.bias'.*its student has no 's.0.bias'"):
         pair_modules(
             nn.ModuleDict({'t': teacher}),
             nn.ModuleDict({'s': student}),
@@ -142,4 +142,4 @@ def test_tied_tensor_is_paired_once():
 def test_compiled_student_is_paired_by_its_plain_names():
     student = nn.Module()
     student._orig_mod = small_net()
-    assert [pair.name for pair in parameter_pairs(student=student)][0] == '0.weight'
+    assert next(pair.name for pair in parameter_pairs(student=student)) == '0.weight'

@@ -23,7 +23,11 @@ def random_pairs(seed=0, teacher_dtype=torch.float32, student_dtype=None, scale=
         return (torch.randn(shape, generator=generator) * scale).to(dtype)
 
     return [
-        Pair(f'block{i // 2}.p{i}', tensor(s, teacher_dtype), tensor(s, student_dtype or teacher_dtype))
+        Pair(
+            f'block{i // 2}.p{i}',
+            tensor(s, teacher_dtype),
+            tensor(s, student_dtype or teacher_dtype),
+        )
         for i, s in enumerate(shapes)
     ]
 

@@ -18,10 +18,10 @@ from se_mm.smoothing.schedules import Schedule, constant, momentum_schedule
 class SETMAHook(SpatialEnsembleHook):
     """Lets the teacher follow its student by Spatial-Temporal Smoothing (STS).
 
-    At each update every unit of the teacher is either kept, with probability ``keep_prob``, or moved
-    towards the student's by the average that the config had: Spatial Ensemble (SE) composed with a
-    temporal moving average (TMA). With ``keep_prob=0`` it is that average alone. Source: Huang et
-    al., NeurIPS 2021, https://arxiv.org/abs/2110.01253.
+    At each update every unit of the teacher is either kept, with probability ``keep_prob``, or
+    moved towards the student's by the average that the config had: Spatial Ensemble (SE) composed
+    with a temporal moving average (TMA). With ``keep_prob=0`` it is that average alone. Source:
+    Huang et al., NeurIPS 2021, https://arxiv.org/abs/2110.01253.
 
     Example:
         >>> custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)

@@ -37,8 +37,8 @@ class SpatialEnsembleHook(Hook):
     """Lets the teacher follow its student by Spatial Ensemble (SE).
 
     At each update every unit of the teacher is either kept, with probability ``keep_prob``, or
-    replaced by the student's. The hook finds the teacher by itself and changes nothing else: not the
-    model, not the loss, not the names in the checkpoint. Source: Huang et al., NeurIPS 2021,
+    replaced by the student's. The hook finds the teacher by itself and changes nothing else: not
+    the model, not the loss, not the names in the checkpoint. Source: Huang et al., NeurIPS 2021,
     https://arxiv.org/abs/2110.01253.
 
     Example:
@@ -92,7 +92,7 @@ class SpatialEnsembleHook(Hook):
         seed: Optional[int] = None,
         diff_rank_picks: bool = False,
         teacher: Optional[str] = None,
-        student: Union[None, str, Sequence[str]] = None,
+        student: Union[str, Sequence[str], None] = None,
         evaluate_on: Optional[str] = None,
         **unknown: Any,
     ) -> None:

@@ -22,8 +22,8 @@ from se_mm.smoothing.units import pair_modules, plain_name
 class AveragedModule(Teacher):
     """A submodule that is a :class:`mmengine.model.BaseAveragedModel`.
 
-    The model itself asks for its updates, by ``update_parameters(student)``. What it passes there is
-    made in its forward, so the student is found by its shape: the sibling, or for a sequence the
+    The model itself asks for its updates, by ``update_parameters(student)``. What it passes there
+    is made in its forward, so the student is found by its shape: the sibling, or for a sequence the
     siblings, with the class and the tensors of what is averaged.
     """
 
@@ -42,7 +42,7 @@ class AveragedModule(Teacher):
         return paths
 
     def __init__(
-        self, model: nn.Module, path: str, student: Union[None, str, Sequence[str]]
+        self, model: nn.Module, path: str, student: Union[str, Sequence[str], None]
     ) -> None:
         self.path = path
         self._model = model
@@ -56,15 +56,18 @@ class AveragedModule(Teacher):
         return f'{self.path} ({self.kind}) follows {", ".join(self._prefixes.values())}'
 
     def install(self) -> SmoothedModel:
+        """Put a smoothed model in its place, with the same module and count of updates."""
         smoothed = SmoothedModel(self._stock.module, self._stock.steps, self._stock.interval)
         smoothed.train(self._stock.training)
         setattr(self._model.get_submodule(self._parent), self._attribute, smoothed)
         return smoothed
 
     def inherited_average(self) -> Union[Schedule, AverageFunction]:
+        """The averaging of the stock averaged model."""
         return inherited_average(self._stock)
 
     def module(self, who: str, layer: str) -> nn.Module:
+        """A layer of the student's, or its counterpart in the teacher."""
         student = submodule('layer', self._model, layer)
         if who == 'student':
             return student

@@ -51,7 +51,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def __init__(
-        self, model: nn.Module, path: str, student: Union[None, str, Sequence[str]]
+        self, model: nn.Module, path: str, student: Union[str, Sequence[str], None]
     ) -> None:
         """Pair the teacher with its student, and change nothing.
 
@@ -84,7 +84,7 @@ class Teacher(ABC):
             OptionError: If there is no such layer, or the teacher has none like it.
         """
 
-    def inherited_average(self) -> Union[None, Schedule, AverageFunction]:
+    def inherited_average(self) -> Union[Schedule, AverageFunction, None]:
         """The averaging of what is replaced; None where there is nothing to inherit."""
         return None
 
@@ -142,7 +142,7 @@ def _children(model: nn.Module) -> str:
 def find_teacher(
     model: nn.Module,
     teacher: Optional[str] = None,
-    student: Union[None, str, Sequence[str]] = None,
+    student: Union[str, Sequence[str], None] = None,
 ) -> Teacher:
     """Find the teacher of a model.
 

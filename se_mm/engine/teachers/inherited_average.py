@@ -20,7 +20,8 @@ from se_mm.smoothing.schedules import (
     running_mean,
 )
 
-# By full name, since mmpretrain and mmdet need not be installed, and a subclass may average otherwise.
+# By full name, since mmpretrain and mmdet need not be installed, and a subclass may average
+# otherwise.
 _SCHEDULES: dict[str, Callable[[BaseAveragedModel], Schedule]] = {
     'mmengine.model.averaged_model.ExponentialMovingAverage': lambda averaged: Schedule(
         constant, {'value': averaged.momentum}

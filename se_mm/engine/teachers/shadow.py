@@ -35,12 +35,12 @@ class Shadow(Teacher):
         return ['']
 
     def __init__(
-        self, model: nn.Module, path: str, student: Union[None, str, Sequence[str]]
+        self, model: nn.Module, path: str, student: Union[str, Sequence[str], None]
     ) -> None:
         if student is not None:
             raise OptionError(
-                f'student={student!r} is not allowed: {type(model).__name__} holds nothing averaged, '
-                f'so the teacher is a copy of the whole model. Leave student out.'
+                f'student={student!r} is not allowed: {type(model).__name__} holds nothing '
+                f'averaged, so the teacher is a copy of the whole model. Leave student out.'
             )
         if isinstance(getattr(model, 'teacher', None), nn.Module):
             raise OptionError(
@@ -57,11 +57,13 @@ class Shadow(Teacher):
         return f'a copy of the model ({self.kind}) follows {type(self.student).__name__}'
 
     def install(self) -> SmoothedModel:
+        """Make the copy the teacher."""
         device = next(self._copy.parameters()).device
         self.smoothed = SmoothedModel(self._copy, torch.tensor(0, device=device))
         return self.smoothed
 
     def module(self, who: str, layer: str) -> nn.Module:
+        """A layer of the model or of the copy, whichever now has the values asked for."""
         in_model = (who == 'student') != self._swapped
         return submodule('layer', self.student if in_model else self._copy, layer)
 

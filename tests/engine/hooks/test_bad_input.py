@@ -2,6 +2,7 @@
 """What a config gets wrong is one line before the first iteration, and nothing has been written."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,7 +57,10 @@ WRONG_IN_BYOL = [
     (dict(STS, student='backbone'), "the teacher has a parameter '0.* no 'backbone.0"),
     (dict(STS, student=['backbone']), r"student=\['backbone'\] has 1 parts: 2 are allowed"),
     (dict(STS, student=['neck', 'backbone']), 'the teacher has a parameter'),
-    (dict(STS, student=['backbone', 'head.predictor']), r'shape \(16, 16\).*they must be of the same'),
+    (
+        dict(STS, student=['backbone', 'head.predictor']),
+        r'shape \(16, 16\).*they must be alike',
+    ),
     (dict(STS, evaluate_on='student'), "evaluate_on='student' is not allowed.*'target_net' itself"),
 ]
 
@@ -82,7 +86,9 @@ def message_of(start):
 
 
 def ids(case):
-    return '-'.join(f'{key}={value}' for key, value in case.items()) if isinstance(case, dict) else ''
+    return (
+        '-'.join(f'{key}={value}' for key, value in case.items()) if isinstance(case, dict) else ''
+    )
 
 
 @pytest.mark.parametrize('hook, message', WRONG_OPTIONS, ids=ids)
@@ -132,14 +138,14 @@ def test_emahook_beside_a_teacher_inside_the_model_is_welcome(runs):
 
 def test_refused_run_leaves_an_earlier_checkpoint_as_it_is(runs, byol_cfg):
     first = runs.byol(STS, max_iters=3)
-    path = f'{first.work_dir}/iter_3.pth'
-    before = open(path, 'rb').read()
+    path = Path(first.work_dir) / 'iter_3.pth'
+    before = path.read_bytes()
     runner = runs.build(
         byol_cfg, dict(STS, begin_iter=99), work_dir=first.work_dir, resume=True, max_iters=6
     )
     with pytest.raises(OptionError):
         runner.train()
-    assert open(path, 'rb').read() == before
+    assert path.read_bytes() == before
 
 
 def test_model_that_moves_its_teacher_after_another_student_is_refused(runs, byol_cfg):
@@ -162,9 +168,14 @@ def test_student_that_could_be_several_must_be_named(runs, byol_cfg):
         return runner
 
     message = message_of(with_twin().train)
-    assert "several are like its ResNet_CIFAR" in message
+    assert 'several are like its ResNet_CIFAR' in message
     assert "'backbone', 'twin'" in message
-    assert with_twin(student=['backbone', 'neck'], ).train() is not None
+    assert (
+        with_twin(
+            student=['backbone', 'neck'],
+        ).train()
+        is not None
+    )
 
 
 def test_model_with_several_teachers_must_name_one(runs, byol_cfg):

@@ -231,11 +231,18 @@ def test_promise_5_one_update_per_optimizer_step_under_accumulation(runs, kind):
     )
     assert int(teacher_state(runner)['steps']) == 4
     watch = watched(runner)
-    weight = next(name for name in watch.teachers[0] if name.endswith('conv1.weight') or name.endswith('conv.weight'))
+    weight = next(
+        name
+        for name in watch.teachers[0]
+        if name.endswith('conv1.weight') or name.endswith('conv.weight')
+    )
     changes = [
-        i for i in range(1, 12) if not torch.equal(watch.teachers[i][weight], watch.teachers[i - 1][weight])
+        i
+        for i in range(1, 12)
+        if not torch.equal(watch.teachers[i][weight], watch.teachers[i - 1][weight])
     ]
-    # Steps are made at the ends of iterations 2, 5, 8, 11; the model's own update comes a forward later.
+    # Steps are made at the ends of iterations 2, 5, 8, 11; the model's own update comes a forward
+    # later.
     assert changes == ([3, 6, 9] if kind == 'byol' else [2, 5, 8, 11])
 
 
@@ -303,7 +310,9 @@ def test_before_the_begin_the_teacher_is_the_student(runs, kind, begin):
 
 
 def test_interval_skips_updates(runs):
-    runner = runs.classifier(dict(TMA, momentum=0.5, interval=3), dict(type='WatchTeacherHook'), max_iters=8)
+    runner = runs.classifier(
+        dict(TMA, momentum=0.5, interval=3), dict(type='WatchTeacherHook'), max_iters=8
+    )
     weights = [teacher['backbone.conv.weight'] for teacher in watched(runner).teachers]
     changes = [i for i in range(1, 8) if not torch.equal(weights[i], weights[i - 1])]
     assert changes == [3, 6]

@@ -1,0 +1,61 @@
+# Glyphs on photographs, as two views for self-supervision and as they are for the probes.
+# A letter is not its mirror image, so there is no flip.
+view = [
+    dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.4, 1.0)),
+    dict(
+        type='RandomApply',
+        transforms=[
+            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+        ],
+        prob=0.8,
+    ),
+    dict(
+        type='RandomGrayscale', prob=0.2, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)
+    ),
+]
+train_pipeline = [
+    dict(type='MultiView', num_views=2, transforms=[view]),
+    dict(type='PackInputs'),
+]
+test_pipeline = [dict(type='PackInputs')]
+
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=1,
+    persistent_workers=True,
+    drop_last=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='Glyphs', split='train', num_images=6000, contrast=0.3, pipeline=train_pipeline
+    ),
+)
+
+# The probes learn from the training images without augmentation, and are measured on the test
+# images.
+bank = dict(
+    batch_size=250,
+    num_workers=0,
+    dataset=dict(
+        type='Glyphs', split='train', num_images=6000, contrast=0.3, pipeline=test_pipeline
+    ),
+)
+val_dataloader = dict(
+    batch_size=250,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='Glyphs', split='test', num_images=2000, contrast=0.3, pipeline=test_pipeline
+    ),
+)
+val_cfg = dict(
+    type='ProbeLoop',
+    bank=bank,
+    probes=[dict(type='KNNProbe', k=20), dict(type='LinearProbe')],
+    on=['teacher', 'student'],
+    layer='backbone',
+)
+val_evaluator = dict(type='Accuracy', topk=(1, 5))
+test_dataloader = val_dataloader
+test_cfg = val_cfg
+test_evaluator = val_evaluator

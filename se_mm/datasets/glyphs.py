@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Glyphs on photographs: images as many and as hard as wanted, drawn when they are asked for."""
+
+from __future__ import annotations
+
+import string
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.registry import DATASETS
+
+from se_mm.datasets.array_dataset import ArrayDataset
+from se_mm.smoothing.options import OptionError, check_choice, check_count, check_number
+
+SPLITS = ('train', 'test')
+# Letters whose shapes differ in both cases and under a turn by 20 degrees.
+LETTERS = 'ABDEFGHJKMPQRSTXYZaefghkrt' + ''.join(
+    letter for letter in string.ascii_letters if letter not in 'ABDEFGHJKMPQRSTXYZaefghkrt'
+)
+FONTS = (
+    'DejaVuSans.ttf',
+    'DejaVuSans-Bold.ttf',
+    'DejaVuSans-Oblique.ttf',
+    'DejaVuSansMono.ttf',
+    'DejaVuSansMono-Bold.ttf',
+    'DejaVuSerif.ttf',
+    'DejaVuSerif-Bold.ttf',
+    'DejaVuSerif-Italic.ttf',
+    'STIXGeneral.ttf',
+    'STIXGeneralBol.ttf',
+    'STIXGeneralItalic.ttf',
+)
+# Everything is drawn at this many times the size, and then reduced.
+OVERSAMPLING = 2
+MAX_ANGLE = 20.0
+MIN_DIFFERENCE = 90
+
+
+@DATASETS.register_module()
+class Glyphs(ArrayDataset):
+    """Letters in matplotlib's fonts, over patches of scikit-learn's two photographs.
+
+    Each image shows one letter, its class, in a random font, size, colour, place and angle. An
+    image is a function of the seed, the split and its index alone: it is the same however many are
+    drawn.
+
+    Example:
+        >>> dataset = dict(type='Glyphs', num_images=6000, pipeline=[dict(type='PackInputs')])
+
+    Args:
+        split: ``'train'`` or ``'test'``, which have no image in common.
+        num_images: How many images.
+        num_classes: How many letters, 2 to 52; classes are equally frequent.
+        size: Height and width in pixels, at least 16.
+        contrast: Contrast of the background, 0 (uniform grey) to 1 (the photograph).
+        seed: Seed of everything that is drawn.
+        **kwargs: Those of :class:`~se_mm.datasets.array_dataset.ArrayDataset`.
+
+    Raises:
+        OptionError: If an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        split: str = 'train',
+        num_images: int = 6000,
+        num_classes: int = 20,
+        size: int = 32,
+        contrast: float = 0.3,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        self.split = check_choice('split', split, SPLITS)
+        self.num_images = check_count('num_images', num_images, 1)
+        self.num_classes = check_count('num_classes', num_classes, 2)
+        if num_classes > len(LETTERS):
+            raise OptionError(
+                f'num_classes={num_classes} is not allowed: a whole number from 2 to '
+                f'{len(LETTERS)}.'
+            )
+        self.size = check_count('size', size, 16)
+        self.contrast = check_number('contrast', contrast, 0, 1)
+        self.seed = check_count('seed', seed)
+        self.METAINFO = {'classes': tuple(LETTERS[:num_classes])}
+        super().__init__(**kwargs)
+
+    def make_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Draw the set."""
+        import matplotlib
+        from sklearn.datasets import load_sample_images
+
+        # BGR, as mmcv reads images; reduced, so that a patch shows more than one leaf or roof tile.
+        self._photographs = [photo[::2, ::2, ::-1] for photo in load_sample_images().images]
+        self._font_folder = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
+        self._font_cache: dict = {}
+        images = np.empty((self.num_images, self.size, self.size, 3), np.uint8)
+        labels = np.arange(self.num_images) % self.num_classes
+        for index, label in enumerate(labels):
+            # Seeded for each image, so that it does not depend on those before it.
+            rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
+            images[index] = self._draw(LETTERS[label], rng)
+        del self._photographs, self._font_cache
+        return images, labels.astype(np.int64)
+
+    def _draw(self, letter: str, rng: np.random.Generator) -> np.ndarray:
+        """One image (size, size, 3) uint8."""
+        background = self._background(rng)
+        shape = self._shape(letter, rng)[..., None]
+        colour = rng.integers(0, 256, 3)
+        # A letter that cannot be told from what is behind it has no class.
+        mean = background.mean((0, 1))
+        while np.abs(colour - mean).max() < MIN_DIFFERENCE:
+            colour = rng.integers(0, 256, 3)
+        return (background * (1 - shape) + colour * shape).round().astype(np.uint8)
+
+    def _background(self, rng: np.random.Generator) -> np.ndarray:
+        """A patch of a photograph, turned at random, with its contrast reduced."""
+        photo = self._photographs[rng.integers(len(self._photographs))]
+        top = rng.integers(photo.shape[0] - self.size + 1)
+        left = rng.integers(photo.shape[1] - self.size + 1)
+        patch = photo[top : top + self.size, left : left + self.size].astype(np.float32)
+        patch = np.rot90(patch, rng.integers(4))
+        return 127.5 + self.contrast * (patch - 127.5)
+
+    def _shape(self, letter: str, rng: np.random.Generator) -> np.ndarray:
+        """The letter's coverage of each pixel, (size, size) float in [0, 1]."""
+        from PIL import Image, ImageDraw
+
+        side = self.size * OVERSAMPLING
+        font = self._font(FONTS[rng.integers(len(FONTS))], int(side * rng.uniform(0.7, 0.95)))
+        canvas = Image.new('L', (side, side))
+        shift = rng.uniform(-0.08, 0.08, 2) * side
+        centre = (side / 2 + shift[0], side / 2 + shift[1])
+        ImageDraw.Draw(canvas).text(centre, letter, fill=255, font=font, anchor='mm')
+        canvas = canvas.rotate(rng.uniform(-MAX_ANGLE, MAX_ANGLE), Image.Resampling.BILINEAR)
+        canvas = canvas.resize((self.size, self.size), Image.Resampling.BOX)
+        return np.asarray(canvas, np.float32) / 255
+
+    def _font(self, name: str, pixels: int) -> Any:
+        """A font of a size, read once."""
+        from PIL import ImageFont
+
+        if (name, pixels) not in self._font_cache:
+            path = str(self._font_folder / name)
+            self._font_cache[name, pixels] = ImageFont.truetype(path, pixels)
+        return self._font_cache[name, pixels]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frozen features of labelled images, and leaving no trace of having computed them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+@contextmanager
+def rng_untouched() -> Iterator[None]:
+    """Restore the global RNGs of Python, NumPy and torch on leaving.
+
+    Even a ``DataLoader`` without shuffling draws from torch's when it is iterated, so evaluating
+    would otherwise change the rest of the training.
+    """
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextmanager
+def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Evaluation mode without gradients; every submodule's own mode is restored on leaving."""
+    modules = list(modules)
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        # Not by train(): a partly frozen backbone is in both modes at once.
+        for part, training in modes:
+            part.training = training
+
+
+def pooled(module: nn.Module, inputs: Tensor) -> Tensor:
+    """One feature vector per image.
+
+    Of a backbone's several feature maps the last one counts. A map (N, C, H, W) is averaged over
+    its positions; of tokens (N, L, C) the class token is taken where the backbone has one (and puts
+    it first, as mmpretrain's do), else their mean.
+
+    Args:
+        module: A backbone; in evaluation mode, see :func:`frozen`.
+        inputs: Preprocessed images, shape (N, 3, H, W), on the device of ``module``.
+
+    Returns:
+        Shape (N, D), float32, on the device of ``module``.
+
+    Raises:
+        TypeError: If the output is not a floating point tensor, or a tuple or list ending in one.
+        ValueError: If that has another number of dimensions than 2, 3 or 4, or no row per image.
+    """
+    output = module(inputs)
+    if isinstance(output, (tuple, list)) and output:
+        output = output[-1]
+    if not (isinstance(output, Tensor) and output.is_floating_point()):
+        raise TypeError('it does not give floating point features')
+    if len(output) != len(inputs) or output.ndim not in (2, 3, 4):
+        raise ValueError(
+            f'it gives features of shape {tuple(output.shape)} for {len(inputs)} images'
+        )
+    if output.ndim == 4:
+        output = output.mean(dim=(2, 3))
+    elif output.ndim == 3:
+        has_class_token = getattr(module, 'cls_token', None) is not None
+        output = output[:, 0] if has_class_token else output.mean(dim=1)
+    return output.float()
+
+
+def prepared(data_preprocessor: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """The images of a batch as the model would see them.
+
+    Args:
+        data_preprocessor: The model's.
+        batch: As a dataloader gives it, collated or pseudo-collated.
+
+    Returns:
+        Shape (N, 3, H, W), on the device of the preprocessor.
+    """
+    inputs = batch['inputs']
+    if not isinstance(inputs, Tensor):
+        # mmpretrain's SelfSupDataPreprocessor would take a list of images for a list of views.
+        inputs = torch.stack(list(inputs))
+    data = {'inputs': inputs, 'data_samples': batch['data_samples']}
+    return data_preprocessor(data, False)['inputs']
+
+
+def labels_of(data_samples: Iterable[Any]) -> Tensor:
+    """The labels of a batch, shape (N,), int64, on the CPU."""
+    return torch.cat([sample.gt_label.reshape(1).cpu().long() for sample in data_samples])

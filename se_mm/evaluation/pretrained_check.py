@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A linear evaluation of random weights looks like a bad pretraining: this tells them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import PretrainedInit, is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import OptionError
+
+
+@HOOKS.register_module()
+class PretrainedCheckHook(Hook):
+    """Refuse to train unless every ``Pretrained`` init_cfg fills the module that it is written for.
+
+    MMEngine loads such checkpoints with ``strict=False``: where names or shapes differ, a module
+    keeps its random weights and all that is said is a warning.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Called before the weights are initialised. Compares modules with their checkpoints.
+
+        Args:
+            runner: The runner. A run that only validates or tests has its weights from elsewhere.
+
+        Raises:
+            OptionError: If a checkpoint cannot be read or lacks a tensor of its module.
+        """
+        if not isinstance(runner._train_loop, BaseLoop):
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        for name, module in model.named_modules():
+            configs = getattr(module, 'init_cfg', None) or []
+            for config in [configs] if isinstance(configs, Mapping) else configs:
+                if config['type'] in ('Pretrained', PretrainedInit):
+                    _check('.'.join(filter(None, ('model', name, 'init_cfg'))), config, module)
+
+
+def _check(key: str, config: Mapping[str, Any], module: nn.Module) -> None:
+    path, prefix = config['checkpoint'], config.get('prefix') or ''
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        held = checkpoint.get('state_dict', checkpoint)
+    except Exception as error:  # whatever a file that is no checkpoint brings about
+        reason = str(error).strip().split('\n')[0] or type(error).__name__
+        raise OptionError(
+            f'{key}.checkpoint={path!r} is not allowed: a checkpoint that can be read. {reason}'
+        ) from error
+    # As mmengine: a dot is added; without a prefix, that of DistributedDataParallel is dropped.
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    prefixes = [prefix] if prefix else ['', 'module.']
+    # A BatchNorm of old has no counter, and needs none.
+    wanted = {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if not name.endswith('num_batches_tracked')
+    }
+    missing = min((_missing(wanted, held, prefix) for prefix in prefixes), key=len)
+    if missing:
+        raise OptionError(
+            f'{key}.prefix={prefix!r} is not allowed with {path}: {len(missing)} of {len(wanted)} '
+            f'tensors are missing there or of another shape, such as {missing[0]!r}. '
+            f'{_prefixes_that_fit(wanted, held)}'
+        )
+
+
+def _missing(wanted: Mapping[str, Tensor], held: Mapping[str, Any], prefix: str) -> list[str]:
+    """The tensors that are not among those held under the prefix, or there in another shape."""
+    return [
+        name
+        for name, tensor in wanted.items()
+        if getattr(held.get(prefix + name), 'shape', None) != tensor.shape
+    ]
+
+
+def _prefixes_that_fit(wanted: Mapping[str, Tensor], held: Mapping[str, Any]) -> str:
+    first = next(iter(wanted))
+    prefixes = [name[: -len(first)] for name in held if name.endswith(first)]
+    fitting = [prefix for prefix in prefixes if not _missing(wanted, held, prefix)]
+    if not fitting:
+        return 'It does not hold such a module under any prefix.'
+    return f'Prefixes that fit: {", ".join(repr(prefix) for prefix in fitting)}.'

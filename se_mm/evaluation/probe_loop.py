@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation and test loop that probes frozen features: what has a self-supervised run learnt?
+
+It goes into any config, as ``val_cfg``, as ``test_cfg`` or both. What mmpretrain's BYOL on ImageNet
+needs for a kNN accuracy of teacher and student every 10 epochs of pretraining::
+
+    _base_ = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
+    custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
+
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='ResizeEdge', scale=256, edge='short'),
+        dict(type='CenterCrop', crop_size=224),
+        dict(type='PackInputs'),
+    ]
+    train_split = dict(type='ImageNet', data_root='data/imagenet', split='train', pipeline=pipeline)
+    bank = dict(  # a tenth of the images, drawn at random, is enough to follow a run
+        batch_size=64, num_workers=4,
+        dataset=dict(
+            type='KFoldDataset', dataset=train_split, num_splits=10, test_mode=True, seed=0))
+
+    train_cfg = dict(val_interval=10)
+    val_cfg = dict(type='ProbeLoop', bank=bank, probes=[dict(type='KNNProbe', k=20)])
+    val_dataloader = dict(
+        batch_size=64, num_workers=4, sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(type='ImageNet', data_root='data/imagenet', split='val', pipeline=pipeline))
+    val_evaluator = dict(type='Accuracy', topk=(1, 5))
+    default_hooks = dict(checkpoint=dict(save_best='teacher_knn/top1'))
+
+It is logged as ``teacher_knn/top1``, ``student_knn/top5`` and so on, with ``val/`` before it in the
+log files.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.dataset import DefaultSampler
+from mmengine.dist import all_gather
+from mmengine.evaluator import Evaluator
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import LOOPS, TASK_UTILS
+from mmengine.runner import BaseLoop, Runner
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from se_mm.engine.teachers import bound_teacher
+from se_mm.engine.teachers.base import submodule
+from se_mm.evaluation.features import frozen, labels_of, pooled, prepared, rng_untouched
+from se_mm.evaluation.probes import Probe
+from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
+
+
+@LOOPS.register_module()
+class ProbeLoop(BaseLoop):
+    """Fit probes to the frozen features of a labelled bank and measure them on the dataloader.
+
+    The bank and the evaluation images are read once, through the model's own data preprocessor.
+    The training is not disturbed: no gradients, every module's mode and the global RNGs are as
+    before. Distributed, every rank reads its share and holds the features of the whole bank,
+    on the CPU: N x D x 4 bytes for each of teacher and student (1 GB for a tenth of ImageNet and
+    ResNet-50), so take a part of a large training set.
+
+    Args:
+        runner: The runner.
+        dataloader: The evaluation images, labelled; ``val_dataloader`` or ``test_dataloader``.
+        evaluator: Metrics that take ``pred_score`` and ``gt_label``, such as mmpretrain's Accuracy.
+        bank: Config of a dataloader of labelled images to fit the probes to, as a rule the training
+            split under the evaluation's pipeline, without augmentation. Its sampler can be left
+            out.
+        probes: Configs of probes, see :mod:`se_mm.evaluation.probes`.
+        on: ``'teacher'``, ``'student'`` or a list of both.
+        layer: Dotted name of the student's module that is run on the images; the teacher's is its
+            counterpart.
+
+    Raises:
+        OptionError: If any of these is impossible; with this model and these data, when the run
+            starts: the first image is tried before the first iteration.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        bank: DataLoader | dict,
+        probes: Sequence[dict] = (dict(type='KNNProbe'), dict(type='LinearProbe')),
+        on: str | Sequence[str] = ('teacher', 'student'),
+        layer: str = 'backbone',
+    ) -> None:
+        super().__init__(runner, dataloader)
+        if not isinstance(evaluator, Evaluator):
+            evaluator = runner.build_evaluator(evaluator)
+        self.evaluator: Evaluator = evaluator
+        self.evaluator.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
+        if isinstance(bank, dict):
+            bank = {'sampler': dict(type='DefaultSampler', shuffle=False), **bank}
+        self.bank: DataLoader = runner.build_dataloader(bank, seed=runner.seed)
+        self.probes = [_build_probe(probe) for probe in probes]
+        on = [on] if isinstance(on, str) else on
+        self.on = [check_choice('on', who, ('teacher', 'student')) for who in on]
+        self.layer = layer
+        # A hook that keeps a teacher beside the model does so in before_run, once the loops exist.
+        runner.register_hook(_CheckHook(self), priority='VERY_LOW')
+
+    def run(self) -> dict[str, float]:
+        """Evaluate all probes on all networks.
+
+        Returns:
+            Metrics by names such as ``teacher_knn/top1``.
+        """
+        stage = self._stage
+        self.runner.call_hook(f'before_{stage}')
+        self.runner.call_hook(f'before_{stage}_epoch')
+        modules = self._modules()
+        with rng_untouched(), frozen(modules.values()):
+            bank, bank_labels = self._read_bank(modules)
+            features, labels = self._read_evaluation(modules)
+            metrics: dict[str, float] = {}
+            for who in self.on:
+                for probe in self.probes:
+                    fitted = copy.copy(probe)  # which is dropped, and the features it may keep
+                    fitted.fit(bank[who], bank_labels)
+                    scores = fitted.scores(features[who])
+                    self._measure(f'{who}_{probe.name}', scores, labels, metrics)
+        self.runner.call_hook(f'after_{stage}_epoch', metrics=metrics)
+        self.runner.call_hook(f'after_{stage}')
+        return metrics
+
+    def _read_bank(self, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], Tensor]:
+        """Features and labels of the whole bank on every rank, in the order of its sampler."""
+        self.runner.logger.info(f'ProbeLoop: reading {len(self.bank.dataset)} images of the bank')
+        features: dict[str, list[Tensor]] = {who: [] for who in modules}
+        labels = []
+        for batch in self.bank:
+            for who, part in self._features(modules, batch).items():
+                features[who].append(_gathered(part))
+            labels.append(_gathered(labels_of(batch['data_samples'])))
+        # The sampler gave the first images once more, to have as many on each rank.
+        size = len(self.bank.dataset)
+        bank = {who: torch.cat(parts)[:size] for who, parts in features.items()}
+        return bank, torch.cat(labels)[:size]
+
+    def _read_evaluation(
+        self, modules: Mapping[str, nn.Module]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Features and labels of this rank's share of the evaluation images."""
+        features: dict[str, list[Tensor]] = {who: [] for who in modules}
+        labels = []
+        for index, batch in enumerate(self.dataloader):
+            where = dict(batch_idx=index, data_batch=batch)
+            self.runner.call_hook(f'before_{self._stage}_iter', **where)
+            for who, part in self._features(modules, batch).items():
+                features[who].append(part.cpu())
+            labels.append(labels_of(batch['data_samples']))
+            where['outputs'] = batch['data_samples']
+            self.runner.call_hook(f'after_{self._stage}_iter', **where)
+        return {who: torch.cat(parts) for who, parts in features.items()}, torch.cat(labels)
+
+    def _measure(
+        self, name: str, scores: Tensor, labels: Tensor, metrics: dict[str, float]
+    ) -> None:
+        """Add what the evaluator says of one probe on one network to ``metrics``."""
+        self.evaluator.process(
+            [
+                dict(pred_score=score, gt_label=label)
+                for score, label in zip(scores, labels.unsqueeze(1), strict=True)
+            ]
+        )
+        for key, value in self.evaluator.evaluate(len(self.dataloader.dataset)).items():
+            # 'accuracy/top1' is 'top1', unless another metric has a 'top1' too.
+            short = f'{name}/{key.split("/", 1)[-1]}'
+            metrics[f'{name}/{key}' if short in metrics else short] = value
+
+    @property
+    def _stage(self) -> str:
+        # Runner gives a loop no other sign of which of the two it is.
+        return 'test' if self.runner._test_loop is self else 'val'
+
+    @property
+    def _model(self) -> nn.Module:
+        model = self.runner.model
+        return model.module if is_model_wrapper(model) else model
+
+    def _modules(self) -> dict[str, nn.Module]:
+        """What is probed, as it is at this moment: a hook may have put another teacher in place."""
+        teacher = bound_teacher(self.runner)
+        if teacher is not None:
+            return {who: teacher.module(who, self.layer) for who in self.on}
+        if 'teacher' in self.on:
+            raise OptionError(
+                f'on={self.on!r} is not allowed: {type(self._model).__name__} has no teacher, '
+                f"so only ['student']."
+            )
+        return {'student': submodule('layer', self._model, self.layer)}
+
+    def _features(self, modules: Mapping[str, nn.Module], batch: Any) -> dict[str, Tensor]:
+        inputs = prepared(self._model.data_preprocessor, batch)
+        return {who: pooled(module, inputs) for who, module in modules.items()}
+
+    def check(self) -> None:
+        """Refuse what would fail or mislead during the run.
+
+        Raises:
+            OptionError: See the class.
+        """
+        names = [probe.name for probe in self.probes]
+        for key, values in (('probes', names), ('on', self.on)):
+            if not values or len(set(values)) < len(values):
+                raise OptionError(
+                    f'{key}: one or more of different names are allowed, not {values!r}.'
+                )
+        for hook in self.runner.hooks:
+            if isinstance(hook, EMAHook):
+                raise OptionError(
+                    f'custom_hooks has {type(hook).__name__} beside ProbeLoop: its average would '
+                    f"be taken for the student. dict(type='SETMAHook', keep_prob=0) averages "
+                    f'alike, and can be probed as the teacher.'
+                )
+        sampler = self.bank.sampler
+        if not (isinstance(sampler, DefaultSampler) and sampler.round_up):
+            raise OptionError(
+                f'bank.sampler={type(sampler).__name__} is not allowed: a DefaultSampler with '
+                f'round_up, or none.'
+            )
+        for probe in self.probes:
+            probe.check(len(self.bank.dataset))
+        modules = self._modules()
+        with rng_untouched(), frozen(modules.values()):
+            samples = {}
+            for key, loader in (
+                (f'{self._stage}_dataloader', self.dataloader),
+                ('bank', self.bank),
+            ):
+                samples[key] = loader.dataset[0]
+                _check_sample(key, samples[key])
+            try:
+                self._features(modules, {k: [v] for k, v in samples['bank'].items()})
+            except Exception as error:  # the model is not ours: anything can come of it
+                reason = str(error).strip().split('\n')[0] or type(error).__name__
+                raise OptionError(
+                    f'layer={self.layer!r} cannot be probed on the images of the bank: {reason}.'
+                ) from error
+
+
+class _CheckHook(Hook):
+    """Checks a loop when the run starts, after other hooks have got ready."""
+
+    def __init__(self, loop: ProbeLoop) -> None:
+        self.loop = loop
+
+    def before_run(self, runner: Runner) -> None:
+        self.loop.check()
+
+
+def _build_probe(config: dict) -> Probe:
+    kind = config.get('type')
+    if isinstance(kind, str) and TASK_UTILS.get(kind) is None:
+        raise OptionError(
+            f'probes.type={kind!r} does not exist: KNNProbe, LinearProbe or one registered in '
+            f'TASK_UTILS.{did_you_mean(kind, TASK_UTILS.module_dict)}'
+        )
+    return TASK_UTILS.build(config)
+
+
+def _check_sample(key: str, sample: Any) -> None:
+    """Refuse what is not one labelled image."""
+    if not isinstance(sample, Mapping) or not {'inputs', 'data_samples'} <= set(sample):
+        raise OptionError(
+            f"{key}.dataset is not allowed: one that gives 'inputs' and 'data_samples', as "
+            f'PackInputs does.'
+        )
+    if not isinstance(sample['inputs'], Tensor):
+        raise OptionError(
+            f'{key}.dataset is not allowed: it gives {len(sample["inputs"])} views of an image, '
+            f'where one is needed, without augmentation.'
+        )
+    label = getattr(sample['data_samples'], 'gt_label', None)
+    if label is None or label.numel() != 1:
+        raise OptionError(f'{key}.dataset is not allowed: its images need one gt_label each.')
+
+
+def _gathered(part: Tensor) -> Tensor:
+    """The rows of all ranks, on the CPU, in the order in which DefaultSampler dealt them out."""
+    return torch.stack([rows.cpu() for rows in all_gather(part)], dim=1).flatten(0, 1)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shell scripts: one line for an error whatever the number of ranks, and what Slurm is asked."""
+
+import os
+import signal
+
+import pytest
+
+
+def test_error_of_two_ranks_is_one_line(tools, port):
+    options = ['--cfg-options', 'custom_hooks.0.granularity=tensr']
+    said = tools.fail('dist_train.sh', tools.config, 2, *options, PORT=port)
+    assert "Did you mean 'tensor'?" in said
+
+
+def test_ctrl_c_ends_two_ranks_and_says_how_to_go_on(tools, port):
+    process = tools.start(
+        'dist_train.sh',
+        tools.config,
+        2,
+        '--cfg-options',
+        'train_cfg.max_iters=1000000',
+        PORT=port,
+    )
+    for line in process.stdout:
+        if 'Saving checkpoint at 2 iterations' in line:
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'Traceback' not in errors
+    assert errors.count('--resume') == 1
+
+
+@pytest.mark.parametrize(
+    'script, usage',
+    [
+        ('dist_train.sh', 'CONFIG GPUS'),
+        ('dist_test.sh', 'CONFIG CHECKPOINT GPUS'),
+        ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG'),
+    ],
+)
+def test_missing_argument_is_answered_by_the_usage(tools, script, usage):
+    status, _, errors = tools.run(script)
+    assert status == 2
+    assert usage in errors
+
+
+def test_slurm_is_asked_for_what_the_environment_says(tools):
+    srun = tools.folder / 'srun'
+    srun.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    srun.chmod(0o755)
+    asked = tools.succeed(
+        'slurm_train.sh',
+        'gpu',
+        'byol',
+        tools.config,
+        '--resume',
+        GPUS='4',
+        GPUS_PER_NODE='2',
+        SRUN_ARGS='--time 60 --quiet',
+        PATH=f'{tools.folder}:{os.environ["PATH"]}',
+    ).splitlines()
+    assert {'--ntasks=4', '--ntasks-per-node=2', '--gres=gpu:2', '--cpus-per-task=5'} <= set(asked)
+    assert asked[:2] == ['-p', 'gpu']
+    assert ['--time', '60', '--quiet'] == asked[asked.index('--time') :][:3]
+    assert asked[-4:] == [tools.config, '--launcher', 'slurm', '--resume']
