@@ -39,10 +39,9 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.13',
     packages=find_packages(include=['se_mm', 'se_mm.*']),
-    install_requires=['torch>=2.1,<2.12', 'numpy'],
+    install_requires=['torch>=2.1', 'numpy'],
     extras_require=EXTRAS,
     classifiers=[
-        'License :: OSI Approved :: Apache Software License',
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',

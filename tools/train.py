@@ -57,15 +57,15 @@ def main() -> None:
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-    if args.auto_scale_lr:
-        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
-        cfg.auto_scale_lr.enable = True
     if args.no_persistent_workers:
         for name, loader in cfg.items():
             if name.endswith('_dataloader') and loader is not None:
                 loader.persistent_workers = False
     merge_options(cfg, args)
+    if args.auto_scale_lr:
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
+        cfg.auto_scale_lr.enable = True
     resume_from(cfg, args.resume)
     build_runner(cfg).train()
 

@@ -1,23 +1,15 @@
-# BYOL small enough for two CPU cores: images of 32 x 32, a narrow ResNet-18, batches of 128, 800
+# BYOL small enough for two CPU cores: images of 32 x 32, four convolutions, batches of 128, 800
 # iterations. What a config adds: the data (`train_dataset`, views in `pipeline`) and the hook.
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
-norm_cfg = dict(type='BN')
-neck_norm_cfg = dict(type='BN1d')
+norm_cfg = dict(type='BN1d')
 model = dict(
     type='BYOL',
     data_preprocessor=dict(
         type='SelfSupDataPreprocessor', mean=[127.5] * 3, std=[63.75] * 3, to_rgb=True
     ),
-    backbone=dict(
-        type='ResNet',
-        depth=18,
-        stem_channels=16,
-        base_channels=16,
-        strides=(1, 2, 2, 1),
-        norm_cfg=norm_cfg,
-    ),
+    backbone=dict(type='ConvNet', channels=(24, 48, 96, 128), strides=(2, 2, 2, 1)),
     neck=dict(
         type='NonLinearNeck',
         in_channels=128,
@@ -27,7 +19,7 @@ model = dict(
         with_bias=False,
         with_last_bn=False,
         with_avg_pool=True,
-        norm_cfg=neck_norm_cfg,
+        norm_cfg=norm_cfg,
     ),
     head=dict(
         type='LatentPredictHead',
@@ -40,14 +32,14 @@ model = dict(
             with_bias=False,
             with_last_bn=False,
             with_avg_pool=False,
-            norm_cfg=neck_norm_cfg,
+            norm_cfg=norm_cfg,
         ),
         loss=dict(type='CosineSimilarityLoss'),
     ),
 )
 
 max_iters = 800
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4))
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=40, end=max_iters, eta_min=0.0),

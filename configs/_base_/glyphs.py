@@ -1,16 +1,18 @@
 # Glyphs on photographs, as two views for self-supervision and as they are for the probes.
 # A letter is not its mirror image, so there is no flip.
 view = [
-    dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.4, 1.0)),
+    dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.5, 1.0)),
     dict(
-        type='RandomApply',
-        transforms=[
-            dict(type='ColorJitter', brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
-        ],
-        prob=0.8,
+        type='RandomGrayscale', prob=0.5, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)
     ),
+    dict(type='Invert', prob=0.5),
+    dict(type='Solarize', thr=128, prob=0.2),
     dict(
-        type='RandomGrayscale', prob=0.2, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)
+        type='Brightness',
+        magnitude_range=(0.0, 0.5),
+        magnitude_std='inf',
+        random_negative_prob=0.5,
+        prob=1.0,
     ),
 ]
 train_pipeline = [

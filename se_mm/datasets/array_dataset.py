@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import numpy as np
@@ -17,6 +18,7 @@ class ArrayDataset(BaseDataset):
     reads images, ``gt_label`` int, ``img_shape``, ``ori_shape`` and ``sample_idx``.
 
     Args:
+        classes: Names of the classes, in the order of the labels.
         pipeline: Transforms, as in every OpenMMLab dataset.
         test_mode: As in every OpenMMLab dataset.
         indices: Use only the first so many images, or those at these indices.
@@ -24,6 +26,7 @@ class ArrayDataset(BaseDataset):
 
     def __init__(
         self,
+        classes: Sequence[str],
         pipeline: Optional[list] = None,
         test_mode: bool = False,
         indices: Any = None,
@@ -31,6 +34,7 @@ class ArrayDataset(BaseDataset):
         # The images are one array, which worker processes share as it is.
         super().__init__(
             ann_file='',
+            metainfo={'classes': tuple(classes)},
             pipeline=pipeline or [],
             test_mode=test_mode,
             indices=indices,

@@ -27,19 +27,17 @@ class Digits(ArrayDataset):
         split: ``'train'``, ``'test'`` (297 images, as balanced as the whole) or ``'all'``.
         size: Height and width in pixels, at least 8.
         seed: Which images are the test split's.
-        **kwargs: Those of :class:`~se_mm.datasets.array_dataset.ArrayDataset`.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
 
     Raises:
         OptionError: If an option is out of its range.
     """
 
-    METAINFO = {'classes': tuple('0123456789')}
-
     def __init__(self, split: str = 'train', size: int = 32, seed: int = 0, **kwargs: Any) -> None:
         self.split = check_choice('split', split, SPLITS)
         self.size = check_count('size', size, 8)
         self.seed = check_count('seed', seed)
-        super().__init__(**kwargs)
+        super().__init__('0123456789', **kwargs)
 
     def make_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Enlarge the digits of the split."""

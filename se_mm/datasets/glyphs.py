@@ -14,7 +14,7 @@ from se_mm.datasets.array_dataset import ArrayDataset
 from se_mm.smoothing.options import OptionError, check_choice, check_count, check_number
 
 SPLITS = ('train', 'test')
-# Letters whose shapes differ in both cases and under a turn by 20 degrees.
+# Letters whose shapes differ in both cases and under a turn by 15 degrees.
 LETTERS = 'ABDEFGHJKMPQRSTXYZaefghkrt' + ''.join(
     letter for letter in string.ascii_letters if letter not in 'ABDEFGHJKMPQRSTXYZaefghkrt'
 )
@@ -33,8 +33,9 @@ FONTS = (
 )
 # Everything is drawn at this many times the size, and then reduced.
 OVERSAMPLING = 2
-MAX_ANGLE = 20.0
-MIN_DIFFERENCE = 90
+MAX_ANGLE = 15.0
+# In brightness, between a letter and what is behind it, of 255.
+MIN_DIFFERENCE = 50
 
 
 @DATASETS.register_module()
@@ -55,7 +56,7 @@ class Glyphs(ArrayDataset):
         size: Height and width in pixels, at least 16.
         contrast: Contrast of the background, 0 (uniform grey) to 1 (the photograph).
         seed: Seed of everything that is drawn.
-        **kwargs: Those of :class:`~se_mm.datasets.array_dataset.ArrayDataset`.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
 
     Raises:
         OptionError: If an option is out of its range.
@@ -82,8 +83,7 @@ class Glyphs(ArrayDataset):
         self.size = check_count('size', size, 16)
         self.contrast = check_number('contrast', contrast, 0, 1)
         self.seed = check_count('seed', seed)
-        self.METAINFO = {'classes': tuple(LETTERS[:num_classes])}
-        super().__init__(**kwargs)
+        super().__init__(LETTERS[:num_classes], **kwargs)
 
     def make_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Draw the set."""
@@ -109,8 +109,8 @@ class Glyphs(ArrayDataset):
         shape = self._shape(letter, rng)[..., None]
         colour = rng.integers(0, 256, 3)
         # A letter that cannot be told from what is behind it has no class.
-        mean = background.mean((0, 1))
-        while np.abs(colour - mean).max() < MIN_DIFFERENCE:
+        behind = background.mean()
+        while np.abs(colour.mean() - behind) < MIN_DIFFERENCE:
             colour = rng.integers(0, 256, 3)
         return (background * (1 - shape) + colour * shape).round().astype(np.uint8)
 
@@ -128,9 +128,9 @@ class Glyphs(ArrayDataset):
         from PIL import Image, ImageDraw
 
         side = self.size * OVERSAMPLING
-        font = self._font(FONTS[rng.integers(len(FONTS))], int(side * rng.uniform(0.7, 0.95)))
+        font = self._font(FONTS[rng.integers(len(FONTS))], int(side * rng.uniform(0.85, 1.05)))
         canvas = Image.new('L', (side, side))
-        shift = rng.uniform(-0.08, 0.08, 2) * side
+        shift = rng.uniform(-0.06, 0.06, 2) * side
         centre = (side / 2 + shift[0], side / 2 + shift[1])
         ImageDraw.Draw(canvas).text(centre, letter, fill=255, font=font, anchor='mm')
         canvas = canvas.rotate(rng.uniform(-MAX_ANGLE, MAX_ANGLE), Image.Resampling.BILINEAR)

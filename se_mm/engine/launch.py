@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -186,24 +187,29 @@ def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
         main: The tool.
         interrupted: What to say on Ctrl-C.
     """
+    signal.signal(signal.SIGINT, lambda *_: _end(interrupted, 128 + signal.SIGINT))
     try:
         main()
     except OptionError as error:
         _end(f'error: {error}', 2)
-    except KeyboardInterrupt:
-        _end(interrupted, 128 + signal.SIGINT)
+    except Exception:
+        # Where another rank has left for the same Ctrl-C, that failed which waited for it: let the
+        # interrupt, which is still pending, be handled first.
+        time.sleep(0)
+        raise
     sys.exit(0)
 
 
 def _end(message: str, status: int) -> NoReturn:
     """Say why, on rank 0, and leave at once: other ranks and workers may be gone already."""
+    # Called by a signal handler, too, which may have interrupted a write to the same stream.
+    with contextlib.suppress(RuntimeError):
+        sys.stdout.flush()
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-        print(message, file=sys.stderr)
+        os.write(2, f'{message}\n'.encode())
     else:
         # The launcher ends all ranks as soon as one has left: let rank 0 say why first.
         time.sleep(10)
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(status)
 
 

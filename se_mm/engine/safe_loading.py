@@ -37,11 +37,12 @@ def allow_mmengine_checkpoints() -> None:
     """Name what an MMEngine checkpoint holds as safe. Does nothing where PyTorch does not ask."""
     if not hasattr(torch.serialization, 'add_safe_globals'):  # Before PyTorch 2.4.
         return
-    dtypes = {type(np.dtype(kind)) for kind in 'f2 f4 f8 i1 i2 i4 i8 u1 ?'.split()}
+    kinds = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', '?')
+    dtypes = {type(np.dtype(kind)) for kind in kinds}
     classes = [HistoryBuffer, np.ndarray, np.dtype, *dtypes]
     functions = [multiarray._reconstruct, multiarray.scalar]
-    # Each with its name: OneDL's MMEngine allows the bare classes for the time of one load, and with
-    # that they would be gone from here, too.
+    # Each with its name: OneDL's MMEngine allows the bare classes for the time of one load, and
+    # after that they would be gone from here, too.
     named = [(item, f'{item.__module__}.{item.__qualname__}') for item in classes]
     # The module was renamed in NumPy 2; a checkpoint may come from either side.
     named += [

@@ -78,7 +78,7 @@ def test_only_the_statistics_of_a_history_can_be_read():
 
 @asks_by_default
 def test_checkpoints_load_after_a_library_allowed_the_same_classes_for_one_load(tmp_path):
-    torch.save({'history': HistoryBuffer([1.0, 2.0])}, tmp_path / 'history.pth')
+    torch.save({'history': HistoryBuffer([1.0, 2.0], [1, 1])}, tmp_path / 'history.pth')
     with torch.serialization.safe_globals([HistoryBuffer, np.ndarray, np.dtype]):
         torch.load(tmp_path / 'history.pth', weights_only=True)
     history = torch.load(tmp_path / 'history.pth', weights_only=True)['history']

@@ -146,5 +146,42 @@ def test_a_checkpoint_of_another_shape_is_refused(checkpoint, tmp_path):
         Runner.from_cfg(config).train()
 
 
+@pytest.mark.parametrize('prefix', [STUDENT, TEACHER])
+def test_glyphs_are_evaluated_on_a_checkpoint_of_the_demo(prefix, tmp_path):
+    few = dict(dataset=dict(num_images=16), num_workers=0, persistent_workers=False)
+    pretraining = Config.fromfile(CONFIG.with_name('byol_sts_conv4_1xb128_glyphs.py'))
+    pretraining.merge_from_dict(
+        dict(
+            work_dir=str(tmp_path),
+            train_dataloader=dict(few, batch_size=8),
+            train_cfg=dict(max_iters=2),
+            val_dataloader=None,
+            val_cfg=None,
+            val_evaluator=None,
+            log_level='WARNING',
+        )
+    )
+    Runner.from_cfg(pretraining).train()
+
+    linear = Config.fromfile(CONFIG.with_name('linear_conv4_1xb128_glyphs.py'))
+    linear.merge_from_dict(
+        dict(
+            work_dir=str(tmp_path / 'linear'),
+            model=dict(
+                backbone=dict(init_cfg=dict(checkpoint=str(tmp_path / 'iter_2.pth'), prefix=prefix))
+            ),
+            train_dataloader=dict(few, batch_size=8),
+            train_cfg=dict(max_epochs=1, val_interval=1),
+            val_dataloader=few,
+            log_level='WARNING',
+        )
+    )
+    runner = Runner.from_cfg(linear)
+    runner.train()
+    weights = torch.load(tmp_path / 'iter_2.pth', weights_only=False)['state_dict']
+    for name, value in runner.model.backbone.state_dict().items():
+        assert torch.equal(value, weights[prefix + name]), name
+
+
 def test_testing_needs_no_checkpoint_of_the_pretraining(tmp_path):
     assert 'accuracy/top1' in Runner.from_cfg(shrunk(tmp_path)).test()

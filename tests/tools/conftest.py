@@ -68,7 +68,7 @@ def tools(tmp_path):
     return Tools(tmp_path)
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def trained(tmp_path_factory):
     """Tools in a folder in which the config was trained, to ``work_dirs/digits_config``."""
     tools = Tools(tmp_path_factory.mktemp('trained'))

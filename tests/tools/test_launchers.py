@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell scripts: one line for an error whatever the number of ranks, and what Slurm is asked."""
+"""The shell scripts: one line for an error of several ranks, and what Slurm is asked for."""
 
 import os
 import signal
@@ -63,5 +63,5 @@ def test_slurm_is_asked_for_what_the_environment_says(tools):
     ).splitlines()
     assert {'--ntasks=4', '--ntasks-per-node=2', '--gres=gpu:2', '--cpus-per-task=5'} <= set(asked)
     assert asked[:2] == ['-p', 'gpu']
-    assert ['--time', '60', '--quiet'] == asked[asked.index('--time') :][:3]
+    assert asked[asked.index('--time') :][:3] == ['--time', '60', '--quiet']
     assert asked[-4:] == [tools.config, '--launcher', 'slurm', '--resume']

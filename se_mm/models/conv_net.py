@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A backbone that trains on a CPU in minutes, for the demo and for trying things out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import OptionError
+
+
+@MODELS.register_module()
+class ConvNet(BaseModule):
+    """Convolutions of 3 x 3, each followed by batch norm and ReLU.
+
+    Args:
+        channels: Output channels of each convolution.
+        strides: Stride of each convolution.
+        in_channels: Channels of the images.
+        frozen_stages: How many of the convolutions, from the first, are frozen: no gradients, and
+            batch norm in evaluation mode.
+        init_cfg: As for every module of MMEngine.
+
+    Raises:
+        OptionError: If there are not as many strides as channels.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 32, 64, 64, 128, 128),
+        strides: Sequence[int] = (2, 1, 2, 1, 2, 1),
+        in_channels: int = 3,
+        frozen_stages: int = 0,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        if len(channels) != len(strides):
+            raise OptionError(f'strides={strides!r} is not allowed: one for each of {channels!r}.')
+        self.layers = nn.Sequential()
+        for out_channels, stride in zip(channels, strides):
+            self.layers.append(
+                nn.Sequential(
+                    nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
+                    nn.BatchNorm2d(out_channels),
+                    nn.ReLU(inplace=True),
+                )
+            )
+            in_channels = out_channels
+
+        self.frozen_stages = frozen_stages
+        self.layers[:frozen_stages].requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ConvNet:
+        """Set the mode of what is not frozen."""
+        super().train(mode)
+        self.layers[: self.frozen_stages].eval()
+        return self
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Map images (N, in_channels, H, W) to a tuple of one feature map (N, channels[-1], h, w)."""
+        return (self.layers(images),)
