@@ -1,7 +1,7 @@
 # BYOL with an STS teacher on a folder of your own images, without labels; subfolders are read too.
 #
-# Reproduces nothing published: a start for images of your own. They are cropped and reduced to 32 x 32
-# pixels here; for larger ones and a GPU, put the two lines with data_root and with_label into
+# Reproduces nothing published: a start for images of your own. They are cropped and reduced to 32 x
+# 32 pixels here; for larger ones and a GPU, put the two lines with data_root and with_label into
 # byol_sts_r50_8xb32.py's dataset instead.
 #
 #   python tools/train.py configs/byol_sts_conv4_1xb128_folder.py \

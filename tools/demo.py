@@ -33,9 +33,9 @@ METRICS = {
 # Okabe and Ito's colours, which the colour-blind can tell apart; light for kNN, dark for linear.
 COLOURS = ('#56B4E9', '#E69F00', '#0072B2', '#D55E00')
 EXPLANATION = (
-    'Top-1 in % on 2,000 test images of 20 letters. In the mean the three teachers are equally fast '
-    '(momentum 0.01; keep_prob 0.99; keep_prob 0.7 with matched horizon), so this compares the '
-    'mechanism and not the speed. One seed: another changes each number by a few points.'
+    'Top-1 in % on 2,000 test images of 20 letters. In the mean the three teachers are equally '
+    'fast (momentum 0.01; keep_prob 0.99; keep_prob 0.7 with matched horizon), so this compares '
+    'the mechanism and not the speed. One seed: another changes each number by a few points.'
 )
 
 

@@ -61,5 +61,5 @@ class ConvNet(BaseModule):
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Map images (N, in_channels, H, W) to a tuple of one feature map (N, channels[-1], h, w)."""
+        """Map images (N, in_channels, H, W) to a tuple of one map (N, channels[-1], h, w)."""
         return (self.layers(images),)

@@ -20,7 +20,9 @@ def test_frozen_stages_neither_learn_nor_count():
     optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=0.1)
     net(torch.randn(8, 3, 16, 16))[0].square().mean().backward()
     optimizer.step()
-    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    changed = {
+        name for name, value in net.state_dict().items() if not torch.equal(value, before[name])
+    }
     assert changed == {name for name in before if name.startswith('layers.1.')}
 
 

@@ -14,6 +14,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
+from se_mm.engine.hooks.record import CHECKPOINT_KEY, changed_options, record
 from se_mm.engine.teachers import Shadow, Teacher, find_teacher
 from se_mm.models import SmoothedModel
 from se_mm.smoothing import BUFFER_POLICIES, GRANULARITIES, Rule, Smoother, build_rules
@@ -26,9 +27,7 @@ from se_mm.smoothing.options import (
 )
 from se_mm.smoothing.picks import rank_seed
 from se_mm.smoothing.schedules import keep_prob_schedule
-from se_mm.version import __version__
 
-CHECKPOINT_KEY = 'se_mm'
 EVALUATE_ON = ('teacher', 'student', 'both')
 
 
@@ -220,12 +219,7 @@ class SpatialEnsembleHook(Hook):
         """Add what the picks of this run need besides the state dict, and a teacher beside it."""
         if isinstance(self.teacher, Shadow):
             self.teacher.save(checkpoint)
-        checkpoint[CHECKPOINT_KEY] = {
-            'version': __version__,
-            'hook': type(self).__name__,
-            'seed': self.seed,
-            'options': _plain(self._options),
-        }
+        checkpoint[CHECKPOINT_KEY] = record(type(self).__name__, self.seed, self._options)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the teacher and the seed out of a checkpoint, and say what differs from it.
@@ -333,14 +327,7 @@ class SpatialEnsembleHook(Hook):
             runner.logger.info(f'{name}: goes on from a checkpoint of another hook.')
             return
         self._resumed_seed = saved['seed']
-        options = _plain(self._options)
-        changes = [
-            f'{key}={options.get(key)!r} (was {saved["options"].get(key)!r})'
-            for key in {**saved['options'], **options}
-            if options.get(key) != saved['options'].get(key)
-        ]
-        if saved['hook'] != name:
-            changes.insert(0, f'{name} (was {saved["hook"]})')
+        changes = changed_options(saved, name, self._options)
         if changes:
             runner.logger.warning(
                 f'{name}: resumed with other options than the checkpoint was written with: '
@@ -352,12 +339,3 @@ def _optimizers(runner: Runner) -> list:
     """The optimizer wrappers of a run."""
     wrapper = runner.optim_wrapper
     return list(wrapper.values()) if hasattr(wrapper, 'optim_wrappers') else [wrapper]
-
-
-def _plain(value: Any) -> Any:
-    """``value`` made of Python's own types, which a checkpoint may hold."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

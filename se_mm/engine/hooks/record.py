@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a checkpoint says of the hook that wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from se_mm.version import __version__
+
+CHECKPOINT_KEY = 'se_mm'
+"""The key that a checkpoint has beside the stock ones."""
+
+
+def record(hook: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What goes under :data:`CHECKPOINT_KEY`: with the state dict, all that the picks depend on.
+
+    Args:
+        hook: Name of the hook.
+        seed: Seed of the picks.
+        options: The hook's options as the config has them.
+    """
+    return {'version': __version__, 'hook': hook, 'seed': seed, 'options': plain(options)}
+
+
+def changed_options(saved: Mapping[str, Any], hook: str, options: Mapping[str, Any]) -> list[str]:
+    """What differs between a record and a hook, each as ``'keep_prob=0.5 (was 0.7)'``.
+
+    Args:
+        saved: A record.
+        hook: Name of the hook that goes on.
+        options: Its options.
+    """
+    before, now = saved['options'], plain(options)
+    changes = [] if saved['hook'] == hook else [f'{hook} (was {saved["hook"]})']
+    for key in {**before, **now}:
+        if now.get(key) != before.get(key):
+            changes.append(f'{key}={now.get(key)!r} (was {before.get(key)!r})')
+    return changes
+
+
+def plain(value: Any) -> Any:
+    """``value`` made of Python's own types, which a checkpoint may hold."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
