@@ -1,4 +1,4 @@
-# BYOL small enough for two CPU cores: images of 32 x 32, four convolutions, batches of 128, 800
+# BYOL small enough for two CPU cores: images of 32 x 32, five convolutions, batches of 128, 600
 # iterations. What a config adds: the data (`train_dataset`, views in `pipeline`) and the hook.
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
@@ -9,10 +9,10 @@ model = dict(
     data_preprocessor=dict(
         type='SelfSupDataPreprocessor', mean=[127.5] * 3, std=[63.75] * 3, to_rgb=True
     ),
-    backbone=dict(type='ConvNet', channels=(24, 48, 96, 128), strides=(2, 2, 2, 1)),
+    backbone=dict(type='ConvNet', channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2, 2)),
     neck=dict(
         type='NonLinearNeck',
-        in_channels=128,
+        in_channels=256,
         hid_channels=256,
         out_channels=64,
         num_layers=2,
@@ -38,7 +38,7 @@ model = dict(
     ),
 )
 
-max_iters = 800
+max_iters = 600
 optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),

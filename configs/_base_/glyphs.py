@@ -1,7 +1,7 @@
 # Glyphs on photographs, as two views for self-supervision and as they are for the probes.
 # A letter is not its mirror image, so there is no flip.
 view = [
-    dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.5, 1.0)),
+    dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.6, 1.0)),
     dict(
         type='RandomGrayscale', prob=0.5, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)
     ),

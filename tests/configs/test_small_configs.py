@@ -24,7 +24,7 @@ def train(name, work_dir, *options):
 
 
 def test_digits_are_trained_on_and_probed(tmp_path):
-    log = train('byol_sts_conv4_1xb128_digits.py', tmp_path, 'train_cfg.val_interval=2')
+    log = train('byol_sts_conv5_1xb128_digits.py', tmp_path, 'train_cfg.val_interval=2')
     assert 'teacher_knn/top1' in log
     assert 'student_linear/top1' in log
 
@@ -37,7 +37,7 @@ def test_folder_of_ones_own_images_is_trained_on(tmp_path):
         image = Image.fromarray((digits.images[index] * 15.9).astype(np.uint8))
         image.resize((20, 24)).save(folder / f'{index}.png')
     log = train(
-        'byol_sts_conv4_1xb128_folder.py',
+        'byol_sts_conv5_1xb128_folder.py',
         tmp_path,
         f'train_dataloader.dataset.data_root={tmp_path / "images"}',
         'default_hooks.logger.interval=1',

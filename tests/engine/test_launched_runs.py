@@ -138,7 +138,7 @@ def free_port():
 
 
 def saved(path):
-    return torch.load(path, map_location='cpu', weights_only=True)
+    return torch.load(path, map_location='cpu')
 
 
 def assert_same(left, right):

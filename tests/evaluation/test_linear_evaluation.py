@@ -149,7 +149,7 @@ def test_a_checkpoint_of_another_shape_is_refused(checkpoint, tmp_path):
 @pytest.mark.parametrize('prefix', [STUDENT, TEACHER])
 def test_glyphs_are_evaluated_on_a_checkpoint_of_the_demo(prefix, tmp_path):
     few = dict(dataset=dict(num_images=16), num_workers=0, persistent_workers=False)
-    pretraining = Config.fromfile(CONFIG.with_name('byol_sts_conv4_1xb128_glyphs.py'))
+    pretraining = Config.fromfile(CONFIG.with_name('byol_sts_conv5_1xb128_glyphs.py'))
     pretraining.merge_from_dict(
         dict(
             work_dir=str(tmp_path),
@@ -163,7 +163,7 @@ def test_glyphs_are_evaluated_on_a_checkpoint_of_the_demo(prefix, tmp_path):
     )
     Runner.from_cfg(pretraining).train()
 
-    linear = Config.fromfile(CONFIG.with_name('linear_conv4_1xb128_glyphs.py'))
+    linear = Config.fromfile(CONFIG.with_name('linear_conv5_1xb128_glyphs.py'))
     linear.merge_from_dict(
         dict(
             work_dir=str(tmp_path / 'linear'),

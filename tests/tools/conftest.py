@@ -69,6 +69,12 @@ def tools(tmp_path):
 
 
 @pytest.fixture(scope='session')
+def tools_in():
+    """Makes tools for a folder, for fixtures that outlive a test."""
+    return Tools
+
+
+@pytest.fixture(scope='session')
 def trained(tmp_path_factory):
     """Tools in a folder in which the config was trained, to ``work_dirs/digits_config``."""
     tools = Tools(tmp_path_factory.mktemp('trained'))

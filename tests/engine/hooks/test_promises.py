@@ -128,7 +128,7 @@ def test_promise_2_first_update_copies_after_weights_are_loaded(runs, kind):
         STS, dict(type='WatchTeacherHook'), max_iters=1, load_from=checkpoint
     )
     (teacher,), (student,) = watched(runner).teachers, watched(runner).students
-    loaded = torch.load(checkpoint, weights_only=True)['state_dict']
+    loaded = torch.load(checkpoint)['state_dict']
     for name, value in teacher.items():
         if 'running' in name or 'tracked' in name:
             continue
@@ -139,7 +139,7 @@ def test_promise_2_first_update_copies_after_weights_are_loaded(runs, kind):
 @pytest.mark.parametrize('hook', [STS, SE], ids=ids)
 def test_promise_3_checkpoint_of_a_teacher_inside_has_the_stock_keys(runs, hook):
     def saved(*hooks):
-        return torch.load(f'{runs.byol(*hooks).work_dir}/iter_6.pth', weights_only=True)
+        return torch.load(f'{runs.byol(*hooks).work_dir}/iter_6.pth')
 
     stock, ours = saved(), saved(hook)
     assert list(stock['state_dict']) == list(ours['state_dict'])
@@ -151,7 +151,7 @@ def test_promise_3_checkpoint_of_a_teacher_inside_has_the_stock_keys(runs, hook)
 @pytest.mark.parametrize('hook', [STS, SE], ids=ids)
 def test_promise_3_checkpoint_of_a_shadow_is_that_of_emahook(runs, hook):
     def saved(*hooks):
-        return torch.load(f'{runs.classifier(*hooks).work_dir}/iter_6.pth', weights_only=True)
+        return torch.load(f'{runs.classifier(*hooks).work_dir}/iter_6.pth')
 
     stock, ours = saved(dict(type='EMAHook')), saved(hook)
     assert list(stock['state_dict']) == list(ours['state_dict'])
@@ -171,7 +171,7 @@ def test_promise_3_smoothing_is_switched_in_mid_run_both_ways(runs, kind, stock)
         )
         assert second.iter == 6
         assert len(runs.losses(second)) == 6  # The log's history goes on too.
-        saved = torch.load(f'{second.work_dir}/iter_6.pth', weights_only=True)
+        saved = torch.load(f'{second.work_dir}/iter_6.pth')
         steps = saved['state_dict' if kind == 'byol' else 'ema_state_dict']
         assert steps['target_net.steps' if kind == 'byol' else 'steps'] == 6
 
@@ -215,11 +215,11 @@ def test_exact_resume_ends_with_the_tensors_of_the_uninterrupted_run(runs, kind,
 def test_exact_resume_without_a_seed_in_the_config_goes_on_with_the_same_picks(runs):
     random_seed = dict(randomness=dict(seed=None))
     whole = runs.classifier(STS, **random_seed)
-    first = torch.load(f'{whole.work_dir}/iter_3.pth', weights_only=True)['se_mm']
+    first = torch.load(f'{whole.work_dir}/iter_3.pth')['se_mm']
     resumed = runs.classifier(
         STS, load_from=f'{whole.work_dir}/iter_3.pth', resume=True, **random_seed
     )
-    second = torch.load(f'{resumed.work_dir}/iter_6.pth', weights_only=True)['se_mm']
+    second = torch.load(f'{resumed.work_dir}/iter_6.pth')['se_mm']
     assert first['seed'] == second['seed']
 
 
@@ -272,8 +272,8 @@ def test_promise_8_keep_prob_zero_is_stock_cosine_ema(runs):
 def test_promise_8_keep_prob_zero_is_stock_emahook(runs):
     stock = runs.classifier(dict(type='EMAHook', momentum=0.1))
     ours = runs.classifier(dict(TMA, momentum=0.1))
-    left = torch.load(f'{stock.work_dir}/iter_6.pth', weights_only=True)['state_dict']
-    right = torch.load(f'{ours.work_dir}/iter_6.pth', weights_only=True)['state_dict']
+    left = torch.load(f'{stock.work_dir}/iter_6.pth')['state_dict']
+    right = torch.load(f'{ours.work_dir}/iter_6.pth')['state_dict']
     for name, value in left.items():
         torch.testing.assert_close(right[name], value)
 
@@ -344,7 +344,7 @@ def test_shadow_gives_the_student_back_after_validation(runs):
 @pytest.mark.parametrize('on', ['teacher', 'student'])
 def test_shadow_is_tested_from_its_checkpoint_as_asked(runs, classifier_cfg, on):
     trained = runs.classifier(dict(type='SETMAHook', keep_prob=0.0, momentum=0.01), max_iters=12)
-    saved = torch.load(f'{trained.work_dir}/iter_12.pth', weights_only=True)
+    saved = torch.load(f'{trained.work_dir}/iter_12.pth')
     tester = runs.build(
         classifier_cfg,
         dict(STS, evaluate_on=on),
@@ -379,7 +379,7 @@ def test_runner_may_train_and_then_test(runs):
 
 def test_promise_3_our_checkpoint_loads_into_the_stock_model(runs, byol_cfg, tmp_path):
     ours = runs.byol(STS)
-    saved = torch.load(f'{ours.work_dir}/iter_6.pth', weights_only=True)['state_dict']
+    saved = torch.load(f'{ours.work_dir}/iter_6.pth')['state_dict']
     stock = Runner.from_cfg(byol_cfg(tmp_path / 'stock')).model
     result = stock.load_state_dict(saved, strict=True)
     assert not result.missing_keys and not result.unexpected_keys

@@ -2,14 +2,14 @@
 #
 # Reproduces nothing published: the recipe of linear_r50_8xb32.py at batch 128, and shorter. On two
 # CPU cores, with a checkpoint of the pretraining:
-#   python tools/train.py configs/linear_conv4_1xb128_glyphs.py --cfg-options \
-#       model.backbone.init_cfg.checkpoint=work_dirs/byol_sts_conv4_1xb128_glyphs/iter_800.pth
+#   python tools/train.py configs/linear_conv5_1xb128_glyphs.py --cfg-options \
+#       model.backbone.init_cfg.checkpoint=work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth
 # which evaluates the student. For the teacher add
 #       model.backbone.init_cfg.prefix=target_net.module.0.
 _base_ = ['./_base_/byol_small.py', './_base_/glyphs.py']
 
 backbone = _base_.model.backbone
-backbone.frozen_stages = 4  # parameters and the statistics of BatchNorm
+backbone.frozen_stages = 5  # parameters and the statistics of BatchNorm
 backbone.init_cfg = dict(type='Pretrained', checkpoint='', prefix='backbone.')
 preprocessor = _base_.model.data_preprocessor
 preprocessor.type = 'ClsDataPreprocessor'

@@ -1,7 +1,7 @@
 # BYOL with an STS teacher on scikit-learn's 1,797 handwritten digits.
 #
 # Reproduces nothing published; the digits are easy, for trying things out. On two CPU cores:
-#   python tools/train.py configs/byol_sts_conv4_1xb128_digits.py
+#   python tools/train.py configs/byol_sts_conv5_1xb128_digits.py
 _base_ = ['./_base_/byol_small.py', './_base_/glyphs.py']
 
 train_dataloader = dict(

@@ -4,7 +4,7 @@
 # 32 pixels here; for larger ones and a GPU, put the two lines with data_root and with_label into
 # byol_sts_r50_8xb32.py's dataset instead.
 #
-#   python tools/train.py configs/byol_sts_conv4_1xb128_folder.py \
+#   python tools/train.py configs/byol_sts_conv5_1xb128_folder.py \
 #       --cfg-options train_dataloader.dataset.data_root=FOLDER
 _base_ = ['./_base_/byol_small.py', './_base_/glyphs.py']
 

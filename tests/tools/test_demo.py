@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo, shrunk to a few iterations on a few images."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+from PIL import Image
+
+SHRUNK = [
+    'train_dataloader.batch_size=16',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'train_dataloader.dataset.num_images=200',
+    'val_cfg.bank.dataset.num_images=200',
+    'val_dataloader.dataset.num_images=100',
+    'default_hooks.logger.interval=1',
+]
+NAMES = ['untrained', 'TMA', 'SE', 'STS']
+METRICS = ['teacher_knn/top1', 'student_knn/top1', 'teacher_linear/top1', 'student_linear/top1']
+
+
+def arguments(work_dir, *options, iters=4):
+    return '--work-dir', work_dir, '--iters', iters, '--cfg-options', *SHRUNK, *options
+
+
+def children_of(pid):
+    """Process ids of the living children of a process."""
+    children = []
+    for folder in os.listdir('/proc'):
+        try:
+            with open(f'/proc/{folder}/stat') as file:
+                state, parent = file.read().rsplit(')', 1)[1].split()[:2]
+        except (OSError, IndexError):
+            continue
+        if int(parent) == pid and state != 'Z':
+            children.append(int(folder))
+    return children
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def wait_for(condition, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, 'it did not happen'
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory, tools_in):
+    """Tools in a folder in which the demo ran, to ``demo``, beside a file of the user's."""
+    tools = tools_in(tmp_path_factory.mktemp('demo'))
+    (tools.folder / 'demo').mkdir()
+    (tools.folder / 'demo' / 'notes.txt').write_text('mine')
+    tools.output = tools.succeed('demo.py', *arguments('demo'))
+    return tools
+
+
+def test_table_has_every_smoothing_and_the_untrained_network(demo):
+    results = json.loads((demo.folder / 'demo/results.json').read_text())
+    assert list(results) == NAMES
+    for name, metrics in results.items():
+        assert list(metrics) == METRICS
+        assert all(0 <= value <= 100 for value in metrics.values())
+        shown = [f'{metrics[metric]:.1f}' for metric in METRICS]
+        assert f'| {" | ".join([name, *shown])} |' in (demo.folder / 'demo/results.md').read_text()
+        (row,) = [line for line in demo.output.splitlines() if line.startswith(f'│ {name} ')]
+        assert [cell.strip() for cell in row.split('│')[2:-1]] == shown
+    # The training did something, and the untrained network's teacher is its copy.
+    assert results['TMA'] != results['untrained']
+    untrained = results['untrained']
+    assert untrained['teacher_linear/top1'] == untrained['student_linear/top1']
+
+
+def test_picture_of_the_table_is_written(demo):
+    with Image.open(demo.folder / 'demo/results.png') as picture:
+        assert picture.format == 'PNG'
+        assert min(picture.size) > 400
+        assert len(picture.convert('RGB').getcolors(1 << 20)) > 50
+
+
+def test_it_says_that_one_seed_decides_nothing(demo):
+    text = ' '.join(demo.output.split())
+    assert 'with seed 0, does not decide which is better' in text
+
+
+def test_complete_runs_are_not_repeated(demo):
+    logs = [demo.folder / 'demo' / name / 'log.txt' for name in ('untrained', 'tma', 'se', 'sts')]
+    before = [log.stat().st_mtime_ns for log in logs]
+    output = demo.succeed('demo.py', *arguments('demo'))
+    assert output.count('complete already') == 4
+    assert [log.stat().st_mtime_ns for log in logs] == before
+    assert 'started' not in output
+
+
+def test_what_else_is_in_the_work_dir_is_kept(demo):
+    assert (demo.folder / 'demo/notes.txt').read_text() == 'mine'
+    demo.run('demo.py', '--fresh', *arguments('demo', 'no_such.type=[', iters=1))
+    assert (demo.folder / 'demo/notes.txt').read_text() == 'mine'
+
+
+def test_failing_run_shows_the_end_of_its_log(tools):
+    status, output, _ = tools.run('demo.py', *arguments('.', 'custom_hooks.0.keep_prob=2'))
+    assert status == 1
+    assert 'ended with status 2' in output
+    assert 'keep_prob=2 is not allowed' in output
+    assert 'Traceback' not in output
+    assert not (tools.folder / 'results.json').exists()
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='needs /proc')
+@pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM], ids=['Ctrl-C', 'kill'])
+def test_interrupted_demo_leaves_no_training_behind_and_goes_on(tools, sign):
+    process = tools.start('demo.py', *arguments('.', iters=1000))
+    wait_for(lambda: list(tools.folder.glob('*/*/vis_data/scalars.json')))
+    children = children_of(process.pid)
+    assert children
+    # The demo alone gets it, as by `kill`; a terminal would tell the trainings as well.
+    process.send_signal(sign)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 'the same command goes on' in output
+    assert 'Traceback' not in output + errors
+    wait_for(lambda: not any(alive(child) for child in children), seconds=20)
+
+
+def test_no_iterations_are_refused(tools):
+    status, output, _ = tools.run('demo.py', '--iters', 0, '--work-dir', 'demo')
+    assert status == 2
+    assert '--iters=0 is not allowed: at least 1' in output
