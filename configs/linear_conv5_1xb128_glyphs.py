@@ -27,7 +27,9 @@ train_dataloader = dict(
     sampler=dict(type='DefaultSampler', shuffle=True), dataset=dict(pipeline=train_pipeline)
 )
 
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='SGD', lr=0.1, momentum=0.9, weight_decay=0.0)
+)
 max_epochs = 20
 param_scheduler = [dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True)]
 train_cfg = dict(_delete_=True, by_epoch=True, max_epochs=max_epochs, val_interval=5)

@@ -146,16 +146,23 @@ def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
         words = [sys.executable, tool, config, '--work-dir', str(folder)]
         return [*words, '--cfg-options', *changes, *options]
 
-    # One iteration with a learning rate of 0 leaves the network as it was initialised; its teacher
-    # is a copy.
-    folder = work_dir / 'untrained'
-    still = ('train_cfg.max_iters=1', 'train_cfg.val_interval=1', 'optim_wrapper.optimizer.lr=0')
-    runs = [Run('untrained', folder, command('tma', folder, *still, 'param_scheduler=[]'), 1)]
+    # A learning rate of 0 leaves the weights as they were initialised, while batch norm gathers the
+    # statistics without which even they would be misjudged.
+    folder, still = work_dir / 'untrained', min(50, iters)
+    length = (f'train_cfg.max_iters={still}', f'train_cfg.val_interval={still}')
+    rate = ('optim_wrapper.optimizer.lr=0', 'param_scheduler=[]')
+    runs = [Run('untrained', folder, command('tma', folder, *length, *rate), still)]
+    warm_up = max(1, iters // 20)
+    length = (
+        f'train_cfg.max_iters={iters}',
+        f'train_cfg.val_interval={iters}',
+        f'param_scheduler.0.end={warm_up}',
+        f'param_scheduler.1.begin={warm_up}',
+        f'param_scheduler.1.end={max(iters, warm_up + 1)}',
+    )
     for name, short in SMOOTHINGS.items():
         folder = work_dir / short
-        length = (f'train_cfg.max_iters={iters}', f'train_cfg.val_interval={iters}')
-        end = f'param_scheduler.1.end={iters}'
-        runs.append(Run(name, folder, command(short, folder, *length, end), iters))
+        runs.append(Run(name, folder, command(short, folder, *length), iters))
     return runs
 
 

@@ -7,7 +7,10 @@ import signal
 import time
 
 import pytest
+import torch
 from PIL import Image
+
+import se_mm  # noqa: F401 -- makes checkpoints loadable
 
 SHRUNK = [
     'train_dataloader.batch_size=16',
@@ -48,7 +51,7 @@ def alive(pid):
     return True
 
 
-def wait_for(condition, seconds=90):
+def wait_for(condition, seconds=180):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, 'it did not happen'
@@ -57,10 +60,8 @@ def wait_for(condition, seconds=90):
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory, tools_in):
-    """Tools in a folder in which the demo ran, to ``demo``, beside a file of the user's."""
+    """Tools in a folder in which the demo ran, to ``demo``."""
     tools = tools_in(tmp_path_factory.mktemp('demo'))
-    (tools.folder / 'demo').mkdir()
-    (tools.folder / 'demo' / 'notes.txt').write_text('mine')
     tools.output = tools.succeed('demo.py', *arguments('demo'))
     return tools
 
@@ -75,10 +76,16 @@ def test_table_has_every_smoothing_and_the_untrained_network(demo):
         assert f'| {" | ".join([name, *shown])} |' in (demo.folder / 'demo/results.md').read_text()
         (row,) = [line for line in demo.output.splitlines() if line.startswith(f'│ {name} ')]
         assert [cell.strip() for cell in row.split('│')[2:-1]] == shown
-    # The training did something, and the untrained network's teacher is its copy.
-    assert results['TMA'] != results['untrained']
-    untrained = results['untrained']
-    assert untrained['teacher_linear/top1'] == untrained['student_linear/top1']
+
+
+def test_weights_of_the_untrained_network_alone_are_those_of_its_teacher(demo):
+    def same(run):
+        path = demo.folder / 'demo' / run / 'iter_4.pth'
+        weights = torch.load(path, map_location='cpu')['state_dict']
+        name = 'backbone.layers.3.0.weight'
+        return torch.equal(weights[name], weights[f'target_net.module.0.{name[9:]}'])
+
+    assert [same(run) for run in ('untrained', 'tma', 'se', 'sts')] == [True, False, False, False]
 
 
 def test_picture_of_the_table_is_written(demo):
@@ -102,31 +109,42 @@ def test_complete_runs_are_not_repeated(demo):
     assert 'started' not in output
 
 
-def test_what_else_is_in_the_work_dir_is_kept(demo):
-    assert (demo.folder / 'demo/notes.txt').read_text() == 'mine'
-    demo.run('demo.py', '--fresh', *arguments('demo', 'no_such.type=[', iters=1))
-    assert (demo.folder / 'demo/notes.txt').read_text() == 'mine'
+@pytest.fixture(scope='module')
+def failed(tmp_path_factory, tools_in):
+    """Tools in a folder in which the demo, told to begin anew, failed; it holds a user's file."""
+    tools = tools_in(tmp_path_factory.mktemp('failed'))
+    (tools.folder / 'tma').mkdir()
+    (tools.folder / 'tma' / 'notes.txt').write_text('mine')
+    wrong = 'custom_hooks.0.keep_prob=2'
+    tools.status, tools.output, _ = tools.run('demo.py', '--fresh', *arguments('.', wrong))
+    return tools
 
 
-def test_failing_run_shows_the_end_of_its_log(tools):
-    status, output, _ = tools.run('demo.py', *arguments('.', 'custom_hooks.0.keep_prob=2'))
-    assert status == 1
-    assert 'ended with status 2' in output
-    assert 'keep_prob=2 is not allowed' in output
-    assert 'Traceback' not in output
-    assert not (tools.folder / 'results.json').exists()
+def test_failing_run_shows_the_end_of_its_log(failed):
+    assert failed.status == 1
+    assert 'ended with status 2' in failed.output
+    assert 'keep_prob=2 is not allowed' in failed.output
+    assert 'Traceback' not in failed.output
+    assert not (failed.folder / 'results.json').exists()
+
+
+def test_files_that_are_not_the_demos_are_kept(failed):
+    assert (failed.folder / 'tma/notes.txt').read_text() == 'mine'
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/stat'), reason='needs /proc')
 @pytest.mark.parametrize('sign', [signal.SIGINT, signal.SIGTERM], ids=['Ctrl-C', 'kill'])
-def test_interrupted_demo_leaves_no_training_behind_and_goes_on(tools, sign):
+def test_interrupted_demo_leaves_no_training_behind(tools, sign):
     process = tools.start('demo.py', *arguments('.', iters=1000))
-    wait_for(lambda: list(tools.folder.glob('*/*/vis_data/scalars.json')))
-    children = children_of(process.pid)
-    assert children
-    # The demo alone gets it, as by `kill`; a terminal would tell the trainings as well.
-    process.send_signal(sign)
-    output, errors = process.communicate(timeout=60)
+    try:
+        wait_for(lambda: list(tools.folder.glob('*/*/vis_data/scalars.json')))
+        children = children_of(process.pid)
+        assert children
+        # The demo alone gets it, as by `kill`; a terminal would tell the trainings as well.
+        process.send_signal(sign)
+        output, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert 'the same command goes on' in output
     assert 'Traceback' not in output + errors
