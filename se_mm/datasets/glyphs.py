@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import string
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,24 +87,43 @@ class Glyphs(ArrayDataset):
         super().__init__(LETTERS[:num_classes], **kwargs)
 
     def make_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the set."""
+        """Draw the set, once in a process: probes read the training images again."""
+        return _draw_set(
+            self.split, self.num_images, self.num_classes, self.size, self.contrast, self.seed
+        )
+
+
+@lru_cache(maxsize=4)
+def _draw_set(
+    split: str, num_images: int, num_classes: int, size: int, contrast: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (num_images, size, size, 3) uint8 in BGR order, and labels (num_images,) int64."""
+    painter = _Painter(size, contrast)
+    labels = np.arange(num_images) % num_classes
+    images = np.empty((num_images, size, size, 3), np.uint8)
+    for index, label in enumerate(labels):
+        # Seeded for each image, so that it does not depend on those before it.
+        rng = np.random.default_rng((seed, SPLITS.index(split), index))
+        images[index] = painter.draw(LETTERS[label], rng)
+    images.flags.writeable = False
+    return images, labels
+
+
+class _Painter:
+    """Draws letters over photographs."""
+
+    def __init__(self, size: int, contrast: float) -> None:
         import matplotlib
         from sklearn.datasets import load_sample_images
 
+        self.size = size
+        self.contrast = contrast
         # BGR, as mmcv reads images; reduced, so that a patch shows more than one leaf or roof tile.
         self._photographs = [photo[::2, ::2, ::-1] for photo in load_sample_images().images]
         self._font_folder = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
         self._font_cache: dict = {}
-        images = np.empty((self.num_images, self.size, self.size, 3), np.uint8)
-        labels = np.arange(self.num_images) % self.num_classes
-        for index, label in enumerate(labels):
-            # Seeded for each image, so that it does not depend on those before it.
-            rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index))
-            images[index] = self._draw(LETTERS[label], rng)
-        del self._photographs, self._font_cache
-        return images, labels.astype(np.int64)
 
-    def _draw(self, letter: str, rng: np.random.Generator) -> np.ndarray:
+    def draw(self, letter: str, rng: np.random.Generator) -> np.ndarray:
         """One image (size, size, 3) uint8."""
         background = self._background(rng)
         shape = self._shape(letter, rng)[..., None]
