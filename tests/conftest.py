@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One thread for each process: tensors are small in tests, and threads would wait for each other."""
+"""One thread for each process: tensors are small in tests, and threads wait for each other."""
 
 import os
 
