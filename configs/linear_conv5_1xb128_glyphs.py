@@ -1,8 +1,9 @@
 # Linear evaluation of the demo's BYOL on glyphs on photographs.
 #
-# Reproduces nothing published: the layers of linear_r50_8xb32.py, without augmentation, and with a
-# learning rate for 2,760 iterations. (Followed by batch norm, a linear layer only grows by steps that
-# are too long, and then turns too slowly.) On two CPU cores, with a checkpoint of the pretraining:
+# Reproduces nothing published: the layers of linear_r50_8xb32.py, without augmentation and at a
+# learning rate for 2,760 iterations. (Where batch norm follows, the weights of a linear layer only
+# grow by steps that are too long, and then turn too slowly.) On two CPU cores in 2 minutes, with a
+# checkpoint of the pretraining:
 #   python tools/train.py configs/linear_conv5_1xb128_glyphs.py --cfg-options \
 #       model.backbone.init_cfg.checkpoint=work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth
 # which evaluates the student. For the teacher add
