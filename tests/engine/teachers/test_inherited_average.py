@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SETMAHook averages as what it replaces did, whatever that was."""
 
+import importlib
 import math
 
 import pytest
@@ -47,11 +48,9 @@ class WithTeacher(nn.Module):
 
 
 def mmlab_class(scope, name):
-    module = pytest.importorskip(scope)
-    return {
-        'mmpretrain': lambda: module.models.utils.ema.CosineEMA,
-        'mmdet': lambda: __import__('mmdet.models.layers.ema', fromlist=[name]).ExpMomentumEMA,
-    }[scope]()
+    pytest.importorskip(scope)
+    where = {'mmpretrain': 'mmpretrain.models.utils.ema', 'mmdet': 'mmdet.models.layers.ema'}
+    return getattr(importlib.import_module(where[scope]), name)
 
 
 CASES = [
