@@ -1,7 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Embedded sets of images, made of what the dependencies ship."""
+"""Data sets: embedded ones, a user's own, and labelled and unlabelled images together."""
 
+from se_mm.datasets.collate import collate_views
+from se_mm.datasets.csv_dataset import CSVDataset
 from se_mm.datasets.digits import Digits
 from se_mm.datasets.glyphs import Glyphs
+from se_mm.datasets.label_split import LabelSplit, draw_split
+from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
+from se_mm.datasets.semi_supervised_dataset import SemiSupervisedDataset
+from se_mm.datasets.torchvision_images import STL10, SVHN
 
-__all__ = ['Digits', 'Glyphs']
+__all__ = [
+    'STL10',
+    'SVHN',
+    'CSVDataset',
+    'Digits',
+    'Glyphs',
+    'LabelSplit',
+    'MultiSourceBatchSampler',
+    'SemiSupervisedDataset',
+    'collate_views',
+    'draw_split',
+]

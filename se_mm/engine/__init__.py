@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What joins the method to OpenMMLab: hooks, kinds of teacher, and the loading of checkpoints."""
 
-from se_mm.engine.hooks import SETMAHook, SpatialEnsembleHook
+from se_mm.engine.hooks import PseudoLabelHook, SETMAHook, SpatialEnsembleHook
+from se_mm.engine.semi_supervised_train_loop import SemiSupervisedTrainLoop
 
-__all__ = ['SETMAHook', 'SpatialEnsembleHook']
+__all__ = ['PseudoLabelHook', 'SETMAHook', 'SemiSupervisedTrainLoop', 'SpatialEnsembleHook']

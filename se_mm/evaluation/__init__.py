@@ -1,8 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of self-supervised runs by probes on frozen features."""
+"""Evaluation of self-supervised runs by probes, and of teacher and student classifiers."""
 
 from .pretrained_check import PretrainedCheckHook
 from .probe_loop import ProbeLoop
 from .probes import KNNProbe, LinearProbe, Probe
+from .teacher_student_loop import TeacherStudentLoop
 
-__all__ = ['KNNProbe', 'LinearProbe', 'PretrainedCheckHook', 'Probe', 'ProbeLoop']
+__all__ = [
+    'KNNProbe',
+    'LinearProbe',
+    'PretrainedCheckHook',
+    'Probe',
+    'ProbeLoop',
+    'TeacherStudentLoop',
+]

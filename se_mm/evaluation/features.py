@@ -1,33 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen features of labelled images, and leaving no trace of having computed them."""
+"""Frozen features of labelled images."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-
-
-@contextmanager
-def rng_untouched() -> Iterator[None]:
-    """Restore the global RNGs of Python, NumPy and torch on leaving.
-
-    Even a ``DataLoader`` without shuffling draws from torch's when it is iterated, so evaluating
-    would otherwise change the rest of the training.
-    """
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
 
 
 @contextmanager

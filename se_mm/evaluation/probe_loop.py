@@ -50,8 +50,9 @@ from torch.utils.data import DataLoader
 
 from se_mm.engine.teachers import bound_teacher
 from se_mm.engine.teachers.base import submodule
-from se_mm.evaluation.features import frozen, labels_of, pooled, prepared, rng_untouched
+from se_mm.evaluation.features import frozen, labels_of, pooled, prepared
 from se_mm.evaluation.probes import Probe
+from se_mm.rng import rng_untouched
 from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models registered with MMEngine."""
 
+from se_mm.models import semi_supervised
 from se_mm.models.averaged_models import (
     SmoothedModel,
     SpatialEnsemble,
@@ -8,11 +9,14 @@ from se_mm.models.averaged_models import (
 )
 from se_mm.models.conv_net import ConvNet
 from se_mm.models.linear_bn_head import linear_bn_head
+from se_mm.models.wide_resnet import WideResNet
 
 __all__ = [
     'ConvNet',
     'SmoothedModel',
     'SpatialEnsemble',
     'SpatialTemporalSmoothing',
+    'WideResNet',
     'linear_bn_head',
+    'semi_supervised',
 ]

@@ -12,15 +12,22 @@ CHECKPOINT_KEY = 'se_mm'
 """The key that a checkpoint has beside the stock ones."""
 
 
-def record(hook: str, seed: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def record(hook: str, seed: int, step: int, options: Mapping[str, Any]) -> dict[str, Any]:
     """What goes under :data:`CHECKPOINT_KEY`: with the state dict, all that the picks depend on.
 
     Args:
         hook: Name of the hook.
         seed: Seed of the picks.
+        step: Updates made.
         options: The hook's options as the config has them.
     """
-    return {'version': __version__, 'hook': hook, 'seed': seed, 'options': plain(options)}
+    return {
+        'version': __version__,
+        'hook': hook,
+        'seed': seed,
+        'step': step,
+        'options': plain(options),
+    }
 
 
 def changed_options(saved: Mapping[str, Any], hook: str, options: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, changed_options, record
-from se_mm.engine.teachers import Shadow, Teacher, find_teacher
+from se_mm.engine.teachers import Pair, Shadow, Teacher, find_teacher
 from se_mm.models import SmoothedModel
 from se_mm.smoothing import BUFFER_POLICIES, GRANULARITIES, Rule, Smoother, build_rules
 from se_mm.smoothing.options import (
@@ -179,6 +179,11 @@ class SpatialEnsembleHook(Hook):
             f'{type(self).__name__}: {self.teacher}; {self._rule(self.teacher)}; buffers '
             f'{self.buffers}; seed {seed}; update {self._smoothed.step} of {self._smoothed.total}.'
         )
+        if self.teacher.caution:
+            runner.logger.warning(f'{type(self).__name__}: {self.teacher.caution}')
+        if self.teacher.taught_from_start and runner.iter == 0:
+            self._arm(runner, student_updates=0)
+            self._smoothed.update_parameters(self.teacher.student)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Union[dict, tuple, list, None] = None
@@ -219,7 +224,9 @@ class SpatialEnsembleHook(Hook):
         """Add what the picks of this run need besides the state dict, and a teacher beside it."""
         if isinstance(self.teacher, Shadow):
             self.teacher.save(checkpoint)
-        checkpoint[CHECKPOINT_KEY] = record(type(self).__name__, self.seed, self._options)
+        checkpoint[CHECKPOINT_KEY] = record(
+            type(self).__name__, self.seed, self._smoothed.step, self._options
+        )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Take the teacher and the seed out of a checkpoint, and say what differs from it.
@@ -236,7 +243,12 @@ class SpatialEnsembleHook(Hook):
                     f'copy of the student.'
                 )
         if resuming:
-            self._compare(runner, checkpoint.get(CHECKPOINT_KEY))
+            saved = checkpoint.get(CHECKPOINT_KEY)
+            self._compare(runner, saved)
+            if isinstance(self.teacher, Pair):
+                # Its count of updates has no place in the state dict. Stock hooks make one at
+                # every iteration.
+                self._smoothed.step = saved['step'] if saved else checkpoint['meta']['iter']
 
     def _option_names(self) -> list[str]:
         return list(self._options)
@@ -255,7 +267,10 @@ class SpatialEnsembleHook(Hook):
                 raise OptionError(
                     f'custom_hooks has {name} beside {type(self).__name__}: one of them is allowed.'
                 )
-            if isinstance(teacher, Shadow) and isinstance(hook, EMAHook):
+            replaced = isinstance(teacher, Shadow) and isinstance(hook, EMAHook)
+            # By name, since mmdet need not be installed.
+            classes = [cls.__name__ for cls in type(hook).__mro__]
+            if replaced or (isinstance(teacher, Pair) and 'MeanTeacherHook' in classes):
                 raise OptionError(
                     f'custom_hooks has {name} beside {type(self).__name__}, which takes its place: '
                     f"drop the line dict(type='{name}', ...)."
@@ -282,7 +297,8 @@ class SpatialEnsembleHook(Hook):
         accumulated = 1
         if not self.every_iter:
             accumulated = min(getattr(o, '_accumulative_counts', 1) for o in _optimizers(runner))
-        return max(1, math.ceil((runner.max_iters - begin) / accumulated))
+        updates = max(1, math.ceil((runner.max_iters - begin) / accumulated))
+        return updates + (self.teacher.taught_from_start and begin == 0)
 
     def _arm(self, runner: Runner, student_updates: int) -> None:
         """Say what the next call of ``update_parameters`` is to do.

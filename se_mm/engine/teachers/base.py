@@ -32,6 +32,8 @@ class Teacher(ABC):
         default_momentum: The momentum of the stock hook whose place ours takes.
         updated_by_model: Whether the model asks for an update, in its forward; otherwise the hook
             does, after the iteration.
+        taught_from_start: Whether the model uses its teacher before the first update, which is
+            then made before the first iteration.
         path: Dotted name of the teacher in its model; empty for a teacher outside it.
         parameters: The parameter pairs.
         buffers: The buffer pairs.
@@ -40,6 +42,7 @@ class Teacher(ABC):
     kind: ClassVar[str]
     default_momentum: ClassVar[float]
     updated_by_model: ClassVar[bool]
+    taught_from_start: ClassVar[bool] = False
     path: str
     parameters: tuple[Pair, ...]
     buffers: tuple[Pair, ...]
@@ -86,6 +89,11 @@ class Teacher(ABC):
 
     def inherited_average(self) -> Union[Schedule, AverageFunction, None]:
         """The averaging of what is replaced; None where there is nothing to inherit."""
+        return None
+
+    @property
+    def caution(self) -> Optional[str]:
+        """What a user may not expect of this teacher, to be said when the run starts."""
         return None
 
 

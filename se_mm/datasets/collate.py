@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches of labelled images and of several views of unlabelled ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.registry import FUNCTIONS
+from torch import Tensor
+
+from se_mm.smoothing.options import OptionError
+
+
+@FUNCTIONS.register_module()
+def collate_views(samples: Sequence[dict]) -> dict[str, Any]:
+    """Make a batch of packed samples, of which one image or several views of it are the inputs.
+
+    It holds tensors only: data samples would have to be sent from the workers one by one.
+
+    Args:
+        samples: As mmpretrain's ``PackInputs`` makes them. With one image: labelled; with a list of
+            views: unlabelled, and a ``gt_label`` is the truth that only accuracies are measured
+            against.
+
+    Returns:
+        ``inputs=dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])`` and
+        ``data_samples=dict(labels=(B,), truth=(U,))``, where an unknown truth is -1.
+
+    Raises:
+        OptionError: If images of one kind differ in size, or there is no labelled one.
+    """
+    labelled = [sample for sample in samples if isinstance(sample['inputs'], Tensor)]
+    unlabelled = [sample for sample in samples if not isinstance(sample['inputs'], Tensor)]
+    if not labelled:
+        raise OptionError('a batch of collate_views has no labelled image: use a MultiSourceBatchSampler.')
+    views = zip(*(sample['inputs'] for sample in unlabelled))
+    return {
+        'inputs': {
+            'labelled': _stacked('labelled_pipeline', [sample['inputs'] for sample in labelled]),
+            'views': [_stacked('unlabelled_pipeline', list(view)) for view in views],
+        },
+        'data_samples': {'labels': _labels(labelled), 'truth': _labels(unlabelled)},
+    }
+
+
+def _stacked(pipeline: str, images: list[Tensor]) -> Tensor:
+    try:
+        return torch.stack(images)
+    except RuntimeError:
+        shapes = sorted({tuple(image.shape[-2:]) for image in images})
+        raise OptionError(
+            f'{pipeline} gives images of several sizes, as {shapes[0]} and {shapes[-1]}: resize or '
+            f'crop them to one.'
+        ) from None
+
+
+def _labels(samples: list[dict]) -> Tensor:
+    labels = [sample['data_samples'].get('gt_label') for sample in samples]
+    return torch.tensor([-1 if label is None else int(label) for label in labels])

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's own images: files in a folder, and their labels in a CSV file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import numpy as np
+from mmengine.dataset import BaseDataset
+from mmengine.fileio import join_path
+from mmengine.registry import DATASETS
+
+from se_mm.smoothing.options import OptionError, did_you_mean
+
+
+@DATASETS.register_module()
+class CSVDataset(BaseDataset):
+    """Images whose labels a CSV file lists.
+
+    The file has a header; values are separated by commas, in UTF-8, and white space around them is
+    not part of them. Every row names an image, relative to ``data_root`` and ``data_prefix``, and
+    its class. An item, before the pipeline, is a dict of ``img_path``, ``gt_label`` int and
+    ``sample_idx``. The file is checked as a whole when the data set is built.
+
+    Example:
+        >>> dataset = dict(type='CSVDataset', data_root='data/birds', ann_file='train.csv')
+
+    Args:
+        ann_file: The CSV file; relative to ``data_root``.
+        data_root: Folder of the data.
+        data_prefix: Folder of the images; relative to ``data_root``.
+        classes: Names of the classes, in the order of the labels. None: the names that the file
+            has, sorted.
+        image_column: Name of the column of the images.
+        label_column: Name of the column of the classes.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+
+    Raises:
+        OptionError: If the file cannot be read, or a row is wrong; it names the line.
+    """
+
+    def __init__(
+        self,
+        ann_file: str,
+        data_root: str = '',
+        data_prefix: str = '',
+        classes: Optional[Sequence[str]] = None,
+        image_column: str = 'image',
+        label_column: str = 'label',
+        **kwargs: Any,
+    ) -> None:
+        for key, value in (
+            ('ann_file', ann_file),
+            ('data_root', data_root),
+            ('data_prefix', data_prefix),
+            ('image_column', image_column),
+            ('label_column', label_column),
+        ):
+            if not isinstance(value, str):
+                raise OptionError(f'{key}={value!r} is not allowed: a string.')
+        if not ann_file:
+            raise OptionError("ann_file='' is not allowed: the path of a CSV file.")
+        if image_column == label_column:
+            raise OptionError(
+                f'label_column={label_column!r} is not allowed: another column than image_column.'
+            )
+        self._given_classes = _check_classes(classes)
+        self.image_column = image_column
+        self.label_column = label_column
+        super().__init__(
+            ann_file=os.path.expanduser(ann_file),
+            data_root=os.path.expanduser(data_root),
+            data_prefix=dict(img_path=os.path.expanduser(data_prefix)),
+            **kwargs,
+        )
+
+    def load_data_list(self) -> list[dict]:
+        """Read and check the file; called once."""
+        rows = list(self._rows())
+        if not rows:
+            raise OptionError(f'{self.ann_file!r} is empty: at least one image below the header.')
+        classes = self._given_classes or tuple(sorted({label for _, _, label in rows}))
+        self._metainfo['classes'] = classes
+        labels = {name: label for label, name in enumerate(classes)}
+        lines: dict[str, int] = {}
+        items = []
+        for line, image, label in rows:
+            where = f'{self.ann_file!r}, line {line}'
+            if label not in labels:
+                shown = ', '.join(repr(name) for name in classes[:10])
+                raise OptionError(
+                    f'{where}: {self.label_column}={label!r} is not allowed: one of {shown}'
+                    f'{", ..." if len(classes) > 10 else ""}.{did_you_mean(label, classes)}'
+                )
+            path = self._find_image(where, image)
+            first = lines.setdefault(os.path.normpath(path), line)
+            if first != line:
+                raise OptionError(
+                    f'{where}: {self.image_column}={image!r} is a duplicate of line {first}: '
+                    'every image once.'
+                )
+            items.append({'img_path': path, 'gt_label': labels[label]})
+        return items
+
+    def get_gt_labels(self) -> np.ndarray:
+        """The labels (n,) int64."""
+        labels = [self.get_data_info(index)['gt_label'] for index in range(len(self))]
+        return np.array(labels, dtype=np.int64)
+
+    def _rows(self) -> Iterator[tuple[int, str, str]]:
+        """The line number, the image and the label of each row."""
+        # Strict: a quotation mark that is not closed would swallow all rows below it.
+        reader = csv.reader(io.StringIO(self._read_text(), newline=''), strict=True)
+        line = 1
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            columns = [self._find_column(header, 'image'), self._find_column(header, 'label')]
+            line = reader.line_num + 1
+            for row in reader:
+                # A value may have line breaks: a row is where it begins.
+                start, line = line, reader.line_num + 1
+                if len(row) < 2 and not ''.join(row).strip():
+                    continue
+                where = f'{self.ann_file!r}, line {start}'
+                if len(row) != len(header):
+                    raise OptionError(
+                        f'{where}: {_shorten(row)} has {len(row)} values, not {len(header)} as the '
+                        'header: a value with a comma needs quotation marks.'
+                    )
+                image, label = (row[column].strip() for column in columns)
+                for name, value in ((self.image_column, image), (self.label_column, label)):
+                    if not value:
+                        raise OptionError(f"{where}: {name}='' is not allowed: it is empty.")
+                yield start, image, label
+        except csv.Error as error:
+            raise OptionError(f'{self.ann_file!r}, line {line}: not a CSV file: {error}') from error
+
+    def _read_text(self) -> str:
+        """The file's text."""
+        try:
+            # Excel marks UTF-8 by a byte order mark, which is not part of the first name.
+            return Path(self.ann_file).read_bytes().decode('utf-8-sig')
+        except FileNotFoundError as error:
+            folder = Path(self.ann_file).parent
+            near = did_you_mean(self.ann_file, [str(path) for path in folder.glob('*')])
+            raise OptionError(
+                f'ann_file={self.ann_file!r} does not exist: the path of a CSV file.{near}'
+            ) from error
+        except OSError as error:
+            raise OptionError(f'ann_file={self.ann_file!r} cannot be read: {error}') from error
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b'\n') + 1
+            value = error.object[error.start : error.end]
+            raise OptionError(
+                f'{self.ann_file!r}, line {line}: {value!r} is not UTF-8: save the file in that '
+                'encoding.'
+            ) from error
+
+    def _find_column(self, header: list[str], which: str) -> int:
+        """Where the column of the images or of the labels is."""
+        name = self.image_column if which == 'image' else self.label_column
+        if header.count(name) != 1:
+            where = f'{self.ann_file!r}, line 1'
+            if not header:
+                raise OptionError(f'{where}: the file is empty: a header with the column {name!r}.')
+            names = ', '.join(repr(column) for column in header)
+            if name in header:
+                raise OptionError(f'{where}: the column {name!r} is there twice: {names}.')
+            raise OptionError(
+                f'{where}: there is no column {which}_column={name!r}: one of {names}.'
+                f'{did_you_mean(name, header)}'
+            )
+        return header.index(name)
+
+    def _find_image(self, where: str, image: str) -> str:
+        """The path of an image that a row names."""
+        folder = self.data_prefix['img_path']
+        # By its name alone: links to where the images really are remain possible.
+        if os.path.isabs(image) or os.path.normpath(image).split(os.sep)[0] == os.pardir:
+            raise OptionError(
+                f'{where}: {self.image_column}={image!r} is not allowed: it leaves the folder '
+                f'{folder or os.curdir!r}.'
+            )
+        path = join_path(folder, image)
+        if not os.path.isfile(path):
+            parent = Path(path).parent
+            # Not all names of a folder: there may be a million.
+            same = [str(parent / name.name) for name in parent.glob(f'{Path(path).stem}.*')]
+            raise OptionError(
+                f'{where}: {self.image_column}={image!r} does not exist: there is no file '
+                f'{path!r}.{did_you_mean(path, same)}'
+            )
+        return path
+
+
+def _check_classes(classes: Optional[Sequence[str]]) -> Optional[tuple[str, ...]]:
+    """The names of the classes, if they are names."""
+    if classes is None:
+        return None
+    if isinstance(classes, str) or not isinstance(classes, Sequence) or not classes:
+        raise OptionError(f'classes={classes!r} is not allowed: a list of names, or None.')
+    for index, name in enumerate(classes):
+        if not isinstance(name, str):
+            raise OptionError(f'classes[{index}]={name!r} is not allowed: a name, in quotes.')
+        if name in classes[:index]:
+            raise OptionError(f'classes[{index}]={name!r} is not allowed: it is there twice.')
+    return tuple(classes)
+
+
+def _shorten(row: list[str]) -> str:
+    """A row as it is written, cut where it would fill the screen."""
+    text = repr(','.join(row))
+    return text if len(text) <= 60 else f'{text[:57]}...'

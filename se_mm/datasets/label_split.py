@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which images of a data set are labelled: drawn once, kept in a file, checked when it is read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from se_mm.smoothing.options import OptionError, check_count, check_flag, did_you_mean
+
+DIGEST_LENGTH = 64  # SHA-256 in hexadecimal.
+
+
+@dataclass(frozen=True)
+class LabelSplit:
+    """The images of a data set whose labels are used.
+
+    Attributes:
+        dataset: Class name of the data set.
+        classes: Names of its classes, in the order of the labels.
+        num_images: How many images it has, with those that have no label.
+        digest: SHA-256, in hexadecimal, of its labels as int64 little-endian bytes.
+        num_labels: How many images are labelled.
+        balanced: Whether every class was asked for equally often.
+        seed: Seed of the draw.
+        indices: The labelled images, sorted, 0 to ``num_images - 1``.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    num_images: int
+    digest: str
+    num_labels: int
+    balanced: bool
+    seed: int
+    indices: tuple[int, ...]
+
+    def save(self, path: Union[str, Path]) -> None:
+        """Write the split as JSON, one line for each field, creating the folder.
+
+        Raises:
+            OptionError: If it cannot be written there.
+        """
+        path = Path(path)
+        lines = [
+            f'  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
+            for key, value in asdict(self).items()
+        ]
+        # In the same folder, so that the file appears at once and whole, or not at all.
+        temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise OptionError(f'split={str(path)!r} cannot be written: {error}') from error
+
+    @classmethod
+    def load(cls, path: Union[str, Path]) -> LabelSplit:
+        """Read a split.
+
+        Raises:
+            OptionError: If there is no such file, or it is not one that :meth:`save` wrote.
+        """
+        where = f'split={str(path)!r}'
+        try:
+            content = json.loads(Path(path).read_text(encoding='utf-8'))
+        except FileNotFoundError as error:
+            folder = Path(path).parent
+            near = did_you_mean(path, [str(other) for other in folder.glob('*.json')])
+            raise OptionError(f'{where} does not exist: the path of a file.{near}') from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise OptionError(f'{where} cannot be read as JSON: {error}') from error
+        if not isinstance(content, dict):
+            raise OptionError(f'{where} is not a split: {_short(content)} is not a JSON object.')
+        names = [field.name for field in fields(cls)]
+        for key in content:
+            if key not in names:
+                raise OptionError(
+                    f'{where} has no field {key!r}: it has {", ".join(names)}.'
+                    f'{did_you_mean(key, names)}'
+                )
+        for name in names:
+            if name not in content:
+                raise OptionError(f'{where} lacks the field {name!r}: it has {", ".join(names)}.')
+        _check_content(where, content)
+        content['classes'] = tuple(content['classes'])
+        content['indices'] = tuple(sorted(content['indices']))
+        return cls(**content)
+
+    def check(
+        self, path: Union[str, Path], dataset: str, classes: Sequence[str], labels: np.ndarray
+    ) -> None:
+        """Refuse a split that was not drawn from this data set, or that cannot be used.
+
+        Args:
+            path: Where the split was read, for the message.
+            dataset: Class name of the data set.
+            classes: Names of its classes.
+            labels: Its labels (n,), integers; below 0 where an image has none.
+
+        Raises:
+            OptionError: If it is another's, an index has no image or no label, or a class has no
+                labelled image.
+        """
+        where = f'split={str(path)!r}'
+        labels = _check_labels(classes, labels)
+        for what, own, given in (
+            ('data set', self.dataset, dataset),
+            ('number of classes', len(self.classes), len(classes)),
+            ('number of images', self.num_images, len(labels)),
+        ):
+            if own != given:
+                raise OptionError(f'{where} is of another data set: {what} {own!r}, not {given!r}.')
+        for index, (own, given) in enumerate(zip(self.classes, classes)):
+            if own != given:
+                raise OptionError(
+                    f'{where} is of another data set: class {index} is {own!r}, not {given!r}.'
+                )
+        digest = digest_labels(labels)
+        if self.digest != digest:
+            raise OptionError(
+                f'{where} is of other labels, or of another order of the images: '
+                f'digest {_short(self.digest)}, not {_short(digest)}.'
+            )
+        for index in self.indices:
+            if not 0 <= index < len(labels):
+                raise OptionError(
+                    f'{where} has the index {index}, which is out of range: 0 to {len(labels) - 1}.'
+                )
+            if labels[index] < 0:
+                raise OptionError(f'{where} has the index {index}, an image that has no label.')
+        counts = np.bincount(labels[list(self.indices)], minlength=len(classes))
+        for name, count in zip(classes, counts):
+            if count == 0:
+                raise OptionError(f'{where} leaves the class {name!r} without a labelled image.')
+
+    def table(self, labels: np.ndarray) -> str:
+        """A table for people: each class, its images and its labelled images.
+
+        Args:
+            labels: The labels (n,) of the data set.
+        """
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        labels = np.asarray(labels)
+        title = f'{self.dataset}: {self.num_labels} labels, seed {self.seed}'
+        table = Table(title=Text(title), show_footer=True)
+        table.add_column('class', footer='all')
+        table.add_column('images', justify='right', footer=str(len(labels)))
+        table.add_column('labelled', justify='right', footer=str(len(self.indices)))
+        images = _count_classes(labels, len(self.classes))
+        labelled = _count_classes(labels[list(self.indices)], len(self.classes))
+        for name, of_class, drawn in zip(self.classes, images, labelled):
+            table.add_row(Text(name), str(of_class), str(drawn))
+        if without := int((labels < 0).sum()):
+            table.add_row('(no label)', str(without), '0')
+        stream = io.StringIO()
+        Console(file=stream, width=100).print(table)
+        return stream.getvalue()
+
+
+def draw_split(
+    dataset: str,
+    classes: Sequence[str],
+    labels: np.ndarray,
+    num_labels: int,
+    seed: int = 0,
+    balanced: bool = True,
+) -> LabelSplit:
+    """Draw the images that are labelled, without replacement.
+
+    The draw depends on the seed and the labels alone. A balanced draw of more labels with the same
+    seed contains that of fewer.
+
+    Args:
+        dataset: Class name of the data set.
+        classes: Names of its classes.
+        labels: Its labels (n,), integers from 0 to ``len(classes) - 1``; an image whose label is
+            below 0 has none, and is never drawn.
+        num_labels: How many images to draw, at least 1.
+        seed: Seed of the draw, at least 0.
+        balanced: Whether to draw equally many images of every class; otherwise in the proportions
+            of the data, rounded by largest remainder.
+
+    Raises:
+        OptionError: If an option is out of its range, or a class would get no label or has too few
+            images.
+    """
+    num_labels = check_count('num_labels', num_labels, 1)
+    seed = check_count('seed', seed)
+    balanced = check_flag('balanced', balanced)
+    classes = tuple(str(name) for name in classes)
+    labels = _check_labels(classes, labels)
+    sizes = _count_classes(labels, len(classes))
+    for name, size in zip(classes, sizes):
+        if size == 0:
+            raise OptionError(f'class {name!r} of {dataset} has no image that could be labelled.')
+    if num_labels > sizes.sum():
+        raise OptionError(
+            f'num_labels={num_labels} is not allowed: {dataset} has {sizes.sum()} labelled images.'
+        )
+    counts = (_equal_counts if balanced else _proportional_counts)(classes, sizes, num_labels)
+    rng = np.random.default_rng(seed)
+    # A permutation of the whole class uses the same random numbers however many are taken of it.
+    drawn = [
+        rng.permutation(np.flatnonzero(labels == label))[:count]
+        for label, count in enumerate(counts)
+    ]
+    return LabelSplit(
+        dataset=dataset,
+        classes=classes,
+        num_images=len(labels),
+        digest=digest_labels(labels),
+        num_labels=num_labels,
+        balanced=balanced,
+        seed=seed,
+        indices=tuple(int(index) for index in np.sort(np.concatenate(drawn))),
+    )
+
+
+def digest_labels(labels: np.ndarray) -> str:
+    """SHA-256, in hexadecimal, of labels (n,) as int64 little-endian bytes."""
+    return hashlib.sha256(np.asarray(labels).astype('<i8').tobytes()).hexdigest()
+
+
+def _equal_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> list[int]:
+    """How many images of each class, equally many."""
+    each, rest = divmod(num_labels, len(classes))
+    if rest:
+        near = [str(count * len(classes)) for count in (each, each + 1) if count]
+        raise OptionError(
+            f'num_labels={num_labels} is not divisible by {len(classes)} classes: '
+            f'{" or ".join(near)}, or balanced=False, which draws each class as often as the data '
+            'have it.'
+        )
+    smallest = int(np.argmin(sizes))
+    if sizes[smallest] < each:
+        raise OptionError(
+            f'num_labels={num_labels} asks for {each} images of each class, but class '
+            f'{classes[smallest]!r} has {sizes[smallest]}: at most '
+            f'{sizes[smallest] * len(classes)}, or balanced=False.'
+        )
+    return [each] * len(classes)
+
+
+def _proportional_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> list[int]:
+    """How many images of each class, in the proportions of the data."""
+    counts = _largest_remainder(sizes, num_labels)
+    if counts.all():
+        return counts.tolist()
+    # Not the first number above, which is sure to be enough: rounding up may help before.
+    sure = -(-int(sizes.sum()) // int(sizes.min()))
+    enough = next(
+        count for count in range(num_labels + 1, sure + 1) if _largest_remainder(sizes, count).all()
+    )
+    name, size = classes[int(np.argmin(counts))], sizes[int(np.argmin(counts))]
+    raise OptionError(
+        f'num_labels={num_labels} leaves the class {name!r}, which has {size} of {sizes.sum()} '
+        f'images, without a label: at least {enough}.'
+    )
+
+
+def _largest_remainder(sizes: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers (classes,) in proportion to ``sizes`` that sum to ``total``.
+
+    In whole numbers throughout, so that ties are ties; they go to the first class.
+    """
+    counts, rests = np.divmod(sizes * total, sizes.sum())
+    order = np.argsort(-rests, kind='stable')
+    counts[order[: total - counts.sum()]] += 1
+    return counts
+
+
+def _count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """How many labels (classes,) int64 each class has."""
+    return np.bincount(labels[labels >= 0], minlength=num_classes).astype(np.int64)
+
+
+def _check_labels(classes: Sequence[str], labels: Any) -> np.ndarray:
+    """Return labels as int64 if they are labels of these classes."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in 'iu'):
+        raise OptionError(
+            f'labels of shape {labels.shape} and type {labels.dtype} are not allowed: '
+            'one whole number for each image.'
+        )
+    labels = labels.astype(np.int64)
+    if len(classes) == 0:
+        raise OptionError('classes=() is not allowed: at least one class.')
+    wrong = np.flatnonzero(labels >= len(classes))
+    if wrong.size:
+        raise OptionError(
+            f'image {wrong[0]} has the label {labels[wrong[0]]}, which is not allowed: '
+            f'0 to {len(classes) - 1}, or below 0 for an image without a label.'
+        )
+    return labels
+
+
+def _check_content(where: str, content: dict) -> None:
+    """Refuse the first field of a file that is of the wrong type or contradicts another."""
+
+    def refuse(key: str, value: Any, allowed: str) -> None:
+        raise OptionError(f'{where} has {key}={_short(value)}, which is not allowed: {allowed}.')
+
+    def is_count(value: Any, low: int) -> bool:
+        return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+    if not isinstance(content['dataset'], str):
+        refuse('dataset', content['dataset'], 'the class name of a data set')
+    for key, low in (('num_images', 1), ('num_labels', 1), ('seed', 0)):
+        if not is_count(content[key], low):
+            refuse(key, content[key], f'a whole number of at least {low}')
+    if not isinstance(content['balanced'], bool):
+        refuse('balanced', content['balanced'], 'true or false')
+    digest = content['digest']
+    if (
+        not isinstance(digest, str)
+        or len(digest) != DIGEST_LENGTH
+        or not set(digest) <= set('0123456789abcdef')
+    ):
+        refuse('digest', digest, f'{DIGEST_LENGTH} hexadecimal digits in lower case')
+    for key in ('classes', 'indices'):
+        if not isinstance(content[key], list) or not content[key]:
+            refuse(key, content[key], 'a list that is not empty')
+    for name in content['classes']:
+        if not isinstance(name, str):
+            refuse('a class', name, 'a name in quotation marks')
+    seen = set()
+    for index in content['indices']:
+        # Whether there is such an image is checked against the data set.
+        if not isinstance(index, int) or isinstance(index, bool):
+            refuse('an index', index, 'a whole number')
+        if index in seen:
+            raise OptionError(f'{where} has the index {index} twice.')
+        seen.add(index)
+    if len(seen) != content['num_labels']:
+        refuse('num_labels', content['num_labels'], f'{len(seen)}, as many as there are indices')
+
+
+def _short(value: Any) -> str:
+    """A value as it is written, cut where it would fill the screen."""
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'

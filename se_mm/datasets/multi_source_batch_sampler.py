@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches that are drawn from labelled and from unlabelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+import numpy as np
+from mmengine.dist import get_dist_info
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import Sampler
+
+from se_mm.smoothing.options import OptionError, check_count
+
+
+class Draw(int):
+    """An index into a data set that knows which draw of the run it is.
+
+    The data set can so make the randomness of a view a function of the draw alone: whichever worker
+    makes it, and whether the run was resumed in between, it is the same.
+
+    Attributes:
+        key: Whole numbers that no other draw of the run has: the seed, the source, the count.
+    """
+
+    key: tuple[int, int, int]
+
+    def __new__(cls, index: int, key: tuple[int, int, int] = (0, 0, 0)) -> Draw:
+        """Make the draw with a key of an index."""
+        draw = super().__new__(cls, index)
+        draw.key = key
+        return draw
+
+
+@DATA_SAMPLERS.register_module()
+class MultiSourceBatchSampler(Sampler):
+    """Draws each batch from all sources of a data set, a fixed number from each.
+
+    Each source is gone through in a random order, and then in another, without end. What is drawn
+    is a function of the seed, the step and the rank: the ranks' batches have nothing in common
+    within a pass, and a resumed run goes on at its step without reading what came before.
+
+    Example:
+        >>> train_dataloader = dict(
+        ...     batch_size=64,
+        ...     sampler=dict(type='InfiniteSampler'),
+        ...     batch_sampler=dict(type='MultiSourceBatchSampler', mu=7),
+        ... )
+
+    Args:
+        sampler: Its data set, which must have ``source_sizes``, and its seed are used; Runner makes
+            it of the config.
+        batch_size: Labelled images in a batch, on each rank.
+        mu: Unlabelled images for each labelled one, at least 1.
+        batch_sizes: Images of each source in a batch, instead of ``mu``.
+
+    Attributes:
+        step: The step of the first batch that the next iteration makes.
+        seed: Seed of the order.
+
+    Raises:
+        OptionError: If an option is out of its range or does not fit the data set.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        batch_size: int,
+        mu: Optional[int] = None,
+        batch_sizes: Optional[list[int]] = None,
+    ) -> None:
+        dataset = sampler.dataset
+        sizes = getattr(dataset, 'source_sizes', None)
+        if sizes is None:
+            raise OptionError(
+                f'batch_sampler=MultiSourceBatchSampler is not allowed with a '
+                f'{type(dataset).__name__}: a data set of several sources, as '
+                f'SemiSupervisedDataset.'
+            )
+        check_count('batch_size', batch_size, 1)
+        if batch_sizes is None:
+            if len(sizes) > 1:
+                mu = check_count('mu', 1 if mu is None else mu, 1)
+            elif mu is not None:
+                raise OptionError(
+                    f'mu={mu!r} is not allowed: the data set has no unlabelled images. Leave mu '
+                    f'out.'
+                )
+            batch_sizes = [batch_size, *(batch_size * mu for _ in sizes[1:])]
+        elif mu is not None:
+            raise OptionError(f'mu={mu!r} and batch_sizes={batch_sizes!r}: only one is allowed.')
+        elif len(batch_sizes) != len(sizes):
+            raise OptionError(
+                f'batch_sizes={batch_sizes!r} is not allowed: one for each of {len(sizes)} sources.'
+            )
+        elif batch_sizes[0] != batch_size:
+            raise OptionError(
+                f'batch_sizes={batch_sizes!r} does not fit batch_size={batch_size}: it begins with '
+                f'the number of labelled images.'
+            )
+        self.batch_sizes = [check_count('batch_sizes', size, 1) for size in batch_sizes]
+        self.sampler = sampler
+        self.sizes = list(sizes)
+        self.rank, self.world_size = get_dist_info()
+        self.seed = int(sampler.seed)
+        self.step = 0
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        """Batches from :attr:`step` on, without end."""
+        offsets = np.cumsum([0, *self.sizes])
+        orders: list[dict[int, np.ndarray]] = [{} for _ in self.sizes]
+        step = self.step
+        while True:
+            batch = []
+            for source, count in enumerate(self.batch_sizes):
+                first = (step * self.world_size + self.rank) * count
+                for position in range(first, first + count):
+                    turn, place = divmod(position, self.sizes[source])
+                    order = self._order(orders[source], source, turn)
+                    index = int(offsets[source] + order[place])
+                    batch.append(Draw(index, (self.seed, source, position)))
+            yield batch
+            step += 1
+
+    def __len__(self) -> int:
+        """Batches in which every image has been drawn, of the source that takes longest."""
+        per_step = [count * self.world_size for count in self.batch_sizes]
+        return max(-(-size // count) for size, count in zip(self.sizes, per_step))
+
+    def _order(self, known: dict[int, np.ndarray], source: int, turn: int) -> np.ndarray:
+        """The order of a source in a pass over it; ``known`` keeps the last two."""
+        if turn not in known:
+            rng = np.random.default_rng((self.seed, source, turn))
+            known[turn] = rng.permutation(self.sizes[source])
+            for old in [other for other in known if other < turn - 1]:
+                del known[old]
+        return known[turn]

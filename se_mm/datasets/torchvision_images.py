@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SVHN and STL-10, which mmpretrain does not have, from torchvision's files."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from http.client import HTTPException
+from typing import Any, Optional
+
+import numpy as np
+from mmengine.dist import barrier, is_main_process
+from mmengine.registry import DATASETS
+
+from se_mm.datasets.array_dataset import ArrayDataset
+from se_mm.smoothing.options import OptionError, check_choice, check_count, check_flag
+
+SVHN_SPLITS = ('train', 'test', 'extra')
+STL10_SPLITS = ('train', 'test', 'unlabeled', 'train+unlabeled')
+STL10_CLASSES = (
+    'airplane',
+    'bird',
+    'car',
+    'cat',
+    'deer',
+    'dog',
+    'horse',
+    'monkey',
+    'ship',
+    'truck',
+)
+STL10_SIZE = 96
+NUM_FOLDS = 10
+
+
+@DATASETS.register_module()
+class SVHN(ArrayDataset):
+    """Street View House Numbers, cropped: digits of 32 x 32 pixels.
+
+    Example:
+        >>> dataset = dict(type='SVHN', data_root='data/svhn', split='train')
+
+    Args:
+        data_root: Folder of ``train_32x32.mat``, ``test_32x32.mat`` and ``extra_32x32.mat``.
+        split: ``'train'`` (73,257 images), ``'test'`` (26,032) or ``'extra'`` (531,131).
+        download: Whether to download the split's file if it is not there.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+
+    Raises:
+        OptionError: If an option is out of its range, or the file cannot be read.
+    """
+
+    def __init__(
+        self, data_root: str, split: str = 'train', download: bool = True, **kwargs: Any
+    ) -> None:
+        self.split = check_choice('split', split, SVHN_SPLITS)
+        self.download = check_flag('download', download)
+        self._folder = _check_folder(data_root)
+        super().__init__('0123456789', **kwargs)
+
+    def make_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read the split."""
+        data = _read('SVHN', self._folder, self.download, split=self.split)
+        return _to_bgr(data.data), data.labels.reshape(-1).astype(np.int64)
+
+
+@DATASETS.register_module()
+class STL10(ArrayDataset):
+    """STL-10: ten classes of 96 x 96 pixels, and many images without a label.
+
+    An image without a label has ``gt_label`` -1.
+
+    Example:
+        >>> dataset = dict(type='STL10', data_root='data/stl10', split='train+unlabeled')
+
+    Args:
+        data_root: Folder of the folder ``stl10_binary``.
+        split: ``'train'`` (5,000 images), ``'test'`` (8,000), ``'unlabeled'`` (100,000) or
+            ``'train+unlabeled'``.
+        download: Whether to download and unpack the archive (2.5 GB) if a file is not there.
+        fold: Take of the labelled training images only the 1,000 of this predefined fold, 0 to 9.
+            None: all.
+        size: Height and width to which images are resized. None: 96, as they are.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+
+    Raises:
+        OptionError: If an option is out of its range, or the files cannot be read.
+    """
+
+    def __init__(
+        self,
+        data_root: str,
+        split: str = 'train',
+        download: bool = True,
+        fold: Optional[int] = None,
+        size: Optional[int] = None,
+        **kwargs: Any,
+    ) -> None:
+        self.split = check_choice('split', split, STL10_SPLITS)
+        self.download = check_flag('download', download)
+        if fold is not None:
+            if check_count('fold', fold) >= NUM_FOLDS:
+                raise OptionError(
+                    f'fold={fold} is not allowed: a whole number from 0 to {NUM_FOLDS - 1}, or '
+                    'None.'
+                )
+            if 'train' not in split:
+                raise OptionError(
+                    f"fold={fold} is not allowed with split={split!r}: 'train' or "
+                    "'train+unlabeled', which have folds."
+                )
+        self.fold = fold
+        self.size = STL10_SIZE if size is None else check_count('size', size, 1)
+        self._folder = _check_folder(data_root)
+        super().__init__(STL10_CLASSES, **kwargs)
+
+    def make_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Read the split."""
+        data = _read('STL10', self._folder, self.download, split=self.split, folds=self.fold)
+        # torchvision does not check this file, nor that it is there.
+        if (names := tuple(getattr(data, 'classes', STL10_CLASSES))) != STL10_CLASSES:
+            raise OptionError(
+                f'data_root={self._folder!r} has the classes {", ".join(names)} in '
+                f'class_names.txt: {", ".join(STL10_CLASSES)} are allowed.'
+            )
+        images = _to_bgr(data.data)
+        if self.size != STL10_SIZE:
+            images = _resize(images, self.size)
+        return images, np.asarray(data.labels).astype(np.int64)
+
+
+def _check_folder(data_root: Any) -> str:
+    """The folder of the data, if it is one."""
+    if not isinstance(data_root, (str, os.PathLike)) or not os.fspath(data_root):
+        raise OptionError(f'data_root={data_root!r} is not allowed: the path of a folder.')
+    return os.path.expanduser(data_root)
+
+
+def _read(name: str, folder: str, download: bool, **options: Any) -> Any:
+    """Read a data set by torchvision, downloaded by rank 0 before the others read it.
+
+    Args:
+        name: torchvision's name of the data set.
+        folder: Folder of the data.
+        download: Whether to download what is not there.
+        **options: Other arguments of torchvision's class.
+
+    Raises:
+        OptionError: If it cannot be read.
+    """
+    main = is_main_process()
+    if download and not main:
+        barrier()
+    try:
+        from torchvision import datasets
+
+        return getattr(datasets, name)(folder, download=download and main, **options)
+    # What torchvision, its downloads and SciPy are known to raise.
+    except (
+        RuntimeError,
+        ImportError,
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        EOFError,
+        NotImplementedError,
+        HTTPException,
+        tarfile.TarError,
+    ) as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise OptionError(f'data_root={folder!r}: {name} cannot be read: {reason}') from error
+    finally:
+        # Even after an error, or the others would wait for it.
+        if download and main:
+            barrier()
+
+
+def _to_bgr(images: np.ndarray) -> np.ndarray:
+    """Images (n, 3, height, width) in RGB order as a view (n, height, width, 3) in BGR order."""
+    return images[:, ::-1].transpose(0, 2, 3, 1)
+
+
+def _resize(images: np.ndarray, size: int) -> np.ndarray:
+    """Images (n, height, width, 3) uint8 resized to (n, size, size, 3), bilinear, antialiased."""
+    from PIL import Image
+
+    resized = np.empty((len(images), size, size, 3), np.uint8)
+    for target, image in zip(resized, images):
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        target[:] = picture.resize((size, size), Image.Resampling.BILINEAR)
+    return resized

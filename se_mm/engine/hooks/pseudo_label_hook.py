@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook that logs how good the pseudo-labels are."""
+
+from __future__ import annotations
+
+from typing import Any, Optional
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from se_mm.models.semi_supervised import SemiSupervisedClassifier
+from se_mm.smoothing.options import OptionError, check_count
+
+
+@HOOKS.register_module()
+class PseudoLabelHook(Hook):
+    """Logs the pseudo-labels of a semi-supervised classifier, over all iterations since last time.
+
+    The log has ``mask_rate``, the share of them that is accepted, and where the truth is known
+    ``pseudo_label_acc`` and ``accepted_acc``, the accuracy in % of all and of the accepted; of the
+    histogram of the accepted, the terminal has ``rarest_class`` and ``commonest_class`` as shares,
+    and the visualizer's backends have every class as ``pseudo_labels/NAME``.
+
+    Args:
+        interval: Iterations from one log to the next, as the logger's.
+
+    Raises:
+        OptionError: If it is out of its range, or the model is not a semi-supervised classifier.
+    """
+
+    priority = 'NORMAL'  # Before the logger.
+
+    def __init__(self, interval: int = 50) -> None:
+        self.interval = check_count('interval', interval, 1)
+
+    def before_run(self, runner: Runner) -> None:
+        """Refuse another model. Called once it is built."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if not isinstance(model, SemiSupervisedClassifier):
+            raise OptionError(
+                f'PseudoLabelHook is not allowed with {type(model).__name__}: a '
+                f'SemiSupervisedClassifier, as FixMatch.'
+            )
+        self._quality = model.quality
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
+        """Log, every so many iterations."""
+        if not self.every_n_train_iters(runner, self.interval):
+            return
+        scalars, shares = self._quality.read()
+        if shares:
+            scalars |= {'rarest_class': min(shares), 'commonest_class': max(shares)}
+            classes = runner.train_dataloader.dataset.metainfo['classes']
+            runner.visualizer.add_scalars(
+                {f'pseudo_labels/{name}': share for name, share in zip(classes, shares)},
+                step=runner.iter + 1,
+            )
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(f'train/{name}', value)

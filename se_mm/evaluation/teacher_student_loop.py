@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Validation and test of the teacher, of the student, or of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+
+import torch
+from mmengine.evaluator import Evaluator
+from mmengine.model import is_model_wrapper
+from mmengine.registry import LOOPS
+from mmengine.runner import Runner
+from mmengine.runner.amp import autocast
+from mmengine.runner.base_loop import BaseLoop
+from torch import nn
+from torch.utils.data import DataLoader
+
+from se_mm.smoothing.options import OptionError, check_choice
+
+NETWORKS = ('teacher', 'student')
+
+
+@LOOPS.register_module()
+class TeacherStudentLoop(BaseLoop):
+    """Evaluate the classifiers ``teacher`` and ``student`` of a model, reading the images once.
+
+    Metrics are named by whom they are of, as ``teacher/accuracy/top1``, and so is
+    ``save_best='teacher/accuracy/top1'``. It serves as ``val_cfg`` and as ``test_cfg``.
+
+    Args:
+        runner: The runner.
+        dataloader: The evaluation images, labelled.
+        evaluator: Metrics, as of every evaluation.
+        on: ``'teacher'``, ``'student'`` or a list of both.
+        fp16: Whether to evaluate in automatic mixed precision.
+
+    Raises:
+        OptionError: If ``on`` is anything else, or the model does not have them.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
+        on: str | Sequence[str] = NETWORKS,
+        fp16: bool = False,
+    ) -> None:
+        super().__init__(runner, dataloader)
+        on = [on] if isinstance(on, str) else list(on)
+        if not on or len(set(on)) < len(on):
+            raise OptionError(f'on={on!r} is not allowed: one or both of {", ".join(NETWORKS)}.')
+        if isinstance(evaluator, Evaluator):
+            self.evaluators = {who: deepcopy(evaluator) for who in on}
+        else:
+            self.evaluators = {who: runner.build_evaluator(deepcopy(evaluator)) for who in on}
+        for who, copy in self.evaluators.items():
+            check_choice('on', who, NETWORKS)
+            copy.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
+            if not isinstance(getattr(self._model, who, None), nn.Module):
+                raise OptionError(
+                    f'on={on!r} is not allowed: {type(self._model).__name__} has no {who}.'
+                )
+        self.fp16 = fp16
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """The first network's: where a tool adds a metric, such as one that keeps predictions."""
+        return next(iter(self.evaluators.values()))
+
+    def run(self) -> dict[str, float]:
+        """Evaluate.
+
+        Returns:
+            Metrics by names such as ``teacher/accuracy/top1``.
+        """
+        self.runner.call_hook(f'before_{self._stage}')
+        self.runner.call_hook(f'before_{self._stage}_epoch')
+        self.runner.logger.info(f'evaluating {" and ".join(self.evaluators)}')
+        self._model.eval()
+        for index, batch in enumerate(self.dataloader):
+            self._run_iter(index, batch)
+        metrics = {
+            f'{who}/{name}': value
+            for who, evaluator in self.evaluators.items()
+            for name, value in evaluator.evaluate(len(self.dataloader.dataset)).items()
+        }
+        self.runner.call_hook(f'after_{self._stage}_epoch', metrics=metrics)
+        self.runner.call_hook(f'after_{self._stage}')
+        return metrics
+
+    @torch.no_grad()
+    def _run_iter(self, index: int, batch: dict) -> None:
+        """Predict and compare one batch."""
+        self.runner.call_hook(f'before_{self._stage}_iter', batch_idx=index, data_batch=batch)
+        data = self._model.data_preprocessor(batch, False)
+        outputs = []
+        for who, evaluator in self.evaluators.items():
+            # Predictions are written into the samples.
+            samples = [sample.clone() for sample in data['data_samples']]
+            with autocast(enabled=self.fp16):
+                outputs = getattr(self._model, who)(data['inputs'], samples, mode='predict')
+            evaluator.process(data_samples=outputs, data_batch=batch)
+        self.runner.call_hook(
+            f'after_{self._stage}_iter', batch_idx=index, data_batch=batch, outputs=outputs
+        )
+
+    @property
+    def _stage(self) -> str:
+        # Runner gives a loop no other sign of which of the two it is.
+        return 'test' if self.runner._test_loop is self else 'val'
+
+    @property
+    def _model(self) -> nn.Module:
+        model = self.runner.model
+        return model.module if is_model_wrapper(model) else model

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Alignment of the distribution of the pseudo-labels."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import check_choice, check_count, check_number
+
+
+@MODELS.register_module()
+class DistributionAlignment(nn.Module):
+    """Corrects the labeller's probabilities by how often it has predicted each class.
+
+    Each is multiplied by the class's share in the target over its mean in the predictions so far,
+    and normalised. Source: Berthelot et al., ReMixMatch, ICLR 2020, section 3.1; their mean of the
+    last 128 batches is a moving average here. The means are over all ranks.
+
+    Args:
+        num_classes: How many classes.
+        target: ``'uniform'``, or ``'labelled'`` for the moving average of the labelled images'.
+        momentum: Share of a batch in the moving averages, in (0, 1].
+
+    Raises:
+        OptionError: If an option is out of its range.
+    """
+
+    def __init__(self, num_classes: int, target: str = 'uniform', momentum: float = 0.01) -> None:
+        super().__init__()
+        check_count('num_classes', num_classes, 2)
+        self.target = check_choice('target', target, ('uniform', 'labelled'))
+        self.momentum = check_number('momentum', momentum, 0, 1, open_low=True)
+        uniform = torch.full((num_classes,), 1 / num_classes)
+        self.register_buffer('predicted', uniform)
+        self.register_buffer('wanted', uniform.clone())
+
+    def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
+        """Align, after the means have taken in this batch.
+
+        Args:
+            probabilities: The labeller's, shape (N, num_classes), float32.
+            labels: Those of the labelled images, shape (B,), int64.
+
+        Returns:
+            Shape (N, num_classes), float32; each row sums to 1.
+        """
+        self.predicted.lerp_(_mean_over_ranks(probabilities.mean(dim=0)), self.momentum)
+        if self.target == 'labelled':
+            shares = labels.bincount(minlength=len(self.wanted)) / len(labels)
+            self.wanted.lerp_(_mean_over_ranks(shares), self.momentum)
+        aligned = probabilities * (self.wanted / self.predicted.clamp_min(1e-6))
+        return aligned / aligned.sum(dim=1, keepdim=True)
+
+
+def _mean_over_ranks(values: Tensor) -> Tensor:
+    values = values.clone()
+    all_reduce(values, 'mean')
+    return values

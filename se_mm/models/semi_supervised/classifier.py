@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model that all semi-supervised methods share."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any, Optional, Union
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from se_mm.models.semi_supervised.pseudo_label_quality import PseudoLabelQuality
+from se_mm.smoothing.options import OptionError, check_choice, check_number
+
+NETWORKS = ('teacher', 'student')
+CONSISTENCIES = ('cross_entropy', 'mse')
+
+
+@MODELS.register_module()
+class SemiSupervisedClassifier(BaseModel):
+    """A student that learns from labelled and unlabelled images, and a teacher that follows it.
+
+    The loss is the labelled images' by the classifier's own head, plus that of the unlabelled ones:
+    the labeller predicts the first of an image's views, and the student learns that prediction on
+    the last of them. All that the student sees of a batch passes through it at once, so that batch
+    norm sees one batch. The teacher is in evaluation mode and has no gradients; it is moved by a
+    hook, ``SETMAHook`` or ``SpatialEnsembleHook``.
+
+    Args:
+        classifier: Config of any image classifier of mmpretrain.
+        labeller: Who makes the pseudo-labels: ``'teacher'`` or ``'student'``. None: nobody, only
+            the labelled images are learnt.
+        accept: Config of an :class:`~se_mm.models.semi_supervised.Acceptance`: which pseudo-labels
+            count.
+        target: Config of what a pseudo-label is: ``HardTarget``, ``SharpenedTarget`` or
+            ``SoftTarget``.
+        consistency: The loss between target and student: ``'cross_entropy'``, or ``'mse'`` of the
+            probabilities. Both are means over all unlabelled images, accepted or not.
+        align: Config of a :class:`~se_mm.models.semi_supervised.DistributionAlignment`, or None.
+        unlabelled_weight: Weight of the unlabelled images' loss, at least 0.
+        ramp_up: Share of the run in [0, 1] in which that weight rises linearly from 0.
+        predict_on: Who predicts outside training: ``'teacher'`` or ``'student'``.
+        data_preprocessor: Config of the data preprocessor; its type can be left out.
+        init_cfg: As for every module of MMEngine.
+
+    Raises:
+        OptionError: If an option is out of its range.
+    """
+
+    def __init__(
+        self,
+        classifier: dict,
+        labeller: Optional[str] = 'teacher',
+        accept: Optional[dict] = None,
+        target: Optional[dict] = None,
+        consistency: str = 'cross_entropy',
+        align: Optional[dict] = None,
+        unlabelled_weight: float = 1.0,
+        ramp_up: float = 0.0,
+        predict_on: str = 'teacher',
+        data_preprocessor: Optional[dict] = None,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
+        data_preprocessor = {'type': 'SemiSupervisedDataPreprocessor', **(data_preprocessor or {})}
+        super().__init__(data_preprocessor, init_cfg)
+        if labeller is not None:
+            check_choice('labeller', labeller, NETWORKS)
+        self.labeller = labeller
+        self.predict_on = check_choice('predict_on', predict_on, NETWORKS)
+        self.consistency = check_choice('consistency', consistency, CONSISTENCIES)
+        self.unlabelled_weight = check_number(
+            'unlabelled_weight', unlabelled_weight, 0, float('inf')
+        )
+        self.ramp_up = check_number('ramp_up', ramp_up, 0, 1)
+        self.student = MODELS.build(classifier)
+        if not getattr(self.student, 'with_head', False):
+            raise OptionError(
+                f'classifier.type={classifier.get("type")!r} is not allowed: a classifier of '
+                f'mmpretrain with a head.'
+            )
+        self.teacher = deepcopy(self.student).requires_grad_(False).eval()
+        self.accept = MODELS.build(accept or dict(type='ConfidenceThreshold'))
+        self.target = MODELS.build(target or dict(type='HardTarget'))
+        self.align = MODELS.build(align) if align else None
+        self.quality = PseudoLabelQuality()
+
+    def init_weights(self) -> None:
+        """Initialise the student; the teacher begins as its copy."""
+        super().init_weights()
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    def train(self, mode: bool = True) -> SemiSupervisedClassifier:
+        """Set the mode of all but the teacher, which stays in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(
+        self,
+        inputs: Union[Tensor, dict],
+        data_samples: Any = None,
+        mode: str = 'tensor',
+    ) -> Any:
+        """Compute losses in mode ``'loss'``, otherwise what the predicting network does.
+
+        Args:
+            inputs: Mode ``'loss'``: ``dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])``;
+                otherwise images (N, 3, H, W).
+            data_samples: Mode ``'loss'``: ``dict(labels=(B,), truth=(U,))``, int64, truth being
+                negative where it is not known; otherwise a data sample for each image, or None.
+            mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        return getattr(self, self.predict_on)(inputs, data_samples, mode=mode)
+
+    def loss(self, inputs: dict, data_samples: dict) -> dict[str, Tensor]:
+        """Losses of a batch.
+
+        Args:
+            inputs: See :meth:`forward`.
+            data_samples: See :meth:`forward`.
+
+        Returns:
+            ``loss_labelled`` and ``loss_unlabelled``, and what else the head gives.
+        """
+        labels, views = data_samples['labels'], inputs['views']
+        if self.labeller is None:
+            feats = self.student.extract_feat(inputs['labelled'])
+            return self._labelled_losses(feats, labels)
+        to_label, to_learn = views[0], views[-1]
+        if self.labeller == 'teacher':
+            with torch.no_grad():
+                predicted = self.teacher(to_label, mode='tensor')
+            seen = [inputs['labelled'], to_learn]
+        else:
+            # The labels are read off the same pass; where there is one view only, it is both.
+            seen = [inputs['labelled'], *([to_label] if len(views) > 1 else []), to_learn]
+        feats = self.student.extract_feat(torch.cat(seen))
+        logits = self.student.head(_rows(feats, len(labels), None))
+        if self.labeller == 'student':
+            predicted = logits[: len(to_label)].detach()
+        learnt = logits[-len(to_learn) :]
+        losses = self._labelled_losses(_rows(feats, 0, len(labels)), labels)
+        losses['loss_unlabelled'] = self._weight() * self._unlabelled_loss(
+            learnt, predicted, labels, data_samples['truth']
+        )
+        return losses
+
+    def _labelled_losses(self, feats: Any, labels: Tensor) -> dict[str, Tensor]:
+        """What the head says of the labelled images."""
+        from mmpretrain.structures import DataSample
+
+        samples = [DataSample().set_gt_label(label.reshape(1)) for label in labels]
+        losses = self.student.head.loss(feats, samples)
+        return {
+            ('loss_labelled' if name == 'loss' else f'labelled_{name}'): value
+            for name, value in losses.items()
+        }
+
+    def _unlabelled_loss(
+        self, logits: Tensor, predicted: Tensor, labels: Tensor, truth: Tensor
+    ) -> Tensor:
+        """The loss of the student's logits against what the labeller predicted, a scalar."""
+        # In float32 under mixed precision, too: a threshold of 0.95 is near 1.
+        probabilities = predicted.float().softmax(dim=1)
+        if self.align is not None:
+            probabilities = self.align(probabilities, labels)
+        weights = self.accept(probabilities)
+        targets = self.target(probabilities)
+        self.quality.update(probabilities, weights, truth)
+        logits = logits.float()
+        if self.consistency == 'mse':
+            losses = (logits.softmax(dim=1) - targets).square().mean(dim=1)
+        else:
+            losses = F.cross_entropy(logits, targets, reduction='none')
+        return (weights * losses).mean()
+
+    def _weight(self) -> float:
+        """Weight of the unlabelled images' loss at this iteration."""
+        if not self.ramp_up:
+            return self.unlabelled_weight
+        hub = MessageHub.get_current_instance()
+        risen = hub.get_info('iter', 0) / (self.ramp_up * hub.get_info('max_iters', 1))
+        return self.unlabelled_weight * min(1.0, risen)
+
+
+def _rows(feats: Any, start: int, stop: Optional[int]) -> Any:
+    """Some images' features, of a backbone or neck that may give nested tuples of them."""
+    return tree_map(lambda part: part[start:stop], feats)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How pseudo-labels are used: what the labeller's probabilities become as a target."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import check_number
+
+
+@MODELS.register_module()
+class HardTarget(nn.Module):
+    """The likeliest class alone, one-hot."""
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        """Map probabilities (N, num_classes) to targets of the same shape."""
+        return F.one_hot(probabilities.argmax(dim=1), probabilities.shape[1]).to(probabilities)
+
+
+@MODELS.register_module()
+class SoftTarget(nn.Module):
+    """The probabilities as they are."""
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        """Map probabilities (N, num_classes) to targets of the same shape."""
+        return probabilities
+
+
+@MODELS.register_module()
+class SharpenedTarget(nn.Module):
+    """The probabilities to the power of ``1 / temperature``, normalised.
+
+    Args:
+        temperature: In (0, 1]; 1 leaves them as they are, towards 0 they become one-hot.
+
+    Raises:
+        OptionError: If it is out of its range.
+    """
+
+    def __init__(self, temperature: float = 0.5) -> None:
+        super().__init__()
+        self.temperature = check_number('temperature', temperature, 0, 1, open_low=True)
+
+    def forward(self, probabilities: Tensor) -> Tensor:
+        """Map probabilities (N, num_classes) to targets of the same shape."""
+        # In logarithms, where a small temperature does not round to 0 / 0.
+        smallest = probabilities.new_tensor(1e-38)
+        return (probabilities.maximum(smallest).log() / self.temperature).softmax(dim=1)

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A user's own CSV: read as spreadsheets write it, and refused with the line that is wrong."""
+
+import re
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.dataset import Compose
+from mmengine.registry import DATASETS, init_default_scope
+
+import se_mm.datasets.csv_dataset  # noqa: F401 -- registers CSVDataset
+from se_mm.smoothing import OptionError
+
+IMAGES = ('a.png', 'b.png', 'sub/c.png', 'd.png')
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A folder with images ``images/a.png`` and so on, of one grey each."""
+    (tmp_path / 'images' / 'sub').mkdir(parents=True)
+    for grey, name in enumerate(IMAGES):
+        cv2.imwrite(str(tmp_path / 'images' / name), np.full((4, 5, 3), grey, np.uint8))
+    return tmp_path
+
+
+def build(root, text, **options):
+    """The data set of a file with this text."""
+    content = text if isinstance(text, bytes) else text.encode()
+    (root / 'labels.csv').write_bytes(content)
+    given = dict(ann_file='labels.csv', data_root=str(root), data_prefix='images')
+    return DATASETS.build(dict(type='CSVDataset', **{**given, **options}))
+
+
+def test_rows_become_images_and_labels(root):
+    text = 'image,label\na.png,dog\nb.png,cat\nsub/c.png,dog\n'
+    dataset = build(root, text)
+    assert dataset.metainfo['classes'] == ('cat', 'dog')
+    assert dataset.get_gt_labels().tolist() == [1, 0, 1]
+    assert dataset.get_gt_labels().dtype == np.int64
+    assert len(dataset) == 3
+    assert dataset[2] == {
+        'img_path': str(root / 'images' / 'sub/c.png'),
+        'gt_label': 1,
+        'sample_idx': 2,
+    }
+
+
+def test_classes_give_the_order_of_the_labels(root):
+    dataset = build(root, 'image,label\na.png,dog\nb.png,cat\n', classes=['dog', 'cow', 'cat'])
+    assert dataset.metainfo['classes'] == ('dog', 'cow', 'cat')
+    assert dataset.get_gt_labels().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '\ufeffimage,label\r\na.png,dog\r\nb.png,cat\r\n',
+        'image,label\na.png,dog\n\nb.png,cat\n\n \n',
+        ' image , label\n a.png , dog\nb.png,\tcat',
+        'id,label,image,note\n1,dog,a.png,\n2,cat,b.png,"one, two"\n',
+        '"image","label"\n"a.png","dog"\n"b.png","cat"\n',
+        'id,label,image\n"1\n2",dog,a.png\n3,cat,b.png\n',
+    ],
+    ids=['excel', 'blank lines', 'spaces', 'other columns', 'quoted', 'line breaks'],
+)
+def test_what_spreadsheets_write_is_read(text, root):
+    dataset = build(root, text)
+    assert dataset.metainfo['classes'] == ('cat', 'dog')
+    assert [dataset[index]['gt_label'] for index in range(2)] == [1, 0]
+
+
+def test_columns_may_have_other_names(root):
+    options = dict(image_column='Datei', label_column='Größe')
+    dataset = build(root, 'label,Datei,Größe\nx,a.png,klein\ny,b.png,groß\n', **options)
+    assert dataset.metainfo['classes'] == ('groß', 'klein')
+
+
+def test_paths_may_be_absolute_or_relative_to_where_the_run_is_started(root, monkeypatch):
+    monkeypatch.chdir(root / 'images')
+    text = 'image,label\na.png,x\n'
+    assert build(root, text, data_prefix=str(root / 'images'))[0]['img_path'].endswith('/a.png')
+    options = dict(ann_file='../labels.csv', data_root='', data_prefix='')
+    assert build(root, text, **options)[0]['img_path'] == 'a.png'
+
+
+def test_image_may_be_a_link_to_somewhere_else(root):
+    (root / 'images' / 'link.png').symlink_to(root / 'labels.csv')
+    assert len(build(root, 'image,label\nlink.png,x\n')) == 1
+
+
+def test_indices_and_pipelines_work_as_in_other_data_sets(root):
+    pytest.importorskip('mmpretrain')
+    init_default_scope('mmpretrain')
+    text = 'image,label\na.png,x\nb.png,y\nsub/c.png,y\n'
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+    dataset = build(root, text, indices=[2, 0], pipeline=pipeline)
+    assert isinstance(dataset.pipeline, Compose)
+    assert dataset.get_gt_labels().tolist() == [1, 0]
+    assert dataset[0]['inputs'].unique().tolist() == [2]
+    assert dataset[0]['data_samples'].gt_label.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('', "line 1: the file is empty: a header with the column 'image'."),
+        ('image,label\n', 'is empty: at least one image below the header.'),
+        (
+            'imgae,label\na.png,x\n',
+            "line 1: there is no column image_column='image': one of 'imgae', 'label'. "
+            "Did you mean 'imgae'?",
+        ),
+        ('image;label\na.png;x\n', "no column image_column='image': one of 'image;label'."),
+        ('image,Label\na.png,x\n', "label_column='label': one of 'image', 'Label'. Did you mean"),
+        ('image,label,image\n', "line 1: the column 'image' is there twice"),
+        ('image,label\na.png,x\nb.png,\n', "line 3: label='' is not allowed: it is empty."),
+        ('image,label\n , x\n', "line 2: image='' is not allowed: it is empty."),
+        ('image,label\n,\n', "line 2: image='' is not allowed"),
+        (
+            'image,label\n\na.png,x,y\n',
+            "line 3: 'a.png,x,y' has 3 values, not 2 as the header: a value with a comma needs",
+        ),
+        ('image,label\na.png\n', "line 2: 'a.png' has 1 values, not 2 as the header"),
+        (
+            'image,label\na.png,x\nb.png,x\n./a.png,x\n',
+            "line 4: image='./a.png' is a duplicate of line 2: every image once.",
+        ),
+        (
+            'image,label\na.png,x\nb.jpg,x\n',
+            "line 3: image='b.jpg' does not exist: there is no file '{root}/images/b.jpg'. "
+            "Did you mean '{root}/images/b.png'?",
+        ),
+        ('image,label\nsub,x\n', "line 2: image='sub' does not exist"),
+        ('image,label\n../labels.csv,x\n', "image='../labels.csv' is not allowed: it leaves the"),
+        ('image,label\nsub/../../x,x\n', "line 2: image='sub/../../x' is not allowed: it leaves"),
+        ('image,label\n/etc/hosts,x\n', "line 2: image='/etc/hosts' is not allowed: it leaves"),
+        (b'image,label\na.png,x\nb.png,\xe4\n', r"line 3: b'\xe4' is not UTF-8"),
+        ('image,label\na.png,"x\nb.png,x\nd.png,x\n', 'line 2: not a CSV file: unexpected end'),
+        ('image,label\n"a\nb.png",x\n', r"line 2: image='a\nb.png' does not exist"),
+    ],
+)
+def test_wrong_file_is_one_line_that_names_the_line(text, message, root):
+    with pytest.raises(OptionError, match=re.escape(message.format(root=root))) as error:
+        build(root, text)
+    assert str(error.value).startswith(repr(str(root / 'labels.csv')))
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (
+            dict(classes=['cat', 'cow']),
+            "labels.csv', line 3: label='cta' is not allowed: one of 'cat', 'cow'. "
+            "Did you mean 'cat'?",
+        ),
+        (dict(classes=[str(n) for n in range(99)]), "one of '0', '1', '2', '3', '4', '5', '6', "),
+        (dict(classes='cat'), "classes='cat' is not allowed: a list of names, or None."),
+        (dict(classes=[]), 'classes=[] is not allowed'),
+        (dict(classes=['0', 1]), 'classes[1]=1 is not allowed: a name, in quotes.'),
+        (dict(classes=['a', 'b', 'a']), "classes[2]='a' is not allowed: it is there twice."),
+        (dict(ann_file='label.csv'), "label.csv' does not exist: the path of a CSV file. Did you"),
+        (dict(ann_file='images'), "images' cannot be read"),
+        (dict(ann_file=''), "ann_file='' is not allowed"),
+        (dict(ann_file=None), 'ann_file=None is not allowed: a string.'),
+        (dict(data_prefix=dict(img='x')), "data_prefix={'img': 'x'} is not allowed: a string."),
+        (dict(label_column='image'), "label_column='image' is not allowed: another column"),
+    ],
+)
+def test_wrong_option_is_one_line(options, message, root):
+    with pytest.raises(OptionError, match=re.escape(message)) as error:
+        build(root, 'image,label\na.png,cat\nb.png,cta\n', **options)
+    assert '\n' not in str(error.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.sampled_from([*'",\n\r ./x\0é', 'a.png', 'b.png', 'image', 'label']), max_size=25)
+)
+def test_any_file_is_read_or_refused_in_one_line(tmp_path_factory, parts):
+    folder = tmp_path_factory.getbasetemp() / 'any'
+    folder.mkdir(exist_ok=True)
+    (folder / 'a.png').touch()
+    try:
+        dataset = build(folder, 'image,label\na.png,x\n' + ''.join(parts), data_prefix='')
+    except OptionError as error:
+        assert '\n' not in str(error) and repr(str(folder / 'labels.csv')) in str(error)
+    else:
+        assert len(dataset) >= 1

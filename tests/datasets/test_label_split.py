@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splits: as many labels as asked for, the same for a seed, and refused for other data."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from se_mm.datasets.label_split import LabelSplit, draw_split
+from se_mm.smoothing import OptionError
+
+CLASSES = ('cat', 'dog', 'Ente äöü')
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0, 0, -1, 0, 0, 1])
+
+sizes_of_classes = st.lists(st.integers(1, 12), min_size=1, max_size=6)
+seeds = st.integers(0, 2**32)
+
+
+def draw(num_labels=6, seed=0, balanced=True, labels=LABELS, classes=CLASSES):
+    return draw_split('Animals', classes, labels, num_labels, seed, balanced)
+
+
+def labels_of(sizes, seed, without=0):
+    """Labels of classes of these sizes, and some images without a label, in a random order."""
+    labels = np.repeat(np.arange(-1, len(sizes)), [without, *sizes])
+    return np.random.default_rng(seed).permutation(labels)
+
+
+def names(sizes):
+    return [f'class {index}' for index in range(len(sizes))]
+
+
+def counts_of(split, labels):
+    return np.bincount(labels[list(split.indices)], minlength=len(split.classes))
+
+
+def check_drawn(split, labels, num_labels):
+    """What holds for every split."""
+    assert split.num_labels == len(split.indices) == len(set(split.indices)) == num_labels
+    assert list(split.indices) == sorted(split.indices)
+    assert all(type(index) is int and labels[index] >= 0 for index in split.indices)
+    assert split.num_images == len(labels)
+    split.check('split.json', split.dataset, split.classes, labels)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes_of_classes, seeds, st.integers(0, 5), st.data())
+def test_balanced_split_has_equally_many_of_each_class(sizes, seed, without, data):
+    labels = labels_of(sizes, seed, without)
+    each = data.draw(st.integers(1, min(sizes)))
+    split = draw_split('Set', names(sizes), labels, each * len(sizes), seed)
+    check_drawn(split, labels, each * len(sizes))
+    assert counts_of(split, labels).tolist() == [each] * len(sizes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes_of_classes, seeds, st.integers(0, 5), st.data())
+def test_other_split_is_in_the_proportions_of_the_data_or_says_how_many_are_enough(
+    sizes, seed, without, data
+):
+    labels = labels_of(sizes, seed, without)
+    num_labels = data.draw(st.integers(1, sum(sizes)))
+    try:
+        split = draw_split('Set', names(sizes), labels, num_labels, seed, balanced=False)
+    except OptionError as error:
+        enough = int(re.search(r'at least (\d+)\.$', str(error)).group(1))
+        assert num_labels < enough <= sum(sizes)
+        for few in range(num_labels + 1, enough):
+            with pytest.raises(OptionError, match=f'at least {enough}'):
+                draw_split('Set', names(sizes), labels, few, seed, balanced=False)
+        split = draw_split('Set', names(sizes), labels, enough, seed, balanced=False)
+        num_labels = enough
+    check_drawn(split, labels, num_labels)
+    exact = np.array(sizes) * num_labels / sum(sizes)
+    counts = counts_of(split, labels)
+    assert (np.abs(counts - exact) < 1).all()
+    # Largest remainder: whoever was rounded up had no smaller a rest than who was rounded down.
+    rests = exact - np.floor(exact + 1e-9)
+    up = counts > exact + 1e-9
+    if up.any():
+        down = ~up & (rests > 1e-9)
+        assert rests[up].min() >= rests[down].max(initial=0) - 1e-9
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, seeds, st.booleans())
+def test_seed_alone_decides(seed, other, balanced):
+    labels = np.arange(400) % 4
+    first = draw_split('Set', 'abcd', labels, 40, seed, balanced)
+    np.random.seed(other % 2**32)
+    assert first == draw_split('Set', list('abcd'), labels.astype(np.uint8), 40, seed, balanced)
+    if seed != other:
+        assert first.indices != draw_split('Set', 'abcd', labels, 40, other, balanced).indices
+
+
+def test_global_random_generator_is_left_alone():
+    np.random.seed(3)
+    before = np.random.get_state()[1].tolist()
+    draw()
+    assert np.random.get_state()[1].tolist() == before
+
+
+def test_every_image_of_a_class_is_drawn_equally_often():
+    labels = np.repeat([0, 1], 10)
+    drawn = [index for seed in range(1000) for index in draw(4, seed, True, labels, 'ab').indices]
+    # 200 of 1,000 each, with a standard deviation of 12.6.
+    assert np.abs(np.bincount(drawn, minlength=20) - 200).max() < 55
+
+
+def test_more_labels_of_the_same_seed_contain_the_fewer():
+    labels = np.arange(100) % 5
+    few, more = (draw(count, 7, True, labels, 'abcde').indices for count in (10, 50))
+    assert set(few) < set(more)
+
+
+def test_unbalanced_example():
+    assert counts_of(draw(6, balanced=False), LABELS).tolist() == [3, 2, 1]
+
+
+def test_file_gives_the_split_back_and_can_be_read_by_people(tmp_path):
+    split = draw()
+    path = tmp_path / 'new' / 'folder' / 'split.json'
+    split.save(path)
+    assert LabelSplit.load(path) == LabelSplit.load(str(path)) == split
+    assert [file.name for file in path.parent.iterdir()] == ['split.json']
+    text = path.read_text(encoding='utf-8')
+    assert 'Ente äöü' in text
+    assert len(text.splitlines()) == 10
+    content = json.loads(text)
+    assert content['indices'] == list(split.indices)
+    assert content['digest'] == hashlib.sha256(struct.pack('<12q', *LABELS)).hexdigest()
+
+
+def test_order_of_the_indices_in_a_file_does_not_matter(tmp_path):
+    path = write(tmp_path, indices=list(draw().indices)[::-1])
+    assert LabelSplit.load(path) == draw()
+
+
+def test_file_that_cannot_be_replaced_is_one_line_and_leaves_nothing(tmp_path):
+    (tmp_path / 'split.json').mkdir()
+    with pytest.raises(OptionError, match=r"split='.*split\.json' cannot be written"):
+        draw().save(tmp_path / 'split.json')
+    assert [file.name for file in tmp_path.iterdir()] == ['split.json']
+    (tmp_path / 'file').touch()
+    with pytest.raises(OptionError, match=r"split='.*split\.json' cannot be written"):
+        draw().save(tmp_path / 'file' / 'split.json')
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (
+            dict(num_labels=7),
+            'num_labels=7 is not divisible by 3 classes: 6 or 9, or balanced=False, which draws '
+            'each class as often as the data have it.',
+        ),
+        (dict(num_labels=2), 'num_labels=2 is not divisible by 3 classes: 3, or balanced=False'),
+        (
+            dict(num_labels=9),
+            "num_labels=9 asks for 3 images of each class, but class 'Ente äöü' has 2: at most 6, "
+            'or balanced=False.',
+        ),
+        (dict(num_labels=0), 'num_labels=0 is not allowed: a whole number of at least 1'),
+        (dict(num_labels=6.0), 'num_labels=6.0 is not allowed: a whole number of at least 1'),
+        (dict(num_labels=True), 'num_labels=True is not allowed'),
+        (dict(num_labels=12), 'num_labels=12 is not allowed: Animals has 11 labelled images.'),
+        (dict(seed=-1), 'seed=-1 is not allowed: a whole number of at least 0'),
+        (dict(seed=None), 'seed=None is not allowed'),
+        (dict(balanced=1), 'balanced=1 is not allowed: True or False'),
+        (
+            dict(num_labels=2, balanced=False),
+            "num_labels=2 leaves the class 'Ente äöü', which has 2 of 11 images, without a label: "
+            'at least 4.',
+        ),
+        (
+            dict(classes=(*CLASSES, 'bird'), num_labels=4),
+            "class 'bird' of Animals has no image that could be labelled.",
+        ),
+        (dict(classes=(*CLASSES, 'bird'), balanced=False), "class 'bird' of Animals has no image"),
+        (
+            dict(classes=CLASSES[:2]),
+            'image 2 has the label 2, which is not allowed: 0 to 1, or below 0 for an image '
+            'without a label.',
+        ),
+        (dict(classes=()), 'classes=() is not allowed: at least one class.'),
+        (dict(labels=np.array([0.0, 1.0])), r'labels of shape (2,) and type float64 are not'),
+        (dict(labels=np.zeros((2, 1), int)), r'labels of shape (2, 1) and type int64 are not'),
+        (dict(labels=[]), "class 'cat' of Animals has no image"),
+    ],
+)
+def test_split_that_cannot_be_drawn_is_one_line(options, message):
+    with pytest.raises(OptionError, match=re.escape(message)) as error:
+        draw(**options)
+    assert '\n' not in str(error.value)
+
+
+def write(folder, without=(), **changes):
+    """A file of the split with changes made by hand."""
+    draw().save(folder / 'split.json')
+    content = json.loads((folder / 'split.json').read_text(encoding='utf-8'))
+    content.update(changes)
+    for key in without:
+        del content[key]
+    (folder / 'split.json').write_text(json.dumps(content))
+    return folder / 'split.json'
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(without=['seed']), "lacks the field 'seed': it has dataset, classes"),
+        (dict(sed=1), "has no field 'sed': it has dataset, .*Did you mean 'seed'"),
+        (dict(dataset=3), 'has dataset=3, which is not allowed: the class name'),
+        (dict(classes='ab'), "has classes='ab', which is not allowed: a list"),
+        (dict(classes=[]), r'has classes=\[\], which is not allowed'),
+        (dict(classes=['a', 1]), 'has a class=1, which is not allowed: a name'),
+        (dict(num_images='12'), "has num_images='12', which is not allowed: a whole number"),
+        (dict(num_images=0), 'has num_images=0, which is not allowed'),
+        (dict(digest='ab'), "has digest='ab', which is not allowed: 64 hexadecimal digits"),
+        (dict(digest='x' * 64), r"has digest='x+\.\.\., which is not allowed"),
+        (dict(num_labels=6.0), 'has num_labels=6.0, which is not allowed'),
+        (dict(num_labels=5), 'has num_labels=5, which is not allowed: 6, as many as there are'),
+        (dict(balanced=1), 'has balanced=1, which is not allowed: true or false'),
+        (dict(seed=None), 'has seed=None, which is not allowed: a whole number'),
+        (dict(seed=-1), 'has seed=-1, which is not allowed'),
+        (dict(seed=float('nan')), 'has seed=nan, which is not allowed'),
+        (dict(indices={}), 'has indices={}, which is not allowed: a list'),
+        (dict(indices=[0, 1, 2, 3, 4, 1.5]), 'has an index=1.5, which is not allowed'),
+        (dict(indices=[0, 1, 2, 3, 4, True]), 'has an index=True, which is not allowed'),
+        (dict(indices=[0, 1, 2, 3, 4, '5']), "has an index='5', which is not allowed"),
+        (dict(indices=[0, 1, 2, 3, 4, 3]), 'has the index 3 twice'),
+    ],
+)
+def test_wrong_field_of_a_file_is_one_line_that_names_the_file(changes, message, tmp_path):
+    path = write(tmp_path, **changes)
+    with pytest.raises(OptionError, match=message) as error:
+        LabelSplit.load(path)
+    assert str(error.value).startswith(f'split={str(path)!r} ')
+    assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'', 'cannot be read as JSON: Expecting value'),
+        (b'{"dataset": ', 'cannot be read as JSON'),
+        (b'\xff\xfe', 'cannot be read as JSON'),
+        (b'[' * 100_000, 'cannot be read as JSON'),
+        (b'[1, 2]', r'is not a split: \[1, 2\] is not a JSON object'),
+        (b'null', 'is not a split: None'),
+    ],
+    ids=['empty', 'cut', 'bytes', 'deep', 'list', 'null'],
+)
+def test_file_that_is_no_split_is_one_line(content, message, tmp_path):
+    path = tmp_path / 'split.json'
+    path.write_bytes(content)
+    with pytest.raises(OptionError, match=message) as error:
+        LabelSplit.load(path)
+    assert str(path) in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def test_file_that_is_not_there_is_one_line_with_the_nearest(tmp_path):
+    write(tmp_path)
+    with pytest.raises(OptionError, match=r"does not exist: .*Did you mean '.*split\.json'"):
+        LabelSplit.load(tmp_path / 'splt.json')
+    with pytest.raises(OptionError, match='cannot be read'):
+        LabelSplit.load(tmp_path)
+
+
+def swapped(labels, first, second):
+    labels = labels.copy()
+    labels[[first, second]] = labels[[second, first]]
+    return labels
+
+
+@pytest.mark.parametrize(
+    'given, message',
+    [
+        (dict(dataset='Plants'), "of another data set: data set 'Animals', not 'Plants'."),
+        (dict(classes=(*CLASSES, 'd')), 'of another data set: number of classes 3, not 4.'),
+        (
+            dict(classes=('cat', 'cow', 'x')),
+            "of another data set: class 1 is 'dog', not 'cow'.",
+        ),
+        (dict(labels=LABELS[:-1]), 'of another data set: number of images 12, not 11.'),
+        (dict(labels=swapped(LABELS, 0, 1)), 'of other labels, or of another order of the images'),
+    ],
+)
+def test_split_of_other_data_is_refused(given, message):
+    given = {'dataset': 'Animals', 'classes': CLASSES, 'labels': LABELS, **given}
+    with pytest.raises(OptionError, match=re.escape(message)) as error:
+        draw().check('a/split.json', **given)
+    assert str(error.value).startswith("split='a/split.json' is ")
+    draw().check('a/split.json', 'Animals', list(CLASSES), LABELS.tolist())
+
+
+@pytest.mark.parametrize(
+    'indices, message',
+    [
+        ((0, 1, 12), 'has the index 12, which is out of range: 0 to 11.'),
+        ((-1, 0, 1), 'has the index -1, which is out of range: 0 to 11.'),
+        ((0, 1, 10**30), f'has the index {10**30}, which is out of range'),
+        ((0, 1, 8), 'has the index 8, an image that has no label.'),
+        ((0, 3, 5), "leaves the class 'dog' without a labelled image."),
+    ],
+)
+def test_indices_that_cannot_be_used_are_refused(indices, message):
+    split = dataclasses.replace(draw(), indices=indices, num_labels=3)
+    with pytest.raises(OptionError, match=re.escape(message)):
+        split.check('split.json', 'Animals', CLASSES, LABELS)
+
+
+def test_table_has_every_class_and_what_has_no_label():
+    table = draw_split('Animals', ('[red]', *CLASSES[1:]), LABELS, 3, 5).table(LABELS)
+    cells = [re.findall(r'[\w()\[\]]+', line) for line in table.splitlines()]
+    assert ['[red]', '6', '1'] in cells
+    assert ['Ente', 'äöü', '2', '1'] in cells
+    assert ['(no', 'label)', '1', '0'] in cells
+    assert ['all', '12', '3'] in cells
+    assert 'Animals: 3 labels, seed 5' in table
