@@ -1,6 +1,6 @@
-# The strong view of FixMatch as kekmodel/FixMatch-pytorch has it, RandAugment(2, 10): two operations,
-# each applied with probability 0.5 and a random strength, then a grey square of half the image's
-# side.
+# The strong view of FixMatch as kekmodel/FixMatch-pytorch has it, RandAugment(2, 10): two
+# operations, each applied with probability 0.5 and a random strength, then a grey square of half
+# the image's side.
 uniform = dict(magnitude_level=10, total_level=10, magnitude_std='inf', prob=0.5)
 factor = dict(**uniform, magnitude_range=(-0.95, -0.05), random_negative_prob=0.0)
 signed = dict(**uniform, random_negative_prob=0.5)

@@ -1,0 +1,26 @@
+# SVHN, few of them labelled.
+_base_ = './fixmatch_wrn.py'
+
+model = dict(
+    data_preprocessor=dict(
+        mean=[111.609, 113.161, 120.565], std=[50.498, 51.259, 50.245], to_rgb=True
+    )
+)
+# A digit is not its mirror image: no flip.
+weak = [dict(type='RandomCrop', crop_size=32, padding=4, padding_mode='reflect')]
+unlabelled_pipeline = [
+    dict(type='MultiView', num_views=[1, 1], transforms=[weak, [*weak, *_base_.randaugment]]),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(
+    dataset=dict(
+        labelled_pipeline=[*weak, dict(type='PackInputs')],
+        unlabelled_pipeline=unlabelled_pipeline,
+        labelled=dict(type='SVHN', data_root='data/svhn', split='train'),
+        split=dict(seed=0),
+    )
+)
+val_dataloader = dict(
+    dataset=dict(type='SVHN', data_root='data/svhn', split='test', pipeline=_base_.test_pipeline)
+)
+test_dataloader = val_dataloader
