@@ -27,25 +27,21 @@ model = dict(
 weak = [dict(type='RandomCrop', crop_size=32, padding=3, padding_mode='reflect')]
 # A dark letter on a light ground is the same as a light one on a dark ground.
 uniform = dict(magnitude_level=10, total_level=10, magnitude_std='inf', prob=1.0)
-shape = [
-    [dict(type='Rotate', **uniform, magnitude_range=(0, 30))],
+bend = [
     [dict(type='Shear', **uniform, magnitude_range=(0, 0.3), direction='horizontal')],
     [dict(type='Shear', **uniform, magnitude_range=(0, 0.3), direction='vertical')],
-    [dict(type='Translate', **uniform, magnitude_range=(0, 0.2), direction='horizontal')],
-    [dict(type='Translate', **uniform, magnitude_range=(0, 0.2), direction='vertical')],
-]
-colour = [
-    [],
-    [dict(type='Brightness', **uniform, magnitude_range=(0, 0.8))],
-    [dict(type='Contrast', **uniform, magnitude_range=(0, 0.8))],
-    [dict(type='ColorTransform', **uniform, magnitude_range=(0, 0.9))],
-    [dict(type='Posterize', **uniform, magnitude_range=(4, 8))],
+    [dict(type='Translate', **uniform, magnitude_range=(0, 0.15), direction='horizontal')],
+    [dict(type='Translate', **uniform, magnitude_range=(0, 0.15), direction='vertical')],
 ]
 strong = [
     *weak,
+    dict(type='Rotate', **uniform, magnitude_range=(0, 25)),
+    dict(type='RandomChoice', transforms=bend),
     dict(type='Invert', prob=0.5),
-    dict(type='RandomChoice', transforms=shape),
-    dict(type='RandomChoice', transforms=colour),
+    dict(
+        type='RandomGrayscale', prob=0.5, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)
+    ),
+    dict(type='Brightness', **uniform, magnitude_range=(0, 0.6)),
     dict(type='Cutout', shape=8, pad_val=127, prob=1.0),
 ]
 labelled_pipeline = [*weak, dict(type='PackInputs')]
@@ -75,10 +71,19 @@ val_cfg = dict(type='TeacherStudentLoop', on=['teacher', 'student'])
 val_evaluator = dict(type='Accuracy', topk=1)
 
 max_iters = 1000
-optim_wrapper = dict(optimizer=dict(type='AdamW', lr=2e-3, weight_decay=1e-2))
+optim_wrapper = dict(
+    optimizer=dict(type='SGD', lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4),
+    paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
+)
+# lr cos(7 pi t / 16 T): a cosine from lr down to -lr in 16 T / 7 steps, of which T are made.
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=40),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=40, end=max_iters, eta_min=0.0),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=False,
+        T_max=max_iters * 16 / 7,
+        eta_min_ratio=-1.0,
+        end=max_iters,
+    )
 ]
 train_cfg = dict(type='SemiSupervisedTrainLoop', max_iters=max_iters, val_interval=250)
 

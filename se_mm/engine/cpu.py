@@ -1,15 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training with several processes where there is no GPU."""
+"""Training with several processes, or in mixed precision, where there is no GPU."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Optional
 
 import torch
 from mmengine.dist import is_distributed
 from mmengine.model.utils import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
 from mmengine.runner import Runner
 from torch import nn
+
+from se_mm.smoothing.options import check_choice
 
 
 class CPURunner(Runner):
@@ -46,3 +52,31 @@ class CPURunner(Runner):
         }
         self.logger.info('No GPU: the ranks talk by gloo, and SyncBN becomes BN on each.')
         return super().wrap_model(wrapper, revert_sync_batchnorm(model))
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """Automatic mixed precision on the CPU, where bfloat16 needs no scaling of the loss.
+
+    MMEngine's ``AmpOptimWrapper`` refuses to be made without a GPU; the tools take this one then.
+
+    Args:
+        dtype: ``'bfloat16'``, the only one that is of use there.
+        loss_scale: Not used; there for a config of a GPU to fit.
+        **options: Those of :class:`mmengine.optim.OptimWrapper`.
+
+    Raises:
+        OptionError: If another dtype is asked for.
+    """
+
+    def __init__(
+        self, dtype: Optional[str] = 'bfloat16', loss_scale: Any = None, **options: Any
+    ) -> None:
+        check_choice('optim_wrapper.dtype', dtype or 'bfloat16', ('bfloat16',))
+        super().__init__(**options)
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Let the forward pass run in mixed precision. Called around it."""
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield

@@ -139,7 +139,7 @@ def build_runner(cfg: Config) -> Runner:
     """The runner that a config describes.
 
     Raises:
-        OptionError: If a hook of ours is misspelt, or the config needs a GPU and there is none.
+        OptionError: If a hook of ours is misspelt, or the launcher needs a GPU and there is none.
     """
     for hook in cfg.get('custom_hooks') or []:
         name = hook.get('type') if isinstance(hook, dict) else None
@@ -155,10 +155,8 @@ def build_runner(cfg: Config) -> Runner:
         raise OptionError(
             f"launcher={cfg.launcher!r} needs a GPU: without one, 'pytorch' or 'none'."
         )
-    if cfg.get('optim_wrapper', {}).get('type') == 'AmpOptimWrapper':
-        raise OptionError(
-            "optim_wrapper.type='AmpOptimWrapper' (--amp) needs a GPU: without one, 'OptimWrapper'."
-        )
+    if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
+        cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
     return CPURunner.from_cfg(cfg)
 
 
@@ -191,7 +189,9 @@ def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
     try:
         main()
     except OptionError as error:
-        _end(f'error: {error}', 2)
+        # One from a worker process of a dataloader comes with its whole traceback.
+        message = str(error).strip().rpartition('OptionError: ')[2]
+        _end(f'error: {message}', 2)
     except Exception:
         # Where another rank has left for the same Ctrl-C, that failed which waited for it: let the
         # interrupt, which is still pending, be handled first.

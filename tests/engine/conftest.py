@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small BYOL and a small classifier on real digits, trained through MMEngine's Runner."""
+"""A small BYOL, a classifier and a FixMatch on real digits, trained by MMEngine's Runner."""
 
 import copy
 
@@ -180,6 +180,64 @@ def small_classifier_cfg(work_dir, hooks=(), max_iters=6, **changes):
     return changed(cfg, changes)
 
 
+def small_pair_cfg(work_dir, hooks=(), max_iters=6, **changes):
+    """The config of a FixMatch run: 10 labelled digits and all of them as unlabelled ones."""
+    digits = dict(type='Digits', split='test', size=8)
+    view = [dict(type='RandomCrop', crop_size=8, padding=1)]
+    cfg = dict(
+        default_scope='mmpretrain',
+        model=dict(
+            type='FixMatch',
+            threshold=0.3,
+            data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
+            classifier=dict(
+                type='ImageClassifier',
+                backbone=dict(type='SmallClassifierBackbone'),
+                neck=dict(type='GlobalAveragePooling'),
+                head=dict(type='LinearClsHead', num_classes=10, in_channels=6),
+            ),
+        ),
+        train_dataloader=dict(
+            batch_size=4,
+            num_workers=0,
+            sampler=dict(type='InfiniteSampler'),
+            batch_sampler=dict(type='MultiSourceBatchSampler', mu=2),
+            collate_fn=dict(type='collate_views'),
+            dataset=dict(
+                type='SemiSupervisedDataset',
+                labelled=digits,
+                split=dict(num_labels=10, seed=0),
+                labelled_pipeline=[*view, dict(type='PackInputs')],
+                unlabelled_pipeline=[
+                    dict(type='MultiView', num_views=[2], transforms=[view]),
+                    dict(type='PackInputs'),
+                ],
+            ),
+        ),
+        val_dataloader=dict(
+            batch_size=64,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=dict(**digits, pipeline=[dict(type='PackInputs')]),
+        ),
+        val_evaluator=dict(type='Accuracy'),
+        val_cfg=dict(type='TeacherStudentLoop'),
+        train_cfg=dict(
+            type='SemiSupervisedTrainLoop', max_iters=max_iters, val_interval=max_iters
+        ),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False),
+            pseudo_labels=dict(type='PseudoLabelHook', interval=2),
+        ),
+        custom_hooks=list(hooks),
+        work_dir=str(work_dir),
+        randomness=dict(seed=0),
+        log_level='ERROR',
+    )
+    return changed(cfg, changes)
+
+
 def losses_of(runner):
     """The losses that a run logged, one for each iteration."""
     history = runner.message_hub.log_scalars['train/loss']
@@ -212,11 +270,22 @@ class Runs:
 
     def cfg_of(self, kind):
         """The function that makes the config of a kind of run."""
-        return {'byol': small_byol_cfg, 'classifier': small_classifier_cfg}[kind]
+        return {
+            'byol': small_byol_cfg,
+            'classifier': small_classifier_cfg,
+            'pair': small_pair_cfg,
+        }[kind]
 
     def classifier(self, *hooks, **changes):
         """A classifier's run, trained."""
         runner = self.build(small_classifier_cfg, *hooks, **changes)
+        runner.train()
+        return runner
+
+
+    def pair(self, *hooks, **changes):
+        """A FixMatch run, trained."""
+        runner = self.build(small_pair_cfg, *hooks, **changes)
         runner.train()
         return runner
 
@@ -231,6 +300,12 @@ def runs(tmp_path):
 def byol_cfg():
     """The function that makes the config of a small BYOL run."""
     return small_byol_cfg
+
+
+@pytest.fixture
+def pair_cfg():
+    """The function that makes the config of a small FixMatch run."""
+    return small_pair_cfg
 
 
 @pytest.fixture
