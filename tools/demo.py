@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
+
+from se_mm.evaluation.runs import Run, RunFailure, run_all  # noqa: E402
+
 CONFIG = 'configs/byol_{}_conv5_1xb128_glyphs.py'
 SMOOTHINGS = {'TMA': 'tma', 'SE': 'se', 'STS': 'sts'}
 ITERS = 600
@@ -40,104 +40,6 @@ EXPLANATION = (
 )
 
 
-class DemoFailure(Exception):
-    """A run of the demo ended with an error."""
-
-
-class Run:
-    """One training, evaluated at its end, in a process of its own.
-
-    Args:
-        name: Its name in the table.
-        work_dir: Its folder.
-        command: Words of the command.
-        iters: Training iterations.
-    """
-
-    def __init__(self, name: str, work_dir: Path, command: list[str], iters: int) -> None:
-        self.name = name
-        self.work_dir = work_dir
-        self.command = command
-        self.iters = iters
-        self.process: subprocess.Popen | None = None
-
-    @property
-    def result(self) -> Path:
-        """File of the metrics and of the command that led to them."""
-        return self.work_dir / 'metrics.json'
-
-    @property
-    def metrics(self) -> dict[str, float] | None:
-        """The metrics, once this very command is complete."""
-        result = json.loads(self.result.read_text()) if self.result.exists() else {}
-        return result['metrics'] if result.get('command') == self.command else None
-
-    @property
-    def log(self) -> Path:
-        """File of all that the process prints."""
-        return self.work_dir / 'log.txt'
-
-    def forget(self) -> None:
-        """Remove what an earlier process of this run has left, and nothing else."""
-        # The folder may hold something of the user's, if it is not the run's: see the log.
-        if self.log.exists():
-            shutil.rmtree(self.work_dir)
-
-    def start(self) -> None:
-        """Start the process, on one core."""
-        self.forget()
-        self.work_dir.mkdir(parents=True, exist_ok=True)
-        with self.log.open('w') as log:
-            self.process = subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                env={**os.environ, 'OMP_NUM_THREADS': '1'},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    def stop(self) -> None:
-        """Stop the process, if there is one."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait()
-
-    def finished(self) -> bool:
-        """Whether the process has ended; writes its metrics when it has.
-
-        Raises:
-            DemoFailure: If it ended with an error.
-        """
-        status = self.process.poll()
-        if status is None:
-            return False
-        logged = self.scalars()
-        if status != 0 or not logged or not set(METRICS) <= set(logged[-1]):
-            tail = '\n'.join(self.log.read_text().splitlines()[-15:])
-            raise DemoFailure(
-                f'{self.name} ended with status {status}; {self.log} ends with\n{tail}'
-            )
-        metrics = {name: logged[-1][name] for name in METRICS}
-        self.result.write_text(json.dumps({'command': self.command, 'metrics': metrics}, indent=2))
-        return True
-
-    def scalars(self) -> list[dict]:
-        """What MMEngine has logged so far, a dict for each line of its log."""
-        files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
-        # Only whole lines: the last may still be being written.
-        lines = files[-1].read_text().split('\n')[:-1] if files else []
-        return [json.loads(line) for line in lines]
-
-    def progress(self) -> tuple[int, str]:
-        """Iterations done, and what to say of them."""
-        logged = [line for line in self.scalars() if 'loss' in line]
-        if not logged:
-            return 0, 'starting'
-        step = logged[-1]['step']
-        return step, 'evaluating' if step >= self.iters else f'loss {logged[-1]["loss"]:.2f}'
-
-
 def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
     """The runs of the demo: a network that is not trained, and a training for each smoothing."""
 
@@ -151,7 +53,7 @@ def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
     folder, still = work_dir / 'untrained', min(50, iters)
     length = (f'train_cfg.max_iters={still}', f'train_cfg.val_interval={still}')
     rate = ('optim_wrapper.optimizer.lr=0', 'param_scheduler=[]')
-    runs = [Run('untrained', folder, command('tma', folder, *length, *rate), still)]
+    runs = [Run('untrained', folder, command('tma', folder, *length, *rate), still, METRICS)]
     warm_up = max(1, iters // 20)
     length = (
         f'train_cfg.max_iters={iters}',
@@ -162,59 +64,8 @@ def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
     )
     for name, short in SMOOTHINGS.items():
         folder = work_dir / short
-        runs.append(Run(name, folder, command(short, folder, *length), iters))
+        runs.append(Run(name, folder, command(short, folder, *length), iters, METRICS))
     return runs
-
-
-def run_all(runs: list[Run], console: Console) -> None:
-    """Make the runs that are missing, as many at a time as there are cores.
-
-    Raises:
-        DemoFailure: If one of them fails; the others are stopped.
-    """
-    waiting = [run for run in runs if run.metrics is None]
-    for run in runs:
-        if run not in waiting:
-            console.print(f'{run.name}: complete already; --fresh repeats it')
-    running: list[Run] = []
-
-    def tell(run: Run, what: str) -> None:
-        # Where there are no moving bars, as in the log of a CI job.
-        if not console.is_terminal:
-            console.print(f'{time.strftime("%H:%M:%S")} {run.name}: {what}')
-
-    columns = (
-        TextColumn('{task.description:<10}'),
-        BarColumn(),
-        TextColumn('{task.completed:>4.0f}/{task.total:.0f}'),
-        TimeElapsedColumn(),
-        TextColumn('{task.fields[note]}'),
-    )
-    try:
-        with Progress(*columns, console=console, refresh_per_second=2) as progress:
-            tasks = {
-                run: progress.add_task(run.name, total=run.iters, start=False, note='waiting')
-                for run in waiting
-            }
-            while waiting or running:
-                while waiting and len(running) < (os.cpu_count() or 1):
-                    run = waiting.pop(0)
-                    running.append(run)  # before it starts, so that it is stopped in any case
-                    run.start()
-                    progress.start_task(tasks[run])
-                    tell(run, 'started')
-                for run in list(running):
-                    done, note = run.progress()
-                    if run.finished():
-                        running.remove(run)
-                        done, note = run.iters, 'done'
-                        tell(run, note)
-                        progress.stop_task(tasks[run])
-                    progress.update(tasks[run], completed=done, note=note)
-                time.sleep(0.5)
-    finally:
-        for run in running:
-            run.stop()
 
 
 def show_table(results: dict[str, dict[str, float]], console: Console) -> None:
@@ -297,7 +148,7 @@ def main() -> int:
     except KeyboardInterrupt:
         console.print('interrupted: the same command goes on with the runs that are not complete.')
         return 130
-    except DemoFailure as error:
+    except RunFailure as error:
         console.print(str(error), markup=False, highlight=False)
         return 1
     results = {run.name: run.metrics for run in runs}

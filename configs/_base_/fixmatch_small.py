@@ -27,19 +27,16 @@ model = dict(
 weak = [dict(type='RandomCrop', crop_size=32, padding=3, padding_mode='reflect')]
 # A dark letter on a light ground is the same as a light one on a dark ground.
 uniform = dict(magnitude_level=10, total_level=10, magnitude_std='inf', prob=1.0)
-bend = [
-    [dict(type='Shear', **uniform, magnitude_range=(0, 0.3), direction='horizontal')],
-    [dict(type='Shear', **uniform, magnitude_range=(0, 0.3), direction='vertical')],
-    [dict(type='Translate', **uniform, magnitude_range=(0, 0.15), direction='horizontal')],
-    [dict(type='Translate', **uniform, magnitude_range=(0, 0.15), direction='vertical')],
-]
 strong = [
     *weak,
     dict(type='Rotate', **uniform, magnitude_range=(0, 25)),
-    dict(type='RandomChoice', transforms=bend),
+    dict(type='Shear', **uniform, magnitude_range=(0, 0.3), direction='horizontal'),
     dict(type='Invert', prob=0.5),
     dict(
         type='RandomGrayscale', prob=0.5, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)
+    ),
+    dict(
+        type='Lighting', eigval=[1.0] * 3, eigvec=[[1, 0, 0], [0, 1, 0], [0, 0, 1]], alphastd=20.0
     ),
     dict(type='Brightness', **uniform, magnitude_range=(0, 0.6)),
     dict(type='Cutout', shape=8, pad_val=127, prob=1.0),
@@ -69,6 +66,8 @@ val_dataloader = dict(
 )
 val_cfg = dict(type='TeacherStudentLoop', on=['teacher', 'student'])
 val_evaluator = dict(type='Accuracy', topk=1)
+test_cfg = val_cfg
+test_evaluator = val_evaluator
 
 max_iters = 1000
 optim_wrapper = dict(
@@ -85,7 +84,7 @@ param_scheduler = [
         end=max_iters,
     )
 ]
-train_cfg = dict(type='SemiSupervisedTrainLoop', max_iters=max_iters, val_interval=250)
+train_cfg = dict(type='SemiSupervisedTrainLoop', max_iters=max_iters, val_interval=500)
 
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),

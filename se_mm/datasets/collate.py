@@ -34,7 +34,9 @@ def collate_views(samples: Sequence[dict]) -> dict[str, Any]:
     labelled = [sample for sample in samples if isinstance(sample['inputs'], Tensor)]
     unlabelled = [sample for sample in samples if not isinstance(sample['inputs'], Tensor)]
     if not labelled:
-        raise OptionError('a batch of collate_views has no labelled image: use a MultiSourceBatchSampler.')
+        raise OptionError(
+            'a batch of collate_views has no labelled image: use a MultiSourceBatchSampler.'
+        )
     views = zip(*(sample['inputs'] for sample in unlabelled))
     return {
         'inputs': {

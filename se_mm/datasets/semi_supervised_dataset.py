@@ -78,7 +78,9 @@ class SemiSupervisedDataset(Dataset):
         self.metainfo = self._labelled.metainfo
         classes = self.metainfo.get('classes')
         if not classes:
-            raise OptionError(f'labelled={labelled.get("type")!r} has no classes: give its metainfo.')
+            raise OptionError(
+                f'labelled={labelled.get("type")!r} has no classes: give its metainfo.'
+            )
         labels = labels_of_dataset('labelled', self._labelled)
         self.split = self._find_split(split, labelled, classes, labels)
         if self.split is None:
@@ -187,7 +189,9 @@ class SemiSupervisedDataset(Dataset):
         counts = np.bincount(labels[labels >= 0], minlength=len(classes))
         if len(counts) > len(classes) or (labels < 0).any():
             wrong = labels[(labels < 0) | (labels >= len(classes))][0]
-            raise OptionError(f'labelled has the label {wrong}: 0 to {len(classes) - 1} is allowed.')
+            raise OptionError(
+                f'labelled has the label {wrong}: 0 to {len(classes) - 1} is allowed.'
+            )
         if not counts.all():
             raise OptionError(
                 f'class {classes[int(counts.argmin())]!r} of labelled has no image: every class '

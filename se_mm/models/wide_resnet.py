@@ -27,7 +27,7 @@ class WideResNet(BaseModule):
         width: Factor of the channels, at least 1.
         in_channels: Channels of the images.
         slope: Slope of the leaky ReLU below 0.
-        bn_momentum: Share of a batch in batch norm's running statistics, PyTorch's sense, in (0, 1].
+        bn_momentum: Share of a batch in batch norm's running statistics, in (0, 1].
         drop_rate: Probability in [0, 1) with which a block's inner values are dropped.
         init_cfg: As for every module of MMEngine; the default is Kaiming's for convolutions.
 

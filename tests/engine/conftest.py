@@ -222,9 +222,7 @@ def small_pair_cfg(work_dir, hooks=(), max_iters=6, **changes):
         ),
         val_evaluator=dict(type='Accuracy'),
         val_cfg=dict(type='TeacherStudentLoop'),
-        train_cfg=dict(
-            type='SemiSupervisedTrainLoop', max_iters=max_iters, val_interval=max_iters
-        ),
+        train_cfg=dict(type='SemiSupervisedTrainLoop', max_iters=max_iters, val_interval=max_iters),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
         default_hooks=dict(
             checkpoint=dict(type='CheckpointHook', interval=3, by_epoch=False),
@@ -281,7 +279,6 @@ class Runs:
         runner = self.build(small_classifier_cfg, *hooks, **changes)
         runner.train()
         return runner
-
 
     def pair(self, *hooks, **changes):
         """A FixMatch run, trained."""

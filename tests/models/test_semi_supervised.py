@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training step of each method against the published equations, written out in plain PyTorch."""
+"""One training step of each method against its equations, written out in plain PyTorch."""
 
 import copy
 import math
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 
-from se_mm.models import semi_supervised  # noqa: F401  (registers them)
+from se_mm.models import semi_supervised
 from se_mm.smoothing import OptionError
 
 pytest.importorskip('mmpretrain')
@@ -45,7 +45,10 @@ def batch(views=2):
     generator = torch.Generator().manual_seed(1)
     images = lambda n: torch.randn(n, 3, 8, 8, generator=generator)  # noqa: E731
     inputs = {'labelled': images(5), 'views': [images(7) for _ in range(views)]}
-    labels = {'labels': torch.tensor([0, 1, 2, 3, 1]), 'truth': torch.tensor([0, 1, 2, 3, -1, 2, 1])}
+    labels = {
+        'labels': torch.tensor([0, 1, 2, 3, 1]),
+        'truth': torch.tensor([0, 1, 2, 3, -1, 2, 1]),
+    }
     return inputs, labels
 
 
@@ -249,7 +252,9 @@ def test_quality_counts_what_was_accepted_and_what_was_right():
     scalars, shares = model.quality.read()
     right = guess == truth
     assert scalars['mask_rate'] == pytest.approx(accepted.float().mean().item())
-    assert scalars['pseudo_label_acc'] == pytest.approx(100 * right.sum().item() / known.sum().item())
+    assert scalars['pseudo_label_acc'] == pytest.approx(
+        100 * right.sum().item() / known.sum().item()
+    )
     assert scalars['accepted_acc'] == pytest.approx(
         100 * (right & accepted).sum().item() / (known & accepted).sum().item()
     )

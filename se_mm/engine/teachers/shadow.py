@@ -44,8 +44,8 @@ class Shadow(Teacher):
             )
         if isinstance(getattr(model, 'teacher', None), nn.Module):
             raise OptionError(
-                f'{type(model).__name__} has a teacher of its own, but no student, and such teachers '
-                f'are not supported yet.'
+                f'{type(model).__name__} has a teacher of its own, but no student, and such '
+                f'teachers are not supported yet.'
             )
         self.path = path
         self.student = model

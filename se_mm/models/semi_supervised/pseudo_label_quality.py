@@ -35,7 +35,9 @@ class PseudoLabelQuality:
         known = truth >= 0
         right = labels == truth
         either = torch.stack([torch.ones_like(accepted), accepted])
-        self._counts += torch.stack([(either & mask).sum(1) for mask in (known | True, known, right)])
+        self._counts += torch.stack(
+            [(either & mask).sum(1) for mask in (known | True, known, right)]
+        )
         self._histogram.index_add_(0, labels, accepted.long())
 
     def read(self) -> tuple[dict[str, float], list[float]]:

@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled and unlabelled images as one data set, their sampling and their batches."""
+
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.registry import DATASETS, init_default_scope
+
+from se_mm.datasets import (
+    LabelSplit,
+    MultiSourceBatchSampler,
+    SemiSupervisedDataset,
+    collate_views,
+)
+from se_mm.datasets import multi_source_batch_sampler as sampler_module
+from se_mm.datasets.multi_source_batch_sampler import Draw
+from se_mm.smoothing import OptionError
+
+Image = pytest.importorskip('PIL.Image')
+pytest.importorskip('mmpretrain')
+DIGITS = dict(type='Digits', split='test', size=8)
+WEAK = [dict(type='RandomCrop', crop_size=8, padding=2)]
+PACK = dict(type='PackInputs')
+ONE = [*WEAK, PACK]
+TWO = [dict(type='MultiView', num_views=[2], transforms=[WEAK]), PACK]
+
+
+def build(**options):
+    init_default_scope('mmpretrain')
+    settings = dict(
+        labelled=DIGITS,
+        split=dict(num_labels=20, seed=0),
+        labelled_pipeline=ONE,
+        unlabelled_pipeline=TWO,
+    )
+    return SemiSupervisedDataset(**{**settings, **options})
+
+
+class Source:
+    """What Runner gives a batch sampler: a sampler with a data set and a seed."""
+
+    def __init__(self, *sizes, seed=0):
+        self.dataset = type('Sources', (), {'source_sizes': sizes})()
+        self.seed = seed
+
+
+def batches(count, *sizes, seed=0, step=0, rank=0, ranks=1, **options):
+    sampler = MultiSourceBatchSampler(Source(*sizes, seed=seed), **options)
+    sampler.step, sampler.rank, sampler.world_size = step, rank, ranks
+    iterator = iter(sampler)
+    return [next(iterator) for _ in range(count)]
+
+
+def test_labelled_images_come_first_and_all_are_unlabelled_too():
+    data = build()
+    assert data.source_sizes == [20, 297]
+    assert len(data) == 317
+    labels = [int(data[i]['data_samples'].gt_label) for i in range(20)]
+    assert np.bincount(labels).tolist() == [2] * 10
+    assert isinstance(data[0]['inputs'], torch.Tensor)
+    assert [view.shape for view in data[20]['inputs']] == [(3, 8, 8)] * 2
+
+
+def test_draw_makes_the_same_views_and_leaves_the_generators_alone():
+    data = build()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(()).item()
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    first, again, other = (data[Draw(50, (0, 1, n))]['inputs'] for n in (3, 3, 4))
+    assert (random.random(), np.random.rand(), torch.rand(()).item()) == expected
+    assert all(torch.equal(left, right) for left, right in zip(first, again))
+    assert not all(torch.equal(left, right) for left, right in zip(first, other))
+
+
+def test_unlabelled_images_of_another_set():
+    data = build(unlabelled=dict(type='Digits', split='train', size=8), split=None)
+    assert data.source_sizes == [297, 1500]
+    assert data.split is None
+
+
+def test_labels_of_the_unlabelled_set_are_not_needed(tmp_path):
+    for index in range(3):
+        Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(tmp_path / f'{index}.png')
+    load = dict(type='LoadImageFromFile')
+    data = build(
+        unlabelled=dict(type='CustomDataset', data_root=str(tmp_path), with_label=False),
+        unlabelled_pipeline=[load, *TWO],
+    )
+    batch = collate_views([data[0], data[20], data[21]])
+    assert batch['data_samples']['truth'].tolist() == [-1, -1]
+    assert batch['inputs']['labelled'].shape == (1, 3, 8, 8)
+    assert [view.shape for view in batch['inputs']['views']] == [(2, 3, 8, 8)] * 2
+
+
+def test_batch_keeps_labels_and_truth():
+    data = build()
+    batch = collate_views([data[0], data[1], data[20 + 5]])
+    assert batch['data_samples']['labels'].tolist() == [
+        int(data[i]['data_samples'].gt_label) for i in range(2)
+    ]
+    assert batch['data_samples']['truth'].tolist() == [int(data[25]['data_samples'].gt_label)]
+
+
+def test_split_file_is_written_once_and_then_read(tmp_path):
+    path = tmp_path / 'deep' / 'split.json'
+    drawn = build(split=dict(num_labels=20, seed=3, file=str(path))).split
+    assert LabelSplit.load(str(path)) == drawn
+    before = path.read_bytes()
+    assert build(split=dict(num_labels=20, seed=3, file=str(path))).split == drawn
+    assert build(split=str(path)).split == drawn
+    assert path.read_bytes() == before
+    with pytest.raises(OptionError, match='has seed=3, where the config has 4'):
+        build(split=dict(num_labels=20, seed=4, file=str(path)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    sizes=st.tuples(st.integers(1, 30), st.integers(1, 60)),
+    counts=st.tuples(st.integers(1, 8), st.integers(1, 16)),
+    seed=st.integers(0, 2**31 - 1),
+    ranks=st.integers(1, 3),
+)
+def test_each_source_is_gone_through_without_repeats(sizes, counts, seed, ranks):
+    for source in range(2):
+        drawn = []
+        for step in range(5):
+            for rank in range(ranks):
+                (batch,) = batches(
+                    1,
+                    *sizes,
+                    seed=seed,
+                    step=step,
+                    rank=rank,
+                    ranks=ranks,
+                    batch_size=counts[0],
+                    batch_sizes=list(counts),
+                )
+                assert len(batch) == sum(counts)
+                part = batch[: counts[0]] if source == 0 else batch[counts[0] :]
+                drawn += [int(index) - source * sizes[0] for index in part]
+        size = sizes[source]
+        for first in range(0, len(drawn) - size + 1, size):
+            assert sorted(drawn[first : first + size]) == list(range(size))
+
+
+def test_batches_from_a_step_are_those_of_the_whole_run():
+    whole = batches(6, 10, 50, batch_size=4, mu=3)
+    later = batches(2, 10, 50, batch_size=4, mu=3, step=4)
+    assert later == whole[4:]
+    assert [draw.key for batch in later for draw in batch] == [
+        draw.key for batch in whole[4:] for draw in batch
+    ]
+    keys = [draw.key for batch in whole for draw in batch]
+    assert len(set(keys)) == len(keys)
+
+
+def test_another_seed_is_another_order():
+    assert batches(3, 10, 50, batch_size=4, mu=3) != batches(3, 10, 50, batch_size=4, mu=3, seed=1)
+
+
+def test_ranks_are_found(monkeypatch):
+    monkeypatch.setattr(sampler_module, 'get_dist_info', lambda: (1, 2))
+    sampler = MultiSourceBatchSampler(Source(10, 50), batch_size=4, mu=3)
+    assert (sampler.rank, sampler.world_size) == (1, 2)
+
+
+def test_length_is_a_pass_over_the_source_that_takes_longest():
+    assert len(MultiSourceBatchSampler(Source(10, 50), batch_size=4, mu=3)) == 5
+    assert len(MultiSourceBatchSampler(Source(100, 50), batch_size=4, mu=3)) == 25
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(batch_size=4, mu=0), 'mu=0 is not allowed: a whole number of at least 1'),
+        (dict(batch_size=4, mu=1.5), 'mu=1.5 is not allowed'),
+        (dict(batch_size=0, mu=2), 'batch_size=0 is not allowed'),
+        (dict(batch_size=4, batch_sizes=[4]), r'batch_sizes=\[4\] is not allowed: one for each'),
+        (dict(batch_size=4, batch_sizes=[3, 8]), 'does not fit batch_size=4'),
+        (dict(batch_size=4, batch_sizes=[4, 0]), 'batch_sizes=0 is not allowed'),
+        (dict(batch_size=4, batch_sizes=[4, 8], mu=2), 'only one is allowed'),
+    ],
+    ids=str,
+)
+def test_wrong_batch_is_refused(options, message):
+    with pytest.raises(OptionError, match=message):
+        MultiSourceBatchSampler(Source(10, 50), **options)
+
+
+def test_data_set_of_one_source_is_refused():
+    sampler = Source(10)
+    sampler.dataset = DATASETS.build(DIGITS)
+    with pytest.raises(OptionError, match='not allowed with a Digits'):
+        MultiSourceBatchSampler(sampler, batch_size=4, mu=1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes of four images each, one of them no image at all."""
+    for name in ('ants', 'bees', 'crabs'):
+        (tmp_path / name).mkdir()
+        for index in range(4):
+            image = Image.fromarray(np.full((8, 8, 3), 50 * index, np.uint8))
+            image.save(tmp_path / name / f'{index}.png')
+    (tmp_path / 'bees' / '2.png').write_bytes(b'no image')
+    return tmp_path
+
+
+def build_folder(folder, **options):
+    load = dict(type='LoadImageFromFile')
+    return build(
+        labelled=dict(type='CustomDataset', data_root=str(folder)),
+        split=dict(num_labels=3, seed=0),
+        labelled_pipeline=[load, *ONE],
+        unlabelled_pipeline=[load, *TWO],
+        **options,
+    )
+
+
+def test_unreadable_image_is_named_and_ends_the_run(folder):
+    data = build_folder(folder)
+    with pytest.raises(OptionError, match=r"bees/2.png' cannot be read: .*unreadable='skip'"):
+        for index in range(len(data)):
+            data[index]
+
+
+def test_unreadable_image_is_named_counted_and_left_out(folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        'se_mm.datasets.semi_supervised_dataset.print_log', lambda text, **_: said.append(text)
+    )
+    data = build_folder(folder, unreadable='skip')
+    for _ in range(2):
+        items = [data[index] for index in range(len(data))]
+    assert len(items) == 15
+    (line,) = said
+    assert "bees/2.png' cannot be read and is skipped, number 1" in line
+
+
+def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder, monkeypatch):
+    data = build_folder(folder, unreadable='skip')
+
+    def fail(info):
+        raise ValueError('a fault of its own')
+
+    monkeypatch.setitem(data._pipelines, 0, fail)
+    with pytest.raises(ValueError, match='a fault of its own'):
+        data[0]
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(split=dict(num_labels=25)), 'num_labels=25 is not divisible by 10 classes'),
+        (dict(split=dict(num_labels=500)), 'num_labels=500'),
+        (dict(split=dict(seed=1)), 'has no num_labels'),
+        (dict(split=dict(num_labels=20, sed=1)), "split has no option 'sed'.*Did you mean 'seed'"),
+        (dict(split=20), 'split=20 is not allowed'),
+        (dict(split='nowhere.json'), 'nowhere.json'),
+        (dict(unlabelled=dict(type='Digits', indices=[])), 'unlabelled has no images'),
+        (dict(unlabelled=3), 'unlabelled=3 is not allowed: the config of a data set'),
+        (dict(labelled=dict(type='Digits', split='tset')), "split='tset'"),
+        (dict(labelled=dict(type='CustomDataset', data_root='nowhere')), 'cannot be built'),
+        (dict(labelled=dict(**DIGITS, pipeline=ONE)), 'labelled.pipeline is not allowed'),
+        (dict(labelled_pipeline=None), 'labelled_pipeline=None is not allowed'),
+        (dict(unlabelled_pipeline=ONE), 'unlabelled_pipeline gives one image'),
+        (dict(labelled_pipeline=TWO), 'labelled_pipeline gives list'),
+        (dict(unreadable='ignore'), "unreadable='ignore' is not allowed"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else '',
+)
+def test_wrong_option_is_refused_in_one_line(options, message):
+    with pytest.raises(OptionError, match=message) as error:
+        build(**options)
+    assert '\n' not in str(error.value)
+
+
+def test_class_without_a_labelled_image_is_named(folder):
+    shutil.rmtree(folder / 'crabs')
+    (folder / 'crabs').mkdir()
+    with pytest.raises(OptionError, match="class 'crabs'"):
+        build(
+            labelled=dict(type='CustomDataset', data_root=str(folder)),
+            split=None,
+            labelled_pipeline=[dict(type='LoadImageFromFile'), *ONE],
+        )
+
+
+def test_views_of_several_sizes_are_refused():
+    samples = [{'inputs': torch.zeros(3, s, s), 'data_samples': {'gt_label': 0}} for s in (4, 8)]
+    with pytest.raises(OptionError, match=r'labelled_pipeline gives images of several sizes'):
+        collate_views(samples)
