@@ -36,7 +36,8 @@ class TeacherStudentLoop(BaseLoop):
         fp16: Whether to evaluate in automatic mixed precision.
 
     Raises:
-        OptionError: If ``on`` is anything else, or the model does not have them.
+        OptionError: If ``on`` is anything else, the model does not have them, or the images cannot
+            be read or have other classes than the training's.
     """
 
     def __init__(
@@ -47,7 +48,12 @@ class TeacherStudentLoop(BaseLoop):
         on: str | Sequence[str] = NETWORKS,
         fp16: bool = False,
     ) -> None:
-        super().__init__(runner, dataloader)
+        try:
+            super().__init__(runner, dataloader)
+        except (OSError, RuntimeError, AssertionError) as error:
+            reason = ' '.join(str(error).split())
+            raise OptionError(f'the data of TeacherStudentLoop cannot be read: {reason}') from error
+        self._check_classes()
         on = [on] if isinstance(on, str) else list(on)
         if not on or len(set(on)) < len(on):
             raise OptionError(f'on={on!r} is not allowed: one or both of {", ".join(NETWORKS)}.')
@@ -89,6 +95,18 @@ class TeacherStudentLoop(BaseLoop):
         self.runner.call_hook(f'after_{self._stage}_epoch', metrics=metrics)
         self.runner.call_hook(f'after_{self._stage}')
         return metrics
+
+    def _check_classes(self) -> None:
+        """Refuse other classes than the training's: labels would be mistaken for each other."""
+        evaluated = getattr(self.dataloader.dataset, 'metainfo', {}).get('classes')
+        training = getattr(self.runner._train_loop, 'dataloader', None)  # Still a dict if it tests.
+        trained = getattr(getattr(training, 'dataset', None), 'metainfo', {}).get('classes')
+        if evaluated and trained and tuple(evaluated) != tuple(trained):
+            odd = sorted(set(evaluated) ^ set(trained)) or list(evaluated)
+            raise OptionError(
+                f'the classes of the evaluation, {len(evaluated)}, are not those of the training, '
+                f'{len(trained)}: see {", ".join(map(repr, odd[:3]))}.'
+            )
 
     @torch.no_grad()
     def _run_iter(self, index: int, batch: dict) -> None:

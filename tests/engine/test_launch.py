@@ -2,11 +2,15 @@
 """What the tools make of a command line and a config, and what they refuse in one line."""
 
 import argparse
+import subprocess
+import sys
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 
+from se_mm.engine.cpu import CPUAmpOptimWrapper
 from se_mm.engine.launch import (
     add_common_options,
     build_runner,
@@ -125,13 +129,31 @@ def test_misspelt_hook_is_refused_by_the_right_name():
 
 
 @without_gpu
-@pytest.mark.parametrize(
-    'changes, said',
-    [
-        (dict(launcher='slurm'), "launcher='slurm' needs a GPU"),
-        (dict(optim_wrapper=dict(type='AmpOptimWrapper')), r'--amp\) needs a GPU'),
-    ],
-)
-def test_what_needs_a_gpu_is_refused_without_one(changes, said):
-    with pytest.raises(OptionError, match=said):
-        build_runner(Config({'launcher': 'none', **changes}))
+def test_launcher_that_needs_a_gpu_is_refused_without_one():
+    with pytest.raises(OptionError, match="launcher='slurm' needs a GPU"):
+        build_runner(Config({'launcher': 'slurm'}))
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'float32'])
+def test_mixed_precision_of_the_cpu_is_bfloat16(dtype):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    with pytest.raises(OptionError, match=f"optim_wrapper.dtype='{dtype}' is not allowed"):
+        CPUAmpOptimWrapper(optimizer=optimizer, dtype=dtype)
+    wrapper = CPUAmpOptimWrapper(optimizer=optimizer, loss_scale='dynamic')
+    with wrapper.optim_context(torch.nn.Identity()):
+        assert (torch.eye(2) @ torch.eye(2)).dtype == torch.bfloat16
+    assert (torch.eye(2) @ torch.eye(2)).dtype == torch.float32
+
+
+def test_error_of_a_worker_process_is_one_line():
+    code = (
+        'from se_mm.engine.launch import run_tool\n'
+        'from se_mm.smoothing.options import OptionError\n'
+        'def main():\n'
+        "    raise OptionError('Caught in worker.\\nTraceback\\nse_mm.a.OptionError: lost it.')\n"
+        "run_tool(main, 'interrupted')\n"
+    )
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == 'error: lost it.'
