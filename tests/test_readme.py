@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The README's code blocks work as they stand."""
 
+import itertools
 import os
 import re
 import stat
@@ -36,7 +37,12 @@ def test_config_block_loads_and_what_it_names_can_be_built(block, tmp_path):
     cfg = Config.fromfile(path)
     init_default_scope('mmpretrain')
     hooks = [HOOKS.build(hook) for hook in cfg.get('custom_hooks', [])]
-    if 'model' in cfg:
+    if 'SemiSupervisedDataset' in block:
+        teacher = find_teacher(MODELS.build(cfg.model))
+        assert str(teacher) == 'teacher (pair) follows student'
+        dataset = DATASETS.build(cfg.train_dataloader.dataset)
+        assert dataset.source_sizes == [40, 1500]
+    elif 'model' in cfg:
         assert str(find_teacher(MODELS.build(cfg.model))).startswith('target_net')
         assert len(hooks) == ('custom_hooks' in block)
         assert all(isinstance(hook, (SETMAHook, SpatialEnsembleHook)) for hook in hooks)
@@ -76,13 +82,16 @@ def test_command_is_one_that_exists(command, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     words = (tmp_path / 'words').read_text().splitlines()
-    (start,) = (i for i, word in enumerate(words) if word.endswith('tools/train.py'))
+    tools = re.compile(r'(.*/)?tools/(?!torchrun)\w+\.py')
+    (start,) = (i for i, word in enumerate(words) if tools.fullmatch(word))
     assert (ROOT / words[start]).is_file()
     assert (ROOT / words[start + 1]).is_file()
     code = (
         'import sys, runpy; tool = runpy.run_path(sys.argv[1]); sys.argv[:] = sys.argv[1:]; '
         "args = tool['parse_args'](); from mmengine.config import Config; "
-        'cfg = Config.fromfile(args.config); cfg.merge_from_dict(args.cfg_options or {})'
+        "paths = args.configs if 'configs' in args else [args.config]; "
+        'cfg, *_ = [Config.fromfile(path) for path in paths]; '
+        'cfg.merge_from_dict(args.cfg_options or {})'
     )
     parsed = subprocess.run(
         [sys.executable, '-c', code, *words[start:]], cwd=ROOT, capture_output=True, text=True
@@ -100,10 +109,10 @@ def test_option_table_has_every_option_and_no_other():
 def test_config_table_names_configs_that_exist_and_all_of_them():
     table = README.split('## Configs')[1].split('## What was')[0]
     written = set()
-    for name in re.findall(r'`([\w.{},]+)`', table):
+    for name in re.findall(r'`([\w.{},-]+)`', table):
         if name.startswith('...'):
             name = 'byol_sts_r50_8xb32' + name[3:]
-        choice = re.search(r'{(.*?)}', name)
-        choices = choice.group(1).split(',') if choice else ['']
-        written |= {name.replace(choice.group(0), c) if choice else name for c in choices}
+        # Every second part is a list of choices.
+        parts = re.split(r'{(.*?)}', name)
+        written |= {''.join(chosen) for chosen in itertools.product(*(p.split(',') for p in parts))}
     assert written == {path.name for path in (ROOT / 'configs').glob('*.py')}

@@ -26,11 +26,11 @@ model = dict(
 # Letters and digits are not their mirror images, so there is no flip.
 weak = [dict(type='RandomCrop', crop_size=32, padding=3, padding_mode='reflect')]
 # A dark letter on a light ground is the same as a light one on a dark ground.
-uniform = dict(magnitude_level=10, total_level=10, magnitude_std='inf', prob=1.0)
+strength = dict(magnitude_level=10, total_level=10, magnitude_std='inf', prob=1.0)
 strong = [
     *weak,
-    dict(type='Rotate', **uniform, magnitude_range=(0, 25)),
-    dict(type='Shear', **uniform, magnitude_range=(0, 0.3), direction='horizontal'),
+    dict(type='Rotate', **strength, magnitude_range=(0, 25)),
+    dict(type='Shear', **strength, magnitude_range=(0, 0.3), direction='horizontal'),
     dict(type='Invert', prob=0.5),
     dict(
         type='RandomGrayscale', prob=0.5, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)
@@ -38,7 +38,7 @@ strong = [
     dict(
         type='Lighting', eigval=[1.0] * 3, eigvec=[[1, 0, 0], [0, 1, 0], [0, 0, 1]], alphastd=20.0
     ),
-    dict(type='Brightness', **uniform, magnitude_range=(0, 0.6)),
+    dict(type='Brightness', **strength, magnitude_range=(0, 0.6)),
     dict(type='Cutout', shape=8, pad_val=127, prob=1.0),
 ]
 labelled_pipeline = [*weak, dict(type='PackInputs')]
@@ -87,7 +87,7 @@ param_scheduler = [
 train_cfg = dict(type='SemiSupervisedTrainLoop', max_iters=max_iters, val_interval=500)
 
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=50),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     checkpoint=dict(
         type='CheckpointHook',
         by_epoch=False,

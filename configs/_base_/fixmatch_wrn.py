@@ -77,7 +77,7 @@ param_scheduler = [
 train_cfg = dict(type='SemiSupervisedTrainLoop', max_iters=max_iters, val_interval=2**12)
 
 default_hooks = dict(
-    logger=dict(type='LoggerHook', interval=128),
+    logger=dict(type='LoggerHook', interval=128, log_metric_by_epoch=False),
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2**12, max_keep_ckpts=2),
     pseudo_labels=dict(type='PseudoLabelHook', interval=128),
 )

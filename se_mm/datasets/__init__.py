@@ -7,6 +7,7 @@ from se_mm.datasets.digits import Digits
 from se_mm.datasets.glyphs import Glyphs
 from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
+from se_mm.datasets.randaugment import FixMatchRandAugment
 from se_mm.datasets.semi_supervised_dataset import SemiSupervisedDataset
 from se_mm.datasets.torchvision_images import STL10, SVHN
 
@@ -15,6 +16,7 @@ __all__ = [
     'SVHN',
     'CSVDataset',
     'Digits',
+    'FixMatchRandAugment',
     'Glyphs',
     'LabelSplit',
     'MultiSourceBatchSampler',

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -144,7 +145,7 @@ class SemiSupervisedDataset(Dataset):
             f'image {path!r} cannot be read and is skipped, number {len(self._skipped)} in this '
             f'process.',
             logger='current',
-            level='WARNING',
+            level=logging.WARNING,
         )
         return None
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, init_default_scope
 
 from se_mm.datasets import (
@@ -229,26 +230,23 @@ def test_unreadable_image_is_named_and_ends_the_run(folder):
             data[index]
 
 
-def test_unreadable_image_is_named_counted_and_left_out(folder, monkeypatch):
-    said = []
-    monkeypatch.setattr(
-        'se_mm.datasets.semi_supervised_dataset.print_log', lambda text, **_: said.append(text)
-    )
+def test_unreadable_image_is_named_counted_and_left_out(folder, capfd):
+    MMLogger.get_instance('unreadable', log_level='WARNING')
     data = build_folder(folder, unreadable='skip')
     for _ in range(2):
         items = [data[index] for index in range(len(data))]
     assert len(items) == 15
-    (line,) = said
+    (line,) = [text for text in capfd.readouterr().out.splitlines() if 'cannot be read' in text]
     assert "bees/2.png' cannot be read and is skipped, number 1" in line
 
 
-def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder, monkeypatch):
+def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder):
     data = build_folder(folder, unreadable='skip')
 
     def fail(info):
         raise ValueError('a fault of its own')
 
-    monkeypatch.setitem(data._pipelines, 0, fail)
+    data._pipelines[0] = fail
     with pytest.raises(ValueError, match='a fault of its own'):
         data[0]
 
