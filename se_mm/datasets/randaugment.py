@@ -35,7 +35,7 @@ class FixMatchRandAugment:
     """Some of FixMatch's operations, by mmpretrain's transforms, of random strengths.
 
     The list of operations and the ranges of their strengths are those of Sohn et al., FixMatch,
-    NeurIPS 2020, in its appendix; doing nothing is one of them. mmpretrain's ``RandAugment`` has other
+    NeurIPS 2020; doing nothing is one of them. mmpretrain's ``RandAugment`` has other
     ranges by default, and makes its transforms anew for every image.
 
     Args:

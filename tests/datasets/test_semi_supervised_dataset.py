@@ -98,6 +98,21 @@ def test_labels_of_the_unlabelled_set_are_not_needed(tmp_path):
     assert [view.shape for view in batch['inputs']['views']] == [(2, 3, 8, 8)] * 2
 
 
+def test_labels_of_a_table_and_unlabelled_images_of_a_folder(folder):
+    (folder / 'labels.csv').write_text('image,label\nants/0.png,ant\nbees/0.png,bee\n')
+    load = dict(type='LoadImageFromFile')
+    data = build(
+        labelled=dict(type='CSVDataset', data_root=str(folder), ann_file='labels.csv'),
+        split=None,
+        unlabelled=dict(type='CustomDataset', data_root=str(folder), with_label=False),
+        labelled_pipeline=[load, *ONE],
+        unlabelled_pipeline=[load, *TWO],
+    )
+    assert data.source_sizes == [2, 12]
+    assert data.metainfo['classes'] == ('ant', 'bee')
+    assert [int(data[i]['data_samples'].gt_label) for i in range(2)] == [0, 1]
+
+
 def test_batch_keeps_labels_and_truth():
     data = build()
     batch = collate_views([data[0], data[1], data[20 + 5]])

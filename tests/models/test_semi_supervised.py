@@ -263,6 +263,30 @@ def test_quality_counts_what_was_accepted_and_what_was_right():
     assert model.quality.read() == ({}, [])
 
 
+@MODELS.register_module(force=True)
+class RunningMeanThreshold(semi_supervised.Acceptance):
+    """A threshold that adapts: the mean confidence so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('threshold', torch.tensor(0.25))
+
+    def forward(self, probabilities):
+        confidence = probabilities.amax(1)
+        self.threshold.lerp_(confidence.mean(), 0.5)
+        return (confidence >= self.threshold).float()
+
+
+def test_acceptance_of_ones_own_adapts_and_is_saved_with_the_model():
+    model = build(type='FixMatch', accept=dict(type='RunningMeanThreshold'))
+    model(*batch(), mode='loss')
+    threshold = model.state_dict()['accept.threshold']
+    assert threshold > 0.25
+    confidence = teacher_probabilities(model, batch()[0]['views'][0]).amax(1)
+    scalars, _ = model.quality.read()
+    assert scalars['mask_rate'] == pytest.approx((confidence >= threshold).float().mean().item())
+
+
 def test_alignment_makes_an_even_spread_of_an_uneven_one():
     align = semi_supervised.DistributionAlignment(3, momentum=1.0)
     probabilities = torch.tensor([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1]])
