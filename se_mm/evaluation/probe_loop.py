@@ -42,14 +42,14 @@ from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_gather
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS, TASK_UTILS
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from se_mm.engine.teachers import bound_teacher
 from se_mm.engine.teachers.base import submodule
+from se_mm.evaluation.evaluation_loop import EvaluationLoop
 from se_mm.evaluation.features import frozen, labels_of, pooled, prepared
 from se_mm.evaluation.probes import Probe
 from se_mm.rng import rng_untouched
@@ -57,7 +57,7 @@ from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 
 
 @LOOPS.register_module()
-class ProbeLoop(BaseLoop):
+class ProbeLoop(EvaluationLoop):
     """Fit probes to the frozen features of a labelled bank and measure them on the dataloader.
 
     The bank and the evaluation images are read once, through the model's own data preprocessor.
@@ -176,16 +176,6 @@ class ProbeLoop(BaseLoop):
             # 'accuracy/top1' is 'top1', unless another metric has a 'top1' too.
             short = f'{name}/{key.split("/", 1)[-1]}'
             metrics[f'{name}/{key}' if short in metrics else short] = value
-
-    @property
-    def _stage(self) -> str:
-        # Runner gives a loop no other sign of which of the two it is.
-        return 'test' if self.runner._test_loop is self else 'val'
-
-    @property
-    def _model(self) -> nn.Module:
-        model = self.runner.model
-        return model.module if is_model_wrapper(model) else model
 
     def _modules(self) -> dict[str, nn.Module]:
         """What is probed, as it is at this moment: a hook may have put another teacher in place."""

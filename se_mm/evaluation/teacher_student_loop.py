@@ -8,21 +8,20 @@ from copy import deepcopy
 
 import torch
 from mmengine.evaluator import Evaluator
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
-from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 from torch.utils.data import DataLoader
 
+from se_mm.evaluation.evaluation_loop import EvaluationLoop
 from se_mm.smoothing.options import OptionError, check_choice
 
 NETWORKS = ('teacher', 'student')
 
 
 @LOOPS.register_module()
-class TeacherStudentLoop(BaseLoop):
+class TeacherStudentLoop(EvaluationLoop):
     """Evaluate the classifiers ``teacher`` and ``student`` of a model, reading the images once.
 
     Metrics are named by whom they are of, as ``teacher/accuracy/top1``, and so is
@@ -123,13 +122,3 @@ class TeacherStudentLoop(BaseLoop):
         self.runner.call_hook(
             f'after_{self._stage}_iter', batch_idx=index, data_batch=batch, outputs=outputs
         )
-
-    @property
-    def _stage(self) -> str:
-        # Runner gives a loop no other sign of which of the two it is.
-        return 'test' if self.runner._test_loop is self else 'val'
-
-    @property
-    def _model(self) -> nn.Module:
-        model = self.runner.model
-        return model.module if is_model_wrapper(model) else model

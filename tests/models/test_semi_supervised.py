@@ -315,6 +315,11 @@ def test_sharpening_goes_from_the_probabilities_to_one_hot():
     'cfg, message',
     [
         (dict(type='FixMatch', threshold=0), r'threshold=0 is not allowed: a number in \(0, 1\]'),
+        (
+            dict(type='FixMatch', treshold=0.9),
+            "FixMatch has no option 'treshold'.*Did you mean 'threshold'",
+        ),
+        (dict(type='MeanTeacher', ramp_upp=0.9), "MeanTeacher .*Did you mean 'ramp_up'"),
         (dict(type='FixMatch', threshold=1.2), r'threshold=1.2 is not allowed'),
         (dict(type='FixMatch', labeller='techer'), "labeller='techer'.*Did you mean 'teacher'"),
         (dict(type='FixMatch', predict_on='both'), "predict_on='both' is not allowed"),

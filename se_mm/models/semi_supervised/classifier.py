@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 from copy import deepcopy
 from typing import Any, Optional, Union
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from se_mm.models.semi_supervised.pseudo_label_quality import PseudoLabelQuality
-from se_mm.smoothing.options import OptionError, check_choice, check_number
+from se_mm.smoothing.options import OptionError, check_choice, check_keys, check_number
 
 NETWORKS = ('teacher', 'student')
 CONSISTENCIES = ('cross_entropy', 'mse')
@@ -49,7 +50,7 @@ class SemiSupervisedClassifier(BaseModel):
         init_cfg: As for every module of MMEngine.
 
     Raises:
-        OptionError: If an option is out of its range.
+        OptionError: If an option does not exist or is out of its range.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class SemiSupervisedClassifier(BaseModel):
         predict_on: str = 'teacher',
         data_preprocessor: Optional[dict] = None,
         init_cfg: Optional[dict] = None,
+        **unknown: Any,
     ) -> None:
+        check_keys(type(self).__name__, unknown, _option_names(type(self)))
         data_preprocessor = {'type': 'SemiSupervisedDataPreprocessor', **(data_preprocessor or {})}
         super().__init__(data_preprocessor, init_cfg)
         if labeller is not None:
@@ -193,3 +196,15 @@ class SemiSupervisedClassifier(BaseModel):
 def _rows(feats: Any, start: int, stop: Optional[int]) -> Any:
     """Some images' features, of a backbone or neck that may give nested tuples of them."""
     return tree_map(lambda part: part[start:stop], feats)
+
+
+def _option_names(method: type) -> list[str]:
+    """The options of a method: those of its own constructor and of those it calls."""
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [
+        name
+        for cls in method.__mro__
+        if issubclass(cls, SemiSupervisedClassifier) and '__init__' in vars(cls)
+        for name, parameter in inspect.signature(cls.__init__).parameters.items()
+        if parameter.kind in named and name != 'self'
+    ]
