@@ -15,8 +15,8 @@ help:  ## Show this help.
 demo: .venv/installed  ## Train BYOL on embedded images under TMA, SE and STS, and compare them.
 	$(BIN)/python tools/demo.py
 
-test: lint  ## Check style and types, and run the tests.
-	$(BIN)/python -m pytest
+test: lint  ## Check style and types, and run the tests, on up to four cores.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: .venv/installed  ## Check format, style and types.
 	$(BIN)/ruff format --check .

@@ -339,6 +339,64 @@ def test_wrong_option_is_refused_in_one_line(cfg, message):
     assert '\n' not in str(error.value)
 
 
+CLASSIFIERS = {
+    'resnet': dict(
+        type='ImageClassifier',
+        backbone=dict(type='ResNet_CIFAR', depth=18, stem_channels=8, base_channels=8),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=64, topk=(1, 3)),
+    ),
+    'vision transformer': dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='VisionTransformer',
+            arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+            img_size=16,
+            patch_size=8,
+        ),
+        head=dict(type='VisionTransformerClsHead', num_classes=CLASSES, in_channels=16),
+    ),
+    'several stages': dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='ResNet', depth=18, stem_channels=8, base_channels=8, out_indices=(0, 1, 2, 3)
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='StackedLinearClsHead', num_classes=CLASSES, in_channels=64, mid_channels=[8]
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize('classifier', CLASSIFIERS.values(), ids=CLASSIFIERS)
+@pytest.mark.parametrize('labeller', ['teacher', 'student'])
+def test_any_classifier_is_trained(classifier, labeller):
+    init_default_scope('mmpretrain')
+    model = MODELS.build(
+        dict(type='FixMatch', classifier=classifier, labeller=labeller, threshold=0.1)
+    )
+    model.init_weights()
+    images = torch.randn(8, 3, 16, 16)
+    inputs = {'labelled': images[:2], 'views': [images[2:5], images[5:]]}
+    samples = {'labels': torch.tensor([0, 1]), 'truth': torch.tensor([-1, 2, 3])}
+    losses = model.train()(inputs, samples, mode='loss')
+    assert losses['loss_labelled'] > 0 and losses['loss_unlabelled'] > 0
+    (losses['loss_labelled'] + losses['loss_unlabelled']).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.student.parameters())
+    assert len(model.eval()(images, mode='predict')) == 8
+
+
+def test_network_without_a_head_is_refused():
+    with pytest.raises(OptionError, match=r"classifier.type='ImageClassifier' is not"):
+        MODELS.build(
+            dict(
+                type='FixMatch',
+                classifier=dict(type='ImageClassifier', backbone=CLASSIFIER['backbone']),
+            )
+        )
+
+
 def test_threshold_of_one_accepts_what_is_certain():
     accept = semi_supervised.ConfidenceThreshold(1.0)
     assert accept(torch.tensor([[1.0, 0.0], [0.99, 0.01]])).tolist() == [1.0, 0.0]
