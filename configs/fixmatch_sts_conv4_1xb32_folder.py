@@ -15,7 +15,8 @@ model = dict(classifier=dict(head=dict(num_classes=3)))
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32))]
 weak = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='RandomCrop', crop_size=32, padding=4, padding_mode='reflect'),
+    dict(type='ReflectPad', padding=4),
+    dict(type='RandomCrop', crop_size=32),
 ]
 train_dataloader = dict(
     num_workers=2,

@@ -23,7 +23,7 @@ model = dict(
 )
 
 # Letters and digits are not their mirror images, so there is no flip.
-weak = [dict(type='RandomCrop', crop_size=32, padding=3, padding_mode='reflect')]
+weak = [dict(type='RandomCrop', crop_size=32, padding=3)]
 # A dark letter on a light ground is the same as a light one on a dark ground.
 strength = dict(magnitude_level=10, total_level=10, magnitude_std='inf', prob=1.0)
 strong = [
@@ -34,6 +34,7 @@ strong = [
     dict(
         type='RandomGrayscale', prob=0.5, keep_channels=True, channel_weights=(0.114, 0.587, 0.2989)
     ),
+    # Another cast of colour. Values beyond 0 and 255 wrap around, so borders become colourful.
     dict(
         type='Lighting', eigval=[1.0] * 3, eigvec=[[1, 0, 0], [0, 1, 0], [0, 0, 1]], alphastd=20.0
     ),

@@ -7,7 +7,7 @@ model = dict(
     )
 )
 # A digit is not its mirror image: no flip.
-weak = [dict(type='RandomCrop', crop_size=32, padding=4, padding_mode='reflect')]
+weak = [dict(type='ReflectPad', padding=4), dict(type='RandomCrop', crop_size=32)]
 unlabelled_pipeline = [
     dict(type='MultiView', num_views=[1, 1], transforms=[weak, [*weak, *_base_.randaugment]]),
     dict(type='PackInputs'),

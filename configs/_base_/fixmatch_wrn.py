@@ -22,7 +22,8 @@ model = dict(
 
 weak = [
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='RandomCrop', crop_size=32, padding=4, padding_mode='reflect'),
+    dict(type='ReflectPad', padding=4),
+    dict(type='RandomCrop', crop_size=32),
 ]
 strong = [*weak, *_base_.randaugment]
 train_dataloader = dict(

@@ -8,6 +8,7 @@ from se_mm.datasets.glyphs import Glyphs
 from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
 from se_mm.datasets.randaugment import FixMatchRandAugment
+from se_mm.datasets.reflect_pad import ReflectPad
 from se_mm.datasets.semi_supervised_dataset import SemiSupervisedDataset
 from se_mm.datasets.torchvision_images import STL10, SVHN
 
@@ -20,6 +21,7 @@ __all__ = [
     'Glyphs',
     'LabelSplit',
     'MultiSourceBatchSampler',
+    'ReflectPad',
     'SemiSupervisedDataset',
     'collate_views',
     'draw_split',

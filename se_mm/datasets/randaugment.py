@@ -12,7 +12,8 @@ from se_mm.smoothing.options import check_count, check_number
 
 # Strengths are drawn uniformly between two values; a factor is one minus its magnitude.
 FACTOR = dict(magnitude_range=(-0.95, -0.05), random_negative_prob=0.0)
-SHIFT = dict(magnitude_range=(0, 0.3), random_negative_prob=0.5)
+# What moves into the image is black, as in the published implementations.
+SHIFT = dict(magnitude_range=(0, 0.3), random_negative_prob=0.5, pad_val=0)
 OPERATIONS: tuple[dict[str, Any], ...] = (
     dict(type='AutoContrast'),
     dict(type='Brightness', **FACTOR),
@@ -20,7 +21,7 @@ OPERATIONS: tuple[dict[str, Any], ...] = (
     dict(type='Contrast', **FACTOR),
     dict(type='Equalize'),
     dict(type='Posterize', magnitude_range=(4, 8)),
-    dict(type='Rotate', magnitude_range=(0, 30), random_negative_prob=0.5),
+    dict(type='Rotate', magnitude_range=(0, 30), random_negative_prob=0.5, pad_val=0),
     dict(type='Sharpness', **FACTOR),
     dict(type='Shear', direction='horizontal', **SHIFT),
     dict(type='Shear', direction='vertical', **SHIFT),

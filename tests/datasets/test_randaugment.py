@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The strong view: how often each operation is applied, and how strongly."""
+"""The views: how often each operation is applied, how strongly, and what is at the border."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 
-from se_mm.datasets import FixMatchRandAugment
+from se_mm.datasets import FixMatchRandAugment, ReflectPad
 from se_mm.smoothing import OptionError
 
 pytest.importorskip('mmpretrain')
@@ -85,6 +85,31 @@ def test_published_variant_ends_in_a_grey_square(name, largest, smallest):
     # It may lie partly outside the image.
     assert largest * 0.8 <= max(squares) <= largest * 1.2
     assert min(squares) >= smallest - 1
+
+
+def test_weak_view_is_a_window_on_the_image_and_its_mirror_images():
+    init_default_scope('mmpretrain')
+    padded = np.pad(image(), ((4, 4), (4, 4), (0, 0)), mode='reflect')
+    windows = {
+        padded[top : top + 32, left : left + 32].tobytes() for top in range(9) for left in range(9)
+    }
+    weak = Compose([ReflectPad(4), dict(type='RandomCrop', crop_size=32)])
+    np.random.seed(0)
+    views = {weak({'img': image()})['img'].tobytes() for _ in range(800)}
+    assert views == windows
+
+
+@pytest.mark.parametrize('name', ['fixmatch_wrn', 'fixmatch_svhn'])
+def test_published_weak_view_has_no_black_border(name):
+    init_default_scope('mmpretrain')
+    weak = Compose(Config.fromfile(CONFIGS / f'{name}.py').weak)
+    white = np.full((32, 32, 3), 255, np.uint8)
+    assert all((weak({'img': white.copy()})['img'] == 255).all() for _ in range(50))
+
+
+def test_border_of_nothing_is_refused():
+    with pytest.raises(OptionError, match='padding=0 is not allowed'):
+        ReflectPad(0)
 
 
 @pytest.mark.parametrize(

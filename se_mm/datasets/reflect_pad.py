@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The border of the weak view."""
+
+from __future__ import annotations
+
+import mmcv
+from mmengine.registry import TRANSFORMS
+
+from se_mm.smoothing.options import check_count
+
+
+@TRANSFORMS.register_module()
+class ReflectPad:
+    """Continues an image beyond its border by its mirror image, as the published weak views do.
+
+    To be followed by ``RandomCrop``. That transform's own ``padding_mode`` is without effect in
+    mmpretrain 1.2 beside a ``padding``, whose border is black.
+
+    Args:
+        padding: Pixels on each side, at least 1.
+
+    Raises:
+        OptionError: If it is out of its range.
+    """
+
+    def __init__(self, padding: int = 4) -> None:
+        self.padding = check_count('padding', padding, 1)
+
+    def __call__(self, results: dict) -> dict:
+        """Pad ``results['img']``, (height, width, channels)."""
+        image = mmcv.impad(results['img'], padding=self.padding, padding_mode='reflect')
+        return {**results, 'img': image, 'img_shape': image.shape[:2]}
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(padding={self.padding})'
