@@ -21,6 +21,7 @@ import json
 import os
 import pickle
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -82,16 +83,20 @@ class Clock:
     next = __next__
 
 
-def write_cifar10(folder: Path) -> None:
-    """Write CIFAR-10's files, of random pixels."""
+def write_cifar10(folder: Path, images_per_file: int = 10000) -> None:
+    """Write CIFAR-10's six files, of random pixels.
+
+    As many as there are: kekmodel's loader starts anew after each pass over them, and TorchSSL
+    counts the labels of all of them in every iteration.
+    """
     import numpy as np
 
     rng = np.random.default_rng(0)
     folder = folder / 'cifar-10-batches-py'
     folder.mkdir()
     for name in (*(f'data_batch_{i}' for i in range(1, 6)), 'test_batch'):
-        images = rng.integers(0, 256, (1000, 3072), np.uint8)
-        content = {'data': images, 'labels': [i % 10 for i in range(1000)]}
+        images = rng.integers(0, 256, (images_per_file, 3072), np.uint8)
+        content = {'data': images, 'labels': [i % 10 for i in range(images_per_file)]}
         (folder / name).write_bytes(pickle.dumps(content))
     classes = [str(i) for i in range(10)]
     (folder / 'batches.meta').write_bytes(pickle.dumps({'label_names': classes}))
@@ -134,6 +139,14 @@ def without(*modules: str) -> None:
             sys.modules[name] = stand_in
 
 
+def synchronise() -> None:
+    """Wait for the GPU, if there is one: what is only queued is not done."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def ours_config(args: argparse.Namespace) -> Any:
     """Our config, with what the command line says."""
     from mmengine.config import Config
@@ -152,7 +165,9 @@ def ours_config(args: argparse.Namespace) -> Any:
     cfg.train_dataloader.batch_sampler.mu = args.mu
     if not args.workers:
         cfg.train_dataloader.persistent_workers = False
-    cfg.train_cfg.max_iters = args.warm_up + args.iters
+    # One more than is timed: from the beginning of one to that of another there are as many batches
+    # fetched as iterations made, as in the peers' loops.
+    cfg.train_cfg.max_iters = args.warm_up + args.iters + 1
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
     cfg.default_hooks.checkpoint = None
@@ -170,9 +185,8 @@ def train_ours(args: argparse.Namespace) -> list[float]:
 
     class Stamp(Hook):
         def before_train_iter(self, *_: Any, **__: Any) -> None:
-            stamps.append(time.perf_counter())
-
-        def after_train(self, *_: Any) -> None:
+            if len(stamps) in (args.warm_up, args.warm_up + args.iters):
+                synchronise()
             stamps.append(time.perf_counter())
 
     runner = build_runner(ours_config(args))
@@ -349,7 +363,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--workers', type=int, default=1, help='processes of each dataloader')
     parser.add_argument('--depth', type=int, default=28)
     parser.add_argument('--width', type=int, default=2)
-    parser.add_argument('--threads', type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        '--threads', type=int, default=int(os.environ.get('OMP_NUM_THREADS') or os.cpu_count() or 1)
+    )
     parser.add_argument('--data-root', type=Path, help="folder of CIFAR-10's files")
     parser.add_argument('--out', type=Path, help='write the tables in Markdown, too')
     parser.add_argument('--contestant', choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
@@ -357,12 +373,29 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
     parser.add_argument('--scratch', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    least = dict(batch_size=1, mu=1, iters=1, warm_up=1, rounds=1, workers=0, width=1, threads=1)
+    for key, low in least.items():
+        if getattr(args, key) < low:
+            parser.error(f'--{key.replace("_", "-")}={getattr(args, key)}: at least {low}')
+    if args.depth < 10 or args.depth % 6 != 4:
+        parser.error(f'--depth={args.depth}: 4 more than a multiple of 6, at least 10')
+    if args.data_root and not (args.data_root / 'cifar-10-batches-py').is_dir():
+        parser.error(f'--data-root={str(args.data_root)!r} has no cifar-10-batches-py')
     for name, folder in (('kekmodel', args.kekmodel), ('TorchSSL', args.torchssl)):
         if folder and not Path(folder, NEEDED[name]).is_file():
             parser.error(f'--{name.lower()}={folder!r} is no clone of {name}: no {NEEDED[name]}')
     if not (args.kekmodel or args.torchssl or args.contestant):
         parser.error('--kekmodel or --torchssl is needed: whom to compare with')
     return args
+
+
+def processor() -> str:
+    """The name of the processor, or only its kind where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.machine()
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -382,7 +415,7 @@ def compare(args: argparse.Namespace) -> None:
             rates[name].append(rate(args, name))
             console.print(f'round {turn + 1}, {name}: {rates[name][-1]:.3f} iterations a second')
     machine = (
-        f'{platform.machine()}, {os.cpu_count()} cores, {args.threads} threads, '
+        f'{processor()}, {os.cpu_count()} cores, {args.threads} threads, '
         f'{"GPU" if torch.cuda.is_available() else "no GPU"}, torch {torch.__version__}; '
         f'WRN-{args.depth}-{args.width}, batches of {args.batch_size} + 2 x '
         f'{args.mu * args.batch_size}, {args.iters} iterations, {args.rounds} rounds'
@@ -415,6 +448,8 @@ def main() -> int:
     if args.contestant:
         measure(args)
         return 0
+    # So that its contestant ends with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory() as made:
             if args.data_root is None:

@@ -28,9 +28,24 @@ def test_folder_that_is_no_clone_is_refused(tools):
     assert 'is no clone of kekmodel: no dataset/cifar.py' in errors
 
 
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        (('--rounds', 0), '--rounds=0: at least 1'),
+        (('--depth', 11), '--depth=11: 4 more than a multiple of 6'),
+        (('--data-root', 'nowhere'), "--data-root='nowhere' has no cifar-10-batches-py"),
+    ],
+    ids=str,
+)
+def test_wrong_option_is_refused(tools, option, message):
+    status, _, errors = tools.run('benchmark_fixmatch.py', '--kekmodel', 'x', *option)
+    assert status == 2
+    assert message in errors
+
+
 @pytest.mark.parametrize('views', [(), ('--views',)], ids=['iterations', 'views'])
 def test_ours_is_measured(tools, views):
-    runpy.run_path(str(TOOL))['write_cifar10'](tools.folder)
+    runpy.run_path(str(TOOL))['write_cifar10'](tools.folder, 100)
     words = ('--contestant', 'se_mm', '--data-root', tools.folder, '--scratch', tools.folder / 'x')
     output = tools.succeed('benchmark_fixmatch.py', *words, *TINY, *views)
     assert json.loads(output.splitlines()[-1]) > 0
