@@ -134,7 +134,7 @@ def main() -> int:
     rows = rows_of(values)
     table = Table(title=f'{args.metric}, seeds {", ".join(map(str, args.seeds))}')
     for column in HEADER:
-        table.add_column(column, justify='left' if column == 'config' else 'right')
+        table.add_column(column, justify='left' if column == 'config' else 'right', overflow='fold')
     for row in rows:
         table.add_row(*row)
     console.print(table)
