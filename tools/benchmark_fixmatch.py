@@ -293,7 +293,8 @@ def unlabelled_images(args: argparse.Namespace) -> Callable[[int], Any]:
         config = dict(ours_config(args).train_dataloader.dataset)
         config.pop('type')
         dataset = SemiSupervisedDataset(**config)
-        return lambda index: dataset[dataset.source_sizes[0] + index]
+        labelled, unlabelled = dataset.source_sizes
+        return lambda index: dataset[labelled + index % unlabelled]
     sys.path.insert(0, str(args.folder))
     if args.contestant == 'kekmodel':
         from dataset.cifar import DATASET_GETTERS
