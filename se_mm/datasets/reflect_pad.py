@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import mmcv
 from mmengine.registry import TRANSFORMS
 
 from se_mm.smoothing.options import check_count
@@ -28,6 +27,8 @@ class ReflectPad:
 
     def __call__(self, results: dict) -> dict:
         """Pad ``results['img']``, (height, width, channels)."""
+        import mmcv
+
         image = mmcv.impad(results['img'], padding=self.padding, padding_mode='reflect')
         return {**results, 'img': image, 'img_shape': image.shape[:2]}
 

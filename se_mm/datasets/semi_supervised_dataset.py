@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Optional, Union
 
-import mmcv
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, Compose
@@ -260,6 +259,8 @@ def _drawn(key: tuple[int, int, int]) -> Iterator[None]:
 
 
 def _readable(path: str) -> bool:
+    import mmcv
+
     try:
         return mmcv.imread(path) is not None
     except Exception:  # Whatever a decoder raises, and a file that is not there.

@@ -97,9 +97,10 @@ def test_resume_with_other_labelled_images_is_refused(runs, pair_cfg):
 
 
 def test_log_has_the_losses_and_the_quality_of_the_pseudo_labels(runs):
+    # The first of 10 classes has a probability of 0.1 at least: some are accepted.
     runner = runs.pair(
         STS,
-        model=dict(threshold=0.12),
+        model=dict(threshold=0.09),
         default_hooks=dict(logger=dict(type='LoggerHook', interval=2)),
     )
     (path,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
@@ -109,7 +110,7 @@ def test_log_has_the_losses_and_the_quality_of_the_pseudo_labels(runs):
     assert logged['loss'] == pytest.approx(
         logged['loss_labelled'] + logged['loss_unlabelled'], abs=1e-4
     )
-    assert 0 <= logged['mask_rate'] <= 1
+    assert logged['mask_rate'] == 1
     assert 0 <= logged['pseudo_label_acc'] <= 100
     histograms = [line for line in lines if 'pseudo_labels/0' in line]
     for histogram in histograms:
