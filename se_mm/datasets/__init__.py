@@ -3,6 +3,7 @@
 
 from se_mm.datasets.collate import collate_views
 from se_mm.datasets.csv_dataset import CSVDataset
+from se_mm.datasets.digit_scenes import DigitScenes
 from se_mm.datasets.digits import Digits
 from se_mm.datasets.glyphs import Glyphs
 from se_mm.datasets.label_split import LabelSplit, draw_split
@@ -16,6 +17,7 @@ __all__ = [
     'STL10',
     'SVHN',
     'CSVDataset',
+    'DigitScenes',
     'Digits',
     'FixMatchRandAugment',
     'Glyphs',

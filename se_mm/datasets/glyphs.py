@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.registry import DATASETS
 
 from se_mm.datasets.array_dataset import ArrayDataset
+from se_mm.datasets.photographs import Photographs
 from se_mm.smoothing.options import OptionError, check_choice, check_count, check_number
 
 SPLITS = ('train', 'test')
@@ -114,18 +115,15 @@ class _Painter:
 
     def __init__(self, size: int, contrast: float) -> None:
         import matplotlib
-        from sklearn.datasets import load_sample_images
 
         self.size = size
-        self.contrast = contrast
-        # BGR, as mmcv reads images; reduced, so that a patch shows more than one leaf or roof tile.
-        self._photographs = [photo[::2, ::2, ::-1] for photo in load_sample_images().images]
+        self._photographs = Photographs(size, contrast)
         self._font_folder = Path(matplotlib.get_data_path()) / 'fonts' / 'ttf'
         self._font_cache: dict = {}
 
     def draw(self, letter: str, rng: np.random.Generator) -> np.ndarray:
         """One image (size, size, 3) uint8."""
-        background = self._background(rng)
+        background = self._photographs.patch(rng)
         shape = self._shape(letter, rng)[..., None]
         colour = rng.integers(0, 256, 3)
         # A letter that cannot be told from what is behind it has no class.
@@ -133,15 +131,6 @@ class _Painter:
         while np.abs(colour.mean() - behind) < MIN_DIFFERENCE:
             colour = rng.integers(0, 256, 3)
         return (background * (1 - shape) + colour * shape).round().astype(np.uint8)
-
-    def _background(self, rng: np.random.Generator) -> np.ndarray:
-        """A patch of a photograph, turned at random, with its contrast reduced."""
-        photo = self._photographs[rng.integers(len(self._photographs))]
-        top = rng.integers(photo.shape[0] - self.size + 1)
-        left = rng.integers(photo.shape[1] - self.size + 1)
-        patch = photo[top : top + self.size, left : left + self.size].astype(np.float32)
-        patch = np.rot90(patch, rng.integers(4))
-        return 127.5 + self.contrast * (patch - 127.5)
 
     def _shape(self, letter: str, rng: np.random.Generator) -> np.ndarray:
         """The letter's coverage of each pixel, (size, size) float in [0, 1]."""

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What joins the method to OpenMMLab: hooks, kinds of teacher, and the loading of checkpoints."""
 
-from se_mm.engine.hooks import PseudoLabelHook, SETMAHook, SpatialEnsembleHook
+from se_mm.engine.hooks import BurnInHook, PseudoLabelHook, SETMAHook, SpatialEnsembleHook
 from se_mm.engine.semi_supervised_train_loop import SemiSupervisedTrainLoop
 
-__all__ = ['PseudoLabelHook', 'SETMAHook', 'SemiSupervisedTrainLoop', 'SpatialEnsembleHook']
+__all__ = [
+    'BurnInHook',
+    'PseudoLabelHook',
+    'SETMAHook',
+    'SemiSupervisedTrainLoop',
+    'SpatialEnsembleHook',
+]

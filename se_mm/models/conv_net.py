@@ -21,12 +21,14 @@ class ConvNet(BaseModule):
         channels: Output channels of each convolution.
         strides: Stride of each convolution.
         in_channels: Channels of the images.
+        out_indices: Which convolutions' maps come out, in order; a negative index counts from the
+            last.
         frozen_stages: How many of the convolutions, from the first, are frozen: no gradients, and
             batch norm in evaluation mode.
         init_cfg: As for every module of MMEngine.
 
     Raises:
-        OptionError: If there are not as many strides as channels.
+        OptionError: If there are not as many strides as channels, or an index is out of range.
     """
 
     def __init__(
@@ -34,12 +36,20 @@ class ConvNet(BaseModule):
         channels: Sequence[int] = (32, 32, 64, 64, 128, 128),
         strides: Sequence[int] = (2, 1, 2, 1, 2, 1),
         in_channels: int = 3,
+        out_indices: Sequence[int] = (-1,),
         frozen_stages: int = 0,
         init_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__(init_cfg)
         if len(channels) != len(strides):
             raise OptionError(f'strides={strides!r} is not allowed: one for each of {channels!r}.')
+        for index in out_indices:
+            if not -len(channels) <= index < len(channels):
+                raise OptionError(
+                    f'out_indices={out_indices!r} is not allowed: there are {len(channels)} '
+                    f'convolutions.'
+                )
+        self.out_indices = {index % len(channels) for index in out_indices}
         self.layers = nn.Sequential()
         for out_channels, stride in zip(channels, strides):
             self.layers.append(
@@ -60,6 +70,11 @@ class ConvNet(BaseModule):
         self.layers[: self.frozen_stages].eval()
         return self
 
-    def forward(self, images: Tensor) -> tuple[Tensor]:
-        """Map images (N, in_channels, H, W) to a tuple of one map (N, channels[-1], h, w)."""
-        return (self.layers(images),)
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Map images (N, in_channels, H, W) to the maps (N, channels[i], h, w) that come out."""
+        maps = []
+        for index, layer in enumerate(self.layers):
+            images = layer(images)
+            if index in self.out_indices:
+                maps.append(images)
+        return tuple(maps)

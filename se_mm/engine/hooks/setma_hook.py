@@ -8,6 +8,7 @@ from typing import Any, Optional
 from mmengine.registry import HOOKS
 
 from se_mm.engine.hooks.spatial_ensemble_hook import SpatialEnsembleHook
+from se_mm.engine.hooks.stock_options import stock_average
 from se_mm.engine.teachers import Teacher
 from se_mm.smoothing import Rule
 from se_mm.smoothing.options import OptionError, check_flag
@@ -35,6 +36,8 @@ class SETMAHook(SpatialEnsembleHook):
             average that is replaced, whatever its rule; 0.0002 where there is none.
         match_horizon: Whether the momentum in force is ``momentum / (1 - keep_prob)``, at most 1:
             the teacher is then as fast as the one it replaces, and not slower as in the paper.
+        ema_type: As in the line of an ``EMAHook``: the averaged model whose average is meant, built
+            with ``momentum`` and with its own options (``gamma``) beside it. None: as above.
         **options: Those of :class:`SpatialEnsembleHook`; an override may have a ``momentum`` too.
 
     Raises:
@@ -48,13 +51,19 @@ class SETMAHook(SpatialEnsembleHook):
         match_horizon: bool = False,
         **options: Any,
     ) -> None:
-        self.momentum = None if momentum is None else momentum_schedule('momentum', momentum)
+        before = dict(options)
+        self.momentum = stock_average(momentum, options)
+        ema_type = {key: before[key] for key in before if key not in options} or None
+        if self.momentum is None and momentum is not None:
+            self.momentum = momentum_schedule('momentum', momentum)
         self.match_horizon = check_flag('match_horizon', match_horizon)
         super().__init__(keep_prob=keep_prob, **options)
-        self._options.update(momentum=momentum, match_horizon=match_horizon)
+        self._options.update(
+            momentum=momentum, match_horizon=match_horizon, ema_type=ema_type or None
+        )
 
     def _option_names(self) -> list[str]:
-        return [*super()._option_names(), 'momentum', 'match_horizon']
+        return [*super()._option_names(), 'momentum', 'match_horizon', 'ema_type']
 
     def _rule(self, teacher: Optional[Teacher] = None) -> Rule:
         momentum = self.momentum

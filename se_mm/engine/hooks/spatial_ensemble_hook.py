@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, changed_options, record
+from se_mm.engine.hooks.stock_options import stock_buffers, stock_evaluate_on
 from se_mm.engine.teachers import Pair, Shadow, Teacher, find_teacher
 from se_mm.models import SmoothedModel
 from se_mm.smoothing import BUFFER_POLICIES, GRANULARITIES, Rule, Smoother, build_rules
@@ -55,7 +56,7 @@ class SpatialEnsembleHook(Hook):
             The longest part counts.
         buffers: ``'copy'``: buffers follow the student at every update; ``'average'``: those of
             floating dtype are smoothed like parameters; ``'skip'``: they stay as the first update
-            left them. Integer buffers are always copied, but for ``'skip'``.
+            left them. Integer buffers are always copied, but for ``'skip'``. None: ``'copy'``.
         interval: Updates are made at every ``interval``-th opportunity, at least 1.
         begin_iter: Iteration, from 0, at which smoothing begins; before it the teacher is equal to
             the student.
@@ -70,6 +71,8 @@ class SpatialEnsembleHook(Hook):
         evaluate_on: For a teacher beside the model, what is validated and tested: ``'teacher'``,
             ``'student'``, or ``'both'``, where the student's metrics end in ``_origin`` as in
             mmpretrain. None: the teacher.
+        **others: Options of the hook whose line this one was: ``update_buffers``, ``skip_buffer``,
+            ``evaluate_on_ema`` and ``evaluate_on_origin``, instead of ours.
 
     Raises:
         OptionError: If an option does not exist or is out of its range; and before the first
@@ -83,7 +86,7 @@ class SpatialEnsembleHook(Hook):
         keep_prob: Any = 0.99,
         granularity: str = 'tensor',
         overrides: Optional[Mapping[str, Any]] = None,
-        buffers: str = 'copy',
+        buffers: Optional[str] = None,
         interval: int = 1,
         begin_iter: int = 0,
         begin_epoch: int = 0,
@@ -93,8 +96,10 @@ class SpatialEnsembleHook(Hook):
         teacher: Optional[str] = None,
         student: Union[str, Sequence[str], None] = None,
         evaluate_on: Optional[str] = None,
-        **unknown: Any,
+        **others: Any,
     ) -> None:
+        buffers = stock_buffers(buffers, others)
+        evaluate_on = stock_evaluate_on(evaluate_on, others)
         self._options = {
             'keep_prob': keep_prob,
             'granularity': granularity,
@@ -110,7 +115,7 @@ class SpatialEnsembleHook(Hook):
             'student': student,
             'evaluate_on': evaluate_on,
         }
-        check_keys(type(self).__name__, unknown, self._option_names())
+        check_keys(type(self).__name__, others, self._option_names())
         self.keep_prob = keep_prob_schedule('keep_prob', keep_prob)
         self.granularity = check_choice('granularity', granularity, GRANULARITIES)
         self.buffers = check_choice('buffers', buffers, BUFFER_POLICIES)
@@ -245,9 +250,8 @@ class SpatialEnsembleHook(Hook):
         if resuming:
             saved = checkpoint.get(CHECKPOINT_KEY)
             self._compare(runner, saved)
-            if isinstance(self.teacher, Pair):
-                # Its count of updates has no place in the state dict. Stock hooks make one at
-                # every iteration.
+            if not self.teacher.saved_with_steps:
+                # A stock hook or model makes an update at every iteration.
                 self._smoothed.step = saved['step'] if saved else checkpoint['meta']['iter']
 
     def _option_names(self) -> list[str]:

@@ -7,12 +7,14 @@ comes last, since it fits every model.
 
 from se_mm.engine.teachers.averaged_module import AveragedModule  # isort: skip
 from se_mm.engine.teachers.pair import Pair  # isort: skip
+from se_mm.engine.teachers.method import Method  # isort: skip
 from se_mm.engine.teachers.shadow import Shadow  # isort: skip
 from se_mm.engine.teachers.base import TEACHERS, Teacher, bound_teacher, find_teacher
 
 __all__ = [
     'TEACHERS',
     'AveragedModule',
+    'Method',
     'Pair',
     'Shadow',
     'Teacher',

@@ -9,13 +9,20 @@ from typing import Union
 from mmengine.model import BaseAveragedModel
 from torch import nn
 
-from se_mm.engine.teachers.base import TEACHERS, Teacher, submodule
+from se_mm.engine.teachers.base import (
+    TEACHERS,
+    Teacher,
+    only_sibling,
+    siblings_like,
+    signature,
+    submodule,
+)
 from se_mm.engine.teachers.inherited_average import inherited_average
 from se_mm.models import SmoothedModel
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.rules import AverageFunction
 from se_mm.smoothing.schedules import Schedule
-from se_mm.smoothing.units import pair_modules, plain_name
+from se_mm.smoothing.units import pair_modules
 
 
 @TEACHERS.register_module()
@@ -105,39 +112,11 @@ class AveragedModule(Teacher):
     def _find_student(self) -> dict[str, str]:
         """The prefixes by shape: of one sibling, else of one for each part of a sequence."""
         averaged = self._stock.module
-        whole = self._alike(averaged)
+        whole = siblings_like(self._model, self.path, averaged)
         if whole or not isinstance(averaged, nn.Sequential):
-            return {'': self._only(whole, averaged)}
+            return {'': only_sibling(self._model, self.path, averaged)}
         return {
-            inner: self._only(self._alike(part), part)
+            inner: only_sibling(self._model, self.path, part)
             for inner, part in averaged.named_children()
-            if _signature(part)
+            if signature(part)
         }
-
-    def _alike(self, part: nn.Module) -> list[str]:
-        """Dotted names of the siblings with the class and the tensors of ``part``."""
-        parent = self._model.get_submodule(self._parent)
-        prefix = self._parent + '.' if self._parent else ''
-        return [
-            prefix + name
-            for name, sibling in parent.named_children()
-            if type(sibling) is type(part)
-            and name != self._attribute
-            and _signature(sibling) == _signature(part)
-        ]
-
-    def _only(self, paths: list[str], part: nn.Module) -> str:
-        if len(paths) == 1:
-            return paths[0]
-        found = 'several are' if paths else 'none is'
-        options = f' of {", ".join(repr(path) for path in paths)}' if paths else ''
-        raise OptionError(
-            f'student=None is not enough for the teacher {self.path!r}: {found} like its '
-            f'{type(part).__name__}. Give the dotted name{options}, or a list of one for each part.'
-        )
-
-
-def _signature(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of all parameters and buffers."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return {plain_name(name): tuple(tensor.shape) for name, tensor in tensors}

@@ -16,7 +16,7 @@ from se_mm.models import SmoothedModel
 from se_mm.smoothing.options import OptionError, did_you_mean
 from se_mm.smoothing.rules import AverageFunction
 from se_mm.smoothing.schedules import Schedule
-from se_mm.smoothing.units import Pair
+from se_mm.smoothing.units import Pair, plain_name
 
 TEACHERS = Registry('teacher')
 """Kinds of teacher. They are asked in the order in which they were registered."""
@@ -34,6 +34,8 @@ class Teacher(ABC):
             does, after the iteration.
         taught_from_start: Whether the model uses its teacher before the first update, which is
             then made before the first iteration.
+        saved_with_steps: Whether a checkpoint's model has the count of updates; otherwise the
+            record of the hook has it.
         path: Dotted name of the teacher in its model; empty for a teacher outside it.
         parameters: The parameter pairs.
         buffers: The buffer pairs.
@@ -43,6 +45,7 @@ class Teacher(ABC):
     default_momentum: ClassVar[float]
     updated_by_model: ClassVar[bool]
     taught_from_start: ClassVar[bool] = False
+    saved_with_steps: ClassVar[bool] = True
     path: str
     parameters: tuple[Pair, ...]
     buffers: tuple[Pair, ...]
@@ -120,6 +123,48 @@ def submodule(key: str, model: nn.Module, path: str) -> nn.Module:
         ) from None
 
 
+def siblings_like(model: nn.Module, path: str, part: nn.Module) -> list[str]:
+    """Dotted names of the modules beside a teacher with the class and the tensors of ``part``.
+
+    Args:
+        model: Where to look.
+        path: Dotted name of the teacher.
+        part: The teacher, or a part of it.
+    """
+    folder, _, attribute = path.rpartition('.')
+    prefix = folder + '.' if folder else ''
+    return [
+        prefix + name
+        for name, sibling in model.get_submodule(folder).named_children()
+        if type(sibling) is type(part)
+        and name != attribute
+        and signature(sibling) == signature(part)
+    ]
+
+
+def only_sibling(model: nn.Module, path: str, part: nn.Module) -> str:
+    """The one name of :func:`siblings_like`.
+
+    Raises:
+        OptionError: If there is none, or several.
+    """
+    paths = siblings_like(model, path, part)
+    if len(paths) == 1:
+        return paths[0]
+    found = 'several are' if paths else 'none is'
+    options = f' of {", ".join(repr(path) for path in paths)}' if paths else ''
+    raise OptionError(
+        f'student=None is not enough for the teacher {path!r}: {found} like its '
+        f'{type(part).__name__}. Give the dotted name{options}, or a list of one for each part.'
+    )
+
+
+def signature(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of all parameters and buffers."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {plain_name(name): tuple(tensor.shape) for name, tensor in tensors}
+
+
 def bound_teacher(runner: Runner) -> Optional[Teacher]:
     """The teacher of a run: the one that a hook of ours moves, else the one in its model.
 
@@ -181,13 +226,13 @@ def find_teacher(
                 f'{", ".join(repr(path) for path in found)}.{did_you_mean(teacher, found)}'
             )
         return found[teacher](model, teacher, student)
+    if len(found) > 1:
+        raise OptionError(
+            f'teacher=None is ambiguous: {name} has several, name one of '
+            f'{", ".join(repr(path) for path in found)}.'
+        )
     for kind in kinds:
         paths = kind.candidates(model)
-        if len(paths) > 1:
-            raise OptionError(
-                f'teacher=None is ambiguous: {name} has several, name one of '
-                f'{", ".join(repr(path) for path in paths)}.'
-            )
         if paths:
             return kind(model, paths[0], student)
     raise OptionError(f'{name} has no teacher.')  # Only if the shadow was taken out of TEACHERS.

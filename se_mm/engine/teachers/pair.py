@@ -29,6 +29,7 @@ class Pair(Teacher):
     default_momentum = 0.001
     updated_by_model = False
     taught_from_start = True
+    saved_with_steps = False
 
     @classmethod
     def candidates(cls, model: nn.Module) -> list[str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Union
+from typing import Optional, Union
 
 import torch
 from mmengine.runner.checkpoint import weights_to_cpu
 from torch import Tensor, nn
 
 from se_mm.engine.teachers.base import TEACHERS, Teacher, submodule
+from se_mm.engine.teachers.method import own_update
 from se_mm.models import SmoothedModel
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.units import pair_modules
@@ -42,10 +43,11 @@ class Shadow(Teacher):
                 f'student={student!r} is not allowed: {type(model).__name__} holds nothing '
                 f'averaged, so the teacher is a copy of the whole model. Leave student out.'
             )
-        if isinstance(getattr(model, 'teacher', None), nn.Module):
+        own = own_update(model)
+        if own:
             raise OptionError(
-                f'{type(model).__name__} has a teacher of its own, but no student, and such '
-                f'teachers are not supported yet.'
+                f'{type(model).__name__} moves a teacher of its own by {own}(), which is not '
+                f'supported: of such models, those whose teacher is the attribute `teacher` are.'
             )
         self.path = path
         self.student = model
@@ -55,6 +57,16 @@ class Shadow(Teacher):
 
     def __str__(self) -> str:
         return f'a copy of the model ({self.kind}) follows {type(self.student).__name__}'
+
+    @property
+    def caution(self) -> Optional[str]:
+        """That a module named ``teacher``, as a distillation has, is not the one that is moved."""
+        if getattr(self.student, 'teacher', None) is None:
+            return None
+        return (
+            f'{type(self.student).__name__} has a teacher of its own, which stays as it is: what '
+            f'this hook moves is a copy of the whole model.'
+        )
 
     def install(self) -> SmoothedModel:
         """Make the copy the teacher."""

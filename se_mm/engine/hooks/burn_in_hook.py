@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook that trains a semi-supervised detector on its labelled images alone at first."""
+
+from __future__ import annotations
+
+from typing import Union
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import OptionError, check_count
+
+
+@HOOKS.register_module()
+class BurnInHook(Hook):
+    """Lets a ``SemiBaseDetector`` of mmdet, such as SoftTeacher, learn from labelled images first.
+
+    Pseudo-boxes of a teacher that has learnt nothing teach nothing, and cost most of an iteration.
+    For the first iterations the student's loss is that of the labelled images; the teacher follows
+    it meanwhile as its own hook says. Source: the burn-in stage of Liu et al., *Unbiased Teacher
+    for Semi-Supervised Object Detection*, ICLR 2021, https://arxiv.org/abs/2102.09480.
+
+    Example:
+        >>> custom_hooks = [
+        ...     dict(type='SETMAHook', keep_prob=0.5),
+        ...     dict(type='BurnInHook', iters=2000),
+        ... ]
+
+    Args:
+        iters: How many iterations, below the run's length.
+
+    Raises:
+        OptionError: If that is out of its range, or the model is no such detector; before the
+            first iteration.
+    """
+
+    def __init__(self, iters: int) -> None:
+        self.iters = check_count('BurnInHook.iters', iters, 1)
+
+    def before_train(self, runner: Runner) -> None:
+        """Refuse what cannot be. Called once the model is loaded."""
+        model = _without_wrapper(runner.model)
+        if not hasattr(model, 'loss_by_gt_instances'):
+            raise OptionError(
+                f'BurnInHook is not for {type(model).__name__}: it needs a semi-supervised '
+                f'detector of mmdet, as SoftTeacher.'
+            )
+        if self.iters >= runner.max_iters:
+            raise OptionError(
+                f'BurnInHook.iters={self.iters} is not allowed: below the {runner.max_iters} '
+                f'iterations of the run.'
+            )
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Union[dict, tuple, list, None] = None
+    ) -> None:
+        """Choose the loss of the iteration."""
+        model = _without_wrapper(runner.model)
+        if runner.iter < self.iters:
+
+            def loss(inputs: dict[str, Tensor], data_samples: dict[str, list]) -> dict:
+                return model.loss_by_gt_instances(inputs['sup'], data_samples['sup'])
+
+            model.loss = loss
+        elif 'loss' in vars(model):
+            del model.loss
+            runner.logger.info(f'BurnInHook: unlabelled images from iteration {runner.iter} on.')
+
+
+def _without_wrapper(model: nn.Module) -> nn.Module:
+    return model.module if is_model_wrapper(model) else model
