@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes the teacher or the student out of a training checkpoint, as weights of a plain model."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor
+
+from se_mm.engine.hooks.record import CHECKPOINT_KEY, plain
+from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
+from se_mm.version import __version__
+
+WEIGHTS = ('teacher', 'student')
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TeacherAndStudent:
+    """What a training checkpoint holds, both by the names of the student's model.
+
+    Attributes:
+        kind: Kind of the teacher, as in :data:`~se_mm.engine.teachers.TEACHERS`; None if there is
+            none.
+        teacher: Its tensors; of a teacher that is a part of the model, only that part's.
+        student: All of the student's tensors.
+    """
+
+    kind: Optional[str]
+    teacher: State
+    student: State
+
+
+def read_checkpoint(path: Union[str, Path]) -> dict[str, Any]:
+    """Read a training checkpoint, and nothing but tensors and plain data from it.
+
+    Raises:
+        OptionError: If it cannot be read, holds code, or is no training checkpoint.
+    """
+    where = f'checkpoint={str(path)!r}'
+    try:
+        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
+    except FileNotFoundError as error:
+        names = [str(child) for child in Path(path).parent.glob('*.pth')]
+        raise OptionError(f'{where} does not exist.{did_you_mean(path, names)}') from error
+    except pickle.UnpicklingError as error:
+        # PyTorch's message has a page of advice on how to load it all the same.
+        raise OptionError(
+            f'{where} is refused: it is no checkpoint, or holds more than tensors and plain data.'
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).split('\n')[0]
+        raise OptionError(f'{where} cannot be read: {reason}') from error
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
+        raise OptionError(f"{where} is no training checkpoint: it has no 'state_dict'.")
+    return checkpoint
+
+
+def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
+    """Tell the teacher of a checkpoint from its student, by names and shapes alone.
+
+    Raises:
+        OptionError: If several teachers or several students could be meant.
+    """
+    state: State = dict(checkpoint['state_dict'])
+    if 'ema_state_dict' in checkpoint:
+        student = _below(checkpoint['ema_state_dict'], 'module')
+        return TeacherAndStudent('shadow', state, student)
+    if _below(state, 'student') and _below(state, 'teacher'):
+        return TeacherAndStudent('pair', _below(state, 'teacher'), _below(state, 'student'))
+    averaged = [
+        name[: -len('.steps')]
+        for name in state
+        if name.endswith('.steps') and _below(state, name[: -len('steps')] + 'module')
+    ]
+    outermost = [p for p in averaged if not any(p.startswith(o + '.module.') for o in averaged)]
+    if len(outermost) > 1:
+        raise OptionError(
+            f'the checkpoint holds several teachers, {", ".join(map(repr, outermost))}: which is '
+            f'meant cannot be told.'
+        )
+    if outermost:
+        path, kind = outermost[0], 'averaged module'
+        module = _below(state, f'{path}.module')
+    elif _below(state, 'teacher'):
+        path, kind = 'teacher', 'method'
+        module = _below(state, path)
+    else:
+        return TeacherAndStudent(None, {}, state)
+    student = {name: value for name, value in state.items() if not name.startswith(path + '.')}
+    folder = path.rpartition('.')[0]
+    teacher: State = {}
+    for inner, part in _parts(module, _siblings(student, folder)).items():
+        teacher |= {f'{inner}.{name}': value for name, value in part.items()}
+    return TeacherAndStudent(kind, teacher, student)
+
+
+def publish(
+    source: Union[str, Path],
+    out: Union[str, Path],
+    weights: str,
+    prefixes: Sequence[str] = (),
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write the teacher or the student of a training checkpoint as a checkpoint of a plain model.
+
+    It appears at once and whole, or not at all.
+
+    Args:
+        source: The training checkpoint.
+        out: Where to write; its folder is made.
+        weights: ``'teacher'`` or ``'student'``.
+        prefixes: Dotted names in the student's model of the parts to take; none: all. The names
+            stay as they are: an ``init_cfg`` takes them with ``prefix='backbone.'``.
+        overwrite: Whether a file that is there is replaced.
+
+    Returns:
+        What was written: ``state_dict``, and ``meta`` with the record of where it came from under
+        ``'se_mm'``.
+
+    Raises:
+        OptionError: If the source lacks what is asked for, or ``out`` cannot be written.
+    """
+    check_choice('weights', weights, WEIGHTS)
+    source, out = Path(source), Path(out)
+    if out.resolve() == source.resolve():
+        raise OptionError(f'out={str(out)!r} is the checkpoint itself, which is not overwritten.')
+    if out.exists() and not overwrite:
+        raise OptionError(f'out={str(out)!r} is there already: another name, or --overwrite.')
+    checkpoint = read_checkpoint(source)
+    found = teacher_and_student(checkpoint)
+    if weights == 'teacher' and found.kind is None:
+        raise OptionError(
+            f'weights={weights!r} is not in {str(source)!r}: it holds one model, with '
+            f'{", ".join(_children(found.student))}.'
+        )
+    state = found.teacher if weights == 'teacher' else found.student
+    chosen = _choose(state, prefixes, weights)
+    meta = checkpoint.get('meta') or {}
+    published = {
+        # Cloned, since a view would be written with all that it is a view of.
+        'state_dict': {name: value.clone() for name, value in chosen.items()},
+        'meta': {
+            **{key: meta[key] for key in ('dataset_meta', 'epoch', 'iter') if key in meta},
+            CHECKPOINT_KEY: {
+                'version': __version__,
+                'checkpoint': source.name,
+                'sha256': _digest(source),
+                'weights': weights,
+                'prefixes': list(prefixes),
+                'teacher': found.kind,
+                'hook': plain(checkpoint.get(CHECKPOINT_KEY)),
+            },
+        },
+    }
+    temporary = out.with_name(f'.{out.name}.{uuid.uuid4().hex}.tmp')
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(published, temporary)
+        os.replace(temporary, out)
+    except (OSError, RuntimeError) as error:
+        raise OptionError(f'out={str(out)!r} cannot be written: {error}') from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return published
+
+
+def _below(state: State, prefix: str) -> State:
+    """The tensors under a dotted name, without it."""
+    start = prefix + '.'
+    return {name[len(start) :]: value for name, value in state.items() if name.startswith(start)}
+
+
+def _children(state: State, folder: str = '') -> list[str]:
+    """Dotted names of the modules directly in a folder."""
+    inside = _below(state, folder) if folder else state
+    names = dict.fromkeys(name.split('.')[0] for name in inside)
+    return [f'{folder}.{name}' if folder else name for name in names]
+
+
+def _siblings(student: State, folder: str) -> dict[str, State]:
+    """The modules beside a teacher."""
+    return {name: _below(student, name) for name in _children(student, folder)}
+
+
+def _parts(module: State, siblings: dict[str, State]) -> dict[str, State]:
+    """The teacher's tensors by the name of the sibling that each part of it follows."""
+    whole = [name for name, tensors in siblings.items() if _shapes(tensors) == _shapes(module)]
+    if len(whole) == 1:
+        return {whole[0]: module}
+    parts = {name: _below(module, name) for name in _children(module)}
+    found: dict[str, State] = {}
+    for number, part in parts.items():
+        alike = [name for name, tensors in siblings.items() if _shapes(tensors) == _shapes(part)]
+        if whole or len(alike) != 1:
+            several = ', '.join(map(repr, whole or alike))
+            raise OptionError(
+                f'the student of the teacher cannot be told: {several or "nothing"} is like its '
+                f'part {number!r}.'
+            )
+        found[alike[0]] = part
+    return found
+
+
+def _shapes(tensors: State) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in tensors.items()}
+
+
+def _choose(state: State, prefixes: Sequence[str], weights: str) -> State:
+    """The tensors under any of the prefixes, or all."""
+    if not prefixes:
+        return state
+    chosen: State = {}
+    for prefix in prefixes:
+        part = _below(state, prefix)
+        if not part:
+            names = list(
+                dict.fromkeys(
+                    '.'.join(name.split('.')[:depth])
+                    for name in state
+                    for depth in range(1, name.count('.') + 1)
+                )
+            )
+            raise OptionError(
+                f'prefix={prefix!r} is not in the {weights}, which has '
+                f'{", ".join(_children(state))}.{did_you_mean(prefix, names)}'
+            )
+        chosen |= {f'{prefix}.{name}': value for name, value in part.items()}
+    return chosen
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

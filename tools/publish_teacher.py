@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take the teacher or the student out of a checkpoint, as one that mmpretrain and mmdet load.
+
+``python tools/publish_teacher.py CHECKPOINT OUT --weights teacher --prefix backbone``
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Optional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a checkout, too.
+
+try:
+    import se_mm  # noqa: F401 -- lets PyTorch read MMEngine's checkpoints
+    from se_mm.engine.launch import run_tool
+    from se_mm.engine.publish import WEIGHTS, publish
+except ImportError as error:  # Something is not installed, or installed twice.
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Take the teacher or the student out of a training checkpoint.'
+    )
+    parser.add_argument('checkpoint', help='the training checkpoint')
+    parser.add_argument('out', help='the file to write')
+    parser.add_argument('--weights', choices=WEIGHTS, required=True, help='whose weights')
+    parser.add_argument(
+        '--prefix',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help="only these parts, by their names in the student's model: backbone",
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace a file that is there')
+    return parser.parse_args(args)
+
+
+def main() -> None:
+    """Publish."""
+    args = parse_args()
+    published = publish(args.checkpoint, args.out, args.weights, args.prefix, args.overwrite)
+    tensors = published['state_dict'].values()
+    record = published['meta']['se_mm']
+    source = f' ({record["teacher"]})' if record['teacher'] and args.weights == 'teacher' else ''
+    print(
+        f'{args.out}: the {args.weights}{source} of {args.checkpoint}, {len(tensors)} tensors, '
+        f'{sum(tensor.numel() for tensor in tensors):,} numbers.'
+    )
+
+
+if __name__ == '__main__':
+    run_tool(main, 'interrupted: nothing was written.')
