@@ -30,7 +30,8 @@ class BurnInHook(Hook):
         ... ]
 
     Args:
-        iters: How many iterations, below the run's length.
+        iters: How many iterations, at most the run's length; all of them make a detector that has
+            never seen an unlabelled image, to compare with.
 
     Raises:
         OptionError: If that is out of its range, or the model is no such detector; before the
@@ -48,9 +49,9 @@ class BurnInHook(Hook):
                 f'BurnInHook is not for {type(model).__name__}: it needs a semi-supervised '
                 f'detector of mmdet, as SoftTeacher.'
             )
-        if self.iters >= runner.max_iters:
+        if self.iters > runner.max_iters:
             raise OptionError(
-                f'BurnInHook.iters={self.iters} is not allowed: below the {runner.max_iters} '
+                f'BurnInHook.iters={self.iters} is not allowed: at most the {runner.max_iters} '
                 f'iterations of the run.'
             )
 

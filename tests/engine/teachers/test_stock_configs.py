@@ -137,12 +137,13 @@ class StockTeacherHook(Hook):
             ours.mul_(1 - momentum).add_(theirs, alpha=momentum)
 
     def pairs(self):
-        """Name, ours and the other: of parameters, and of buffers if the stock one has them."""
+        """Name, ours and the other's: of parameters, and of a shadow's averaged buffers too."""
         stock = getattr(self.teacher, 'module', self.teacher)
-        names = dict(stock.named_parameters())
-        if stock is not self.teacher:
-            names |= dict(stock.named_buffers())
         ours = self.smoothed.module.state_dict()
+        names = dict(stock.named_parameters())
+        if self.ours.teacher.kind == 'shadow':
+            # Stock averages leave integers as they were at the start.
+            names = {k: v for k, v in stock.state_dict().items() if v.is_floating_point()}
         return [(name, ours[name], value) for name, value in names.items()]
 
 
