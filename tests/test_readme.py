@@ -35,13 +35,16 @@ def test_config_block_loads_and_what_it_names_can_be_built(block, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text(block)
     cfg = Config.fromfile(path)
-    init_default_scope('mmpretrain')
+    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
     hooks = [HOOKS.build(hook) for hook in cfg.get('custom_hooks', [])]
     if 'SemiSupervisedDataset' in block:
         teacher = find_teacher(MODELS.build(cfg.model))
         assert str(teacher) == 'teacher (pair) follows student'
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
         assert dataset.source_sizes == [40, 1500]
+    elif 'SoftTeacher' in str(cfg.get('model')):
+        assert str(find_teacher(MODELS.build(cfg.model))) == 'teacher (pair) follows student'
+        assert [type(hook).__name__ for hook in hooks] == ['SETMAHook', 'BurnInHook']
     elif 'model' in cfg:
         assert str(find_teacher(MODELS.build(cfg.model))).startswith('target_net')
         assert len(hooks) == ('custom_hooks' in block)

@@ -2,8 +2,9 @@
 """Train configs with several seeds each, and compare them pair by pair.
 
 ``python tools/compare.py A.py B.py --seeds 0 1 2 3 4``. A seed is that of the run and, where a
-config draws which images are labelled, that of the split too. A run that is complete is not
-repeated. It ends with a table in the terminal and in the work dir.
+config draws which images are labelled, that of the split too; of detection sets, each seed has a
+fold. A run that is complete is not repeated. It ends with a table in the terminal and in the work
+dir.
 """
 
 from __future__ import annotations
@@ -35,6 +36,22 @@ except ImportError as error:  # Something is not installed, or installed twice.
 HEADER = ['config', 'seeds', 'mean', 'deviation', 'difference', '95 % interval']
 
 
+def seed_options(cfg: Config, seed: int) -> list[str]:
+    """The settings that make a run one of a seed."""
+    options = [f'randomness.seed={seed}']
+    dataset = cfg.train_dataloader.dataset
+    split = dataset.get('split')
+    if isinstance(split, dict) and 'num_labels' in split:
+        options.append(f'train_dataloader.dataset.split.seed={seed}')
+    # Of detection sets, each seed has a fold.
+    options += [
+        f'train_dataloader.dataset.datasets.{index}.fold={seed + 1}'
+        for index, part in enumerate(dataset.get('datasets', []))
+        if 'fold' in part
+    ]
+    return options
+
+
 def runs_of(args: argparse.Namespace) -> dict[str, list[Run]]:
     """The runs of each config, one for each seed.
 
@@ -49,10 +66,7 @@ def runs_of(args: argparse.Namespace) -> dict[str, list[Run]]:
         cfg = Config.fromfile(path)
         runs[path.stem] = []
         for seed in args.seeds:
-            options = [f'randomness.seed={seed}']
-            split = cfg.train_dataloader.dataset.get('split')
-            if isinstance(split, dict) and 'num_labels' in split:
-                options.append(f'train_dataloader.dataset.split.seed={seed}')
+            options = seed_options(cfg, seed)
             folder = args.work_dir.resolve() / path.stem / f'seed{seed}'
             command = [sys.executable, str(ROOT / 'tools/train.py'), str(path)]
             command += ['--work-dir', str(folder), '--cfg-options', *options, *args.cfg_options]
@@ -80,14 +94,17 @@ def interval(values: np.ndarray) -> tuple[float, float]:
 def rows_of(values: dict[str, list[float]]) -> list[list[str]]:
     """The cells of the table: each config, and its differences from the first, seed by seed."""
     reference = np.array(next(iter(values.values())))
+    # Some metrics are in %, others in shares of 1.
+    digits = 4 if max(map(max, values.values())) <= 1 else 2
     rows = []
     for name, metrics in values.items():
         metrics = np.array(metrics)
-        deviation = f'{metrics.std(ddof=1):.2f}' if len(metrics) > 1 else ''
-        row = [name, str(len(metrics)), f'{metrics.mean():.2f}', deviation, '', '']
+        deviation = f'{metrics.std(ddof=1):.{digits}f}' if len(metrics) > 1 else ''
+        row = [name, str(len(metrics)), f'{metrics.mean():.{digits}f}', deviation, '', '']
         if rows:
             low, high = interval(metrics - reference)
-            row[4:] = [f'{(metrics - reference).mean():+.2f}', f'{low:+.2f} to {high:+.2f}']
+            mean = (metrics - reference).mean()
+            row[4:] = [f'{mean:+.{digits}f}', f'{low:+.{digits}f} to {high:+.{digits}f}']
         rows.append(row)
     return rows
 

@@ -48,8 +48,12 @@ test_pipeline = [
     ),
 ]
 
-labelled = dict(type='DigitScenes', subset='labelled', pipeline=labelled_pipeline)
-unlabelled = dict(type='DigitScenes', subset='unlabelled', pipeline=unlabelled_pipeline)
+labelled = dict(
+    type='DigitScenes', subset='labelled', percent=10, fold=1, pipeline=labelled_pipeline
+)
+unlabelled = dict(
+    type='DigitScenes', subset='unlabelled', percent=10, fold=1, pipeline=unlabelled_pipeline
+)
 
 val_dataloader = dict(
     batch_size=20,

@@ -1,6 +1,7 @@
 # Faster R-CNN small enough for two CPU cores, on scenes of 96 x 96. On a CPU torchvision's RoIAlign
 # takes a sixth of the time of mmcv's.
-norm_cfg = dict(type='BN')
+# A batch of four images is too small for batch norm.
+norm_cfg = dict(type='GN', num_groups=8)
 detector = dict(
     type='FasterRCNN',
     data_preprocessor=dict(
@@ -14,6 +15,7 @@ detector = dict(
         type='ConvNet',
         channels=(16, 32, 64, 128, 256),
         strides=(2, 2, 2, 2, 2),
+        norm_groups=8,
         out_indices=(1, 2, 3),
     ),
     neck=dict(

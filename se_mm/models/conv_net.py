@@ -15,12 +15,14 @@ from se_mm.smoothing.options import OptionError
 
 @MODELS.register_module()
 class ConvNet(BaseModule):
-    """Convolutions of 3 x 3, each followed by batch norm and ReLU.
+    """Convolutions of 3 x 3, each followed by a norm and ReLU.
 
     Args:
         channels: Output channels of each convolution.
         strides: Stride of each convolution.
         in_channels: Channels of the images.
+        norm_groups: Groups of channels of a group norm, which does not depend on the other images
+            of a batch; None: batch norm.
         out_indices: Which convolutions' maps come out, in order; a negative index counts from the
             last.
         frozen_stages: How many of the convolutions, from the first, are frozen: no gradients, and
@@ -36,6 +38,7 @@ class ConvNet(BaseModule):
         channels: Sequence[int] = (32, 32, 64, 64, 128, 128),
         strides: Sequence[int] = (2, 1, 2, 1, 2, 1),
         in_channels: int = 3,
+        norm_groups: Optional[int] = None,
         out_indices: Sequence[int] = (-1,),
         frozen_stages: int = 0,
         init_cfg: Optional[dict] = None,
@@ -55,7 +58,9 @@ class ConvNet(BaseModule):
             self.layers.append(
                 nn.Sequential(
                     nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False),
-                    nn.BatchNorm2d(out_channels),
+                    nn.BatchNorm2d(out_channels)
+                    if norm_groups is None
+                    else nn.GroupNorm(norm_groups, out_channels),
                     nn.ReLU(inplace=True),
                 )
             )

@@ -9,6 +9,7 @@ import fnmatch
 import inspect
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from mmengine.config import Config
@@ -122,8 +123,16 @@ STOCK = [
             'model.detector.backbone.stem_channels': 8,
             'model.detector.neck.in_channels': [32, 64, 128, 256],
             'model.detector.roi_head.bbox_head.fc_out_channels': 32,
-            'model.detector.test_cfg.rpn.nms_pre': 50,
-            'model.detector.train_cfg.rpn_proposal.nms_pre': 50,
+            'model.detector.neck.out_channels': 16,
+            'model.detector.rpn_head.in_channels': 16,
+            'model.detector.rpn_head.feat_channels': 16,
+            'model.detector.roi_head.bbox_roi_extractor.out_channels': 16,
+            'model.detector.roi_head.bbox_head.in_channels': 16,
+            'model.detector.test_cfg.rpn.max_per_img': 20,
+            'model.detector.train_cfg.rpn_proposal.max_per_img': 20,
+            'model.detector.train_cfg.rcnn.sampler.num': 16,
+            # Batch norm is frozen, at statistics that are not those of any weights.
+            'optim_wrapper.optimizer.lr': 1e-4,
         },
         {1333: 96, 400: 96, 1200: 96},
         alike=('mmdet::soft_teacher/*.py',),
@@ -217,6 +226,7 @@ def load(name):
     return Config.fromfile(folder_of(library) / path)
 
 
+@cache
 def averaging_models(library):
     """Names of a library's models that hold a teacher and average it."""
     init_default_scope(library)
@@ -234,6 +244,7 @@ def averaging_models(library):
     return names
 
 
+@cache
 def configs_with_a_teacher(library):
     """Names of all configs of a library that name such a model, or a hook that keeps a teacher."""
     kinds = '|'.join([*REPLACED, *sorted(averaging_models(library))])
@@ -287,6 +298,7 @@ def small_config(stock, data, work_dir):
         work_dir: Where it is to write.
     """
     cfg = load(stock.config)
+    cfg.optim_wrapper.optimizer.lr = 0.01  # There is no warm-up.
     cfg.merge_from_dict(stock.shrink)
     cfg.train_dataloader.dataset = smaller(
         cfg.train_dataloader.dataset.to_dict(), {k: v for k, v in stock.pixels.items()}
@@ -302,7 +314,6 @@ def small_config(stock, data, work_dir):
         for part in ('dataloader', 'cfg', 'evaluator'):
             cfg.pop(f'{key}_{part}', None)
     cfg.param_scheduler = None
-    cfg.optim_wrapper.optimizer.lr = 0.01  # There is no warm-up.
     cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False))
     cfg.randomness = dict(seed=0)
     cfg.work_dir = str(work_dir)

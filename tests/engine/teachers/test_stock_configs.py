@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, TRANSFORMS
 from sklearn.datasets import load_digits
@@ -49,6 +50,14 @@ class SeedByImage:
     def __call__(self, results):
         seed_all((0, 0, results['sample_idx']))
         return results
+
+
+@pytest.fixture(scope='module', autouse=True)
+def plain_text():
+    """Writes configs without laying them out, which takes longer than to train these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, 'pretty_text', property(lambda cfg: repr(cfg.to_dict())))
+        yield
 
 
 @pytest.fixture(scope='module')
