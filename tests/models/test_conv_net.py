@@ -29,3 +29,19 @@ def test_frozen_stages_neither_learn_nor_count():
 def test_as_many_strides_as_channels():
     with pytest.raises(OptionError, match=r'strides=\(2,\) is not allowed'):
         ConvNet((4, 8), (2,))
+
+
+def test_maps_of_several_convolutions_come_out_in_order():
+    net = ConvNet((4, 8, 16), (2, 2, 2), out_indices=(0, -1))
+    shapes = [tuple(features.shape) for features in net(torch.zeros(2, 3, 32, 32))]
+    assert shapes == [(2, 4, 16, 16), (2, 16, 4, 4)]
+    with pytest.raises(OptionError, match=r'out_indices=\(3,\) is not allowed: there are 3'):
+        ConvNet((4, 8, 16), (2, 2, 2), out_indices=(3,))
+
+
+def test_group_norm_makes_an_image_independent_of_its_batch():
+    net = ConvNet((8, 8), (2, 1), norm_groups=4)
+    images = torch.randn(3, 3, 16, 16)
+    (together,), (alone,) = net(images), net(images[:1])
+    torch.testing.assert_close(together[:1], alone)
+    assert not any('running' in name for name in net.state_dict())
