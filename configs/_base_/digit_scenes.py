@@ -60,7 +60,7 @@ val_dataloader = dict(
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='DigitScenes', split='val', num_images=200, test_mode=True, pipeline=test_pipeline
+        type='DigitScenes', split='val', num_images=100, test_mode=True, pipeline=test_pipeline
     ),
 )
 val_evaluator = dict(type='CocoMetric', metric='bbox')

@@ -78,7 +78,7 @@ detector = dict(
                 min_pos_iou=0.5,
                 ignore_iof_thr=-1,
             ),
-            sampler=dict(type='RandomSampler', num=32, pos_fraction=0.25, add_gt_as_proposals=True),
+            sampler=dict(type='RandomSampler', num=64, pos_fraction=0.5, add_gt_as_proposals=True),
             pos_weight=-1,
             debug=False,
         ),

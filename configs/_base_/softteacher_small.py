@@ -11,12 +11,12 @@ model = dict(
     semi_train_cfg=dict(
         freeze_teacher=True,
         sup_weight=1.0,
-        unsup_weight=4.0,
-        pseudo_label_initial_score_thr=0.5,
-        rpn_pseudo_thr=0.9,
+        unsup_weight=2.0,
+        pseudo_label_initial_score_thr=0.3,
+        rpn_pseudo_thr=0.3,
         cls_pseudo_thr=0.9,
         reg_pseudo_thr=0.05,
-        jitter_times=4,
+        jitter_times=3,
         jitter_scale=0.06,
         min_pseudo_bbox_wh=(1e-2, 1e-2),
     ),
@@ -32,7 +32,7 @@ train_dataloader = dict(
 val_cfg = dict(type='TeacherStudentValLoop')
 test_cfg = dict(type='TestLoop')
 
-max_iters = 1500
+max_iters = 1000
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 burn_in = dict(type='BurnInHook', iters=max_iters // 2)
 optim_wrapper = dict(
@@ -44,7 +44,7 @@ param_scheduler = [
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=500, max_keep_ckpts=1),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=max_iters, max_keep_ckpts=1),
 )
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)

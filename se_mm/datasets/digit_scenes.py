@@ -17,9 +17,9 @@ from se_mm.smoothing.options import check_choice, check_count, check_number
 
 SPLITS = ('train', 'val')
 SUBSETS = ('labelled', 'unlabelled')
-MAX_DIGITS = 5
+NUM_DIGITS = (4, 12)
 # Side of a digit, as a share of the scene's.
-SIDES = (0.2, 0.36)
+SIDES = (0.15, 0.26)
 # In brightness, between a digit and what is behind it, of 255.
 MIN_DIFFERENCE = 60
 # Places that are tried for a digit before it is left out.
@@ -30,7 +30,7 @@ INK = 0.25
 
 @DATASETS.register_module()
 class DigitScenes(BaseDataset):
-    """One to five of scikit-learn's digits on a patch of a photograph, none over another.
+    """Up to twelve of scikit-learn's digits on a patch of a photograph, none over another.
 
     A digit has a random size, colour and place; ``'val'`` has other digits than ``'train'``. A
     scene is a function of the seed, the split and its index alone. An item is, before the pipeline,
@@ -61,7 +61,7 @@ class DigitScenes(BaseDataset):
     def __init__(
         self,
         split: str = 'train',
-        num_images: int = 400,
+        num_images: int = 200,
         size: int = 96,
         contrast: float = 0.5,
         seed: int = 0,
@@ -185,7 +185,7 @@ def _scene(
     scene = photographs.patch(rng)
     free = np.ones(scene.shape[:2], bool)
     boxes, labels = [], []
-    for _ in range(rng.integers(1, MAX_DIGITS + 1)):
+    for _ in range(rng.integers(NUM_DIGITS[0], NUM_DIGITS[1] + 1)):
         side = int(photographs.size * rng.uniform(*SIDES))
         info = digits[int(rng.integers(len(digits)))]
         ink = Image.fromarray(info['img'][..., 0]).resize((side, side), Image.Resampling.BOX)

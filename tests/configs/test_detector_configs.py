@@ -241,6 +241,6 @@ def test_embedded_labelled_scenes_are_those_that_the_split_draws():
     )
     ids = {info['img_id'] for info in labelled.data_list}
     others = {info['img_id'] for info in unlabelled.data_list}
-    assert len(ids) == 40 and len(others) == 360 and not ids & others
+    assert len(ids) == 20 and len(others) == 180 and not ids & others
     assert ids == set(draw_coco_split(ids | others, 10, 1))
     assert all(info['instances'] == [] for info in unlabelled.data_list)

@@ -6,6 +6,7 @@ is trained, the others that are alike, what our hook has to find, and what is sh
 """
 
 import fnmatch
+import importlib
 import inspect
 import re
 from dataclasses import dataclass, field
@@ -14,7 +15,6 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.utils import get_installed_path
 
 REPLACED = ('EMAHook', 'MeanTeacherHook')
 
@@ -216,7 +216,7 @@ NOT_SUPPORTED = {
 
 
 def folder_of(library):
-    return Path(get_installed_path(library)) / '.mim/configs'
+    return Path(importlib.import_module(library).__file__).parent / '.mim/configs'
 
 
 def load(name):
@@ -230,7 +230,7 @@ def load(name):
 def averaging_models(library):
     """Names of a library's models that hold a teacher and average it."""
     init_default_scope(library)
-    __import__(f'{library}.models')
+    importlib.import_module(f'{library}.models')
     names = set()
     for name, kind in MODELS.children[library].module_dict.items():
         source = ''.join(

@@ -34,8 +34,6 @@ from se_mm.engine.teachers import find_teacher
 from se_mm.rng import seed_all
 from se_mm.smoothing import Smoother, build_rules
 
-pytest.importorskip('mmpretrain')
-pytest.importorskip('mmdet')
 Image = pytest.importorskip('PIL.Image')
 
 SE = dict(type='SpatialEnsembleHook', keep_prob=0.5)
@@ -202,6 +200,7 @@ class Trained:
 @pytest.fixture(scope='module', params=STOCK, ids=lambda stock: stock.config.split('/')[-1][:-3])
 def trained(request, data, tmp_path_factory):
     """The runs of a row of the table."""
+    pytest.importorskip(request.param.library)
     return Trained(request.param, data, tmp_path_factory.mktemp('runs'))
 
 
@@ -270,6 +269,7 @@ def test_our_checkpoint_goes_on_in_the_stock_config(trained):
 
 @pytest.mark.parametrize('library', LIBRARIES)
 def test_table_covers_every_config_of_the_library_with_an_averaged_teacher(library):
+    pytest.importorskip(library)
     names = configs_with_a_teacher(library)
     assert len(names) > 10
     known = [*STOCK, *(type(STOCK[0])(pattern, '', '') for pattern in NOT_SUPPORTED)]
@@ -281,6 +281,7 @@ def test_table_covers_every_config_of_the_library_with_an_averaged_teacher(libra
 
 @pytest.mark.parametrize('stock', STOCK, ids=lambda stock: stock.config.split('/')[-1][:-3])
 def test_all_configs_alike_bind_at_full_size_on_the_meta_device(stock, monkeypatch):
+    pytest.importorskip(stock.library)
     # Backbones read the rates of their drop paths off a tensor.
     monkeypatch.setattr(torch, 'linspace', partial(torch.linspace, device='cpu'))
     names = [name for name in configs_with_a_teacher(stock.library) if stock.covers(name)]
