@@ -2,8 +2,8 @@
 # pretrained on letters.
 #
 # Reproduces nothing published. On two CPU cores, in minutes, with a checkpoint of `make demo`:
-#   python tools/publish_teacher.py work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth backbone.pth \
-#       --weights teacher --prefix backbone
+#   python tools/publish_teacher.py work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth \
+#       backbone.pth --weights teacher --prefix backbone
 #   python tools/train.py configs/faster-rcnn_conv5_1xb4_scenes-10.py --cfg-options \
 #       model.backbone.init_cfg.checkpoint=backbone.pth
 _base_ = './_base_/softteacher_small.py'

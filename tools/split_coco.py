@@ -9,12 +9,10 @@ in ``NAME.FOLD@PERCENT-ids.json``. Draws are without replacement, so that 10 % a
 import argparse
 import itertools
 import json
-import os
 import sys
-import uuid
 from collections import Counter
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a checkout, too.
 
@@ -26,6 +24,7 @@ try:
     from se_mm.datasets.coco_split import draw_coco_split, read_coco, split_coco
     from se_mm.engine.launch import run_tool
     from se_mm.smoothing.options import OptionError
+    from se_mm.whole_file import whole_file
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
@@ -51,19 +50,6 @@ def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('--overwrite', action='store_true', help='replace files that are there')
     return parser.parse_args(args)
-
-
-def write(path: Path, content: Any) -> None:
-    """Write a file that appears at once and whole, or not at all."""
-    temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content))
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OptionError(f'{str(path)!r} cannot be written: {error.strerror}.') from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -99,8 +85,6 @@ def main() -> None:
     for (fold, percent), labelled in draws.items():
         part, rest = split_coco(coco, labelled)
         stem = stems[fold, percent]
-        write(folder / f'{stem}.json', part)
-        write(folder / f'{stem}-unlabeled.json', rest)
         record = {
             'annotations': source.name,
             'num_images': len(ids),
@@ -109,7 +93,9 @@ def main() -> None:
             'seed': args.seed,
             'image_ids': labelled,
         }
-        write(folder / f'{stem}-ids.json', record)
+        for ending, content in (('', part), ('-unlabeled', rest), ('-ids', record)):
+            with whole_file('out', folder / f'{stem}{ending}.json') as file:
+                file.write_text(json.dumps(content))
         boxes = Counter(annotation['category_id'] for annotation in part['annotations'])
         absent = [name for identity, name in names.items() if not boxes[identity]]
         table.add_row(

@@ -6,8 +6,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Any, Union
 import numpy as np
 
 from se_mm.smoothing.options import OptionError, check_count, check_flag, did_you_mean
+from se_mm.whole_file import whole_file
 
 DIGEST_LENGTH = 64  # SHA-256 in hexadecimal.
 
@@ -50,22 +49,12 @@ class LabelSplit:
         Raises:
             OptionError: If it cannot be written there.
         """
-        path = Path(path)
         lines = [
             f'  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
             for key, value in asdict(self).items()
         ]
-        # In the same folder, so that the file appears at once and whole, or not at all.
-        temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise OptionError(f'split={str(path)!r} cannot be written: {error}') from error
+        with whole_file('split', path) as file:
+            file.write_text('{\n' + ',\n'.join(lines) + '\n}\n', encoding='utf-8')
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> LabelSplit:

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, plain
 from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 from se_mm.version import __version__
+from se_mm.whole_file import whole_file
 
 WEIGHTS = ('teacher', 'student')
 State = dict[str, Tensor]
@@ -112,8 +111,6 @@ def publish(
 ) -> dict[str, Any]:
     """Write the teacher or the student of a training checkpoint as a checkpoint of a plain model.
 
-    It appears at once and whole, or not at all.
-
     Args:
         source: The training checkpoint.
         out: Where to write; its folder is made.
@@ -161,15 +158,8 @@ def publish(
             },
         },
     }
-    temporary = out.with_name(f'.{out.name}.{uuid.uuid4().hex}.tmp')
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(published, temporary)
-        os.replace(temporary, out)
-    except (OSError, RuntimeError) as error:
-        raise OptionError(f'out={str(out)!r} cannot be written: {error}') from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file('out', out) as file:
+        torch.save(published, file)
     return published
 
 
