@@ -124,7 +124,8 @@ def stock_average(momentum: Any, options: dict[str, Any]) -> Union[Schedule, Ave
         if key in options:
             given[key] = options.pop(key)
     try:
-        return inherited_average(kind(nn.Linear(1, 1), **given))
+        # Of a module without weights, whose initialisation would draw random numbers.
+        return inherited_average(kind(nn.Identity(), **given))
     except (TypeError, AssertionError, ValueError) as error:
         said = ', '.join(f'{key}={value!r}' for key, value in given.items())
         raise OptionError(f'ema_type={name!r} refuses {said}: {error}') from error
