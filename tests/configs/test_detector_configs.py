@@ -145,6 +145,7 @@ def test_published_backbone_is_fine_tuned(folder, backbone, name):
 
 
 STAGE = ('dataloader', 'cfg', 'evaluator')
+SCALES = '[(96,96),(96,96)]'
 
 
 @pytest.mark.parametrize('smoothing', ['se', 'sts'])
@@ -184,9 +185,9 @@ def test_softteacher_trains_on_the_split_of_the_tool(folder):
         **{f'model.detector.{key}': value for key, value in detector.items()},
         **{
             'train_dataloader.sampler.batch_size': 4,
-            f'{datasets}.0.pipeline.2.scale': '(96,96)',
-            f'{datasets}.1.pipeline.2.unsup_teacher.0.scale': '(96,96)',
-            f'{datasets}.1.pipeline.2.unsup_student.0.scale': '(96,96)',
+            f'{datasets}.0.pipeline.2.scale': SCALES,
+            f'{datasets}.1.pipeline.2.unsup_teacher.0.scale': SCALES,
+            f'{datasets}.1.pipeline.2.unsup_student.0.scale': SCALES,
             f'{datasets}.0.filter_cfg.min_size': 1,
             'train_dataloader.sampler.type': 'MultiSourceSampler',
             'optim_wrapper.optimizer.lr': 1e-4,
