@@ -2,6 +2,7 @@
 """Starts the tools as a user does: as processes, in a folder that is not the project's."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -39,6 +40,8 @@ class Tools:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # What runs in a shell's background ignores Ctrl-C, and so would all that it starts.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, tool, *args, **environment):
