@@ -49,13 +49,11 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         """Train, from the iteration on that the runner stands at."""
         self._keep_split()
         if self._iter:
-            self.dataloader_iterator = self._batches_from(self._iter)
+            self.dataloader_iterator = _Skipping(self._batches_from(self._iter), self._iter)
         return super().run()
 
     def _batches_from(self, step: int) -> Iterator[Any]:
-        """As many empty batches as mmengine skips, and then those from that step on."""
-        for _ in range(step):
-            yield None
+        """The batches of the training from a step on."""
         sampler: MultiSourceBatchSampler = self.dataloader.batch_sampler
         sampler.step = step
         # A checkpoint brings its seed along, after the sampler was made.
@@ -118,3 +116,28 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         elif is_main_process():
             split.save(path)
         barrier()
+
+
+class _Skipping:
+    """An iterator before which a number of batches are skipped, without reading them.
+
+    mmengine skips by reading on, the OneDL forks ask for it by ``skip_iter``.
+
+    Args:
+        batches: What comes afterwards.
+        skipped: How many batches are skipped before.
+    """
+
+    def __init__(self, batches: Iterator[Any], skipped: int) -> None:
+        self._batches = batches
+        self._skipped = skipped
+
+    def __next__(self) -> Any:
+        if self._skipped:
+            self._skipped -= 1
+            return None
+        return next(self._batches)
+
+    def skip_iter(self, count: int) -> None:
+        """Skip ``count`` batches."""
+        self._skipped -= count
