@@ -152,7 +152,7 @@ def test_bfloat16_is_used_without_a_gpu(project):
     weight = 'student.backbone.layers.0.0.weight'
     assert amp[weight].dtype == torch.float32
     assert not torch.equal(plain[weight], amp[weight])
-    assert (plain[weight] - amp[weight]).norm() < 0.1 * plain[weight].norm()
+    assert (plain[weight] - amp[weight]).norm() < 0.3 * plain[weight].norm()
 
 
 def test_two_ranks_draw_other_images_and_hold_the_same_teacher(project):
