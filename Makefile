@@ -12,18 +12,18 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: .venv/installed  ## Train BYOL on embedded images under TMA, SE and STS, and compare them.
+demo: .venv/built  ## Train BYOL on embedded images under TMA, SE and STS, and compare them.
 	$(BIN)/python tools/demo.py
 
 test: lint  ## Check style and types, and run the tests, on up to four cores.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: .venv/installed  ## Check format, style and types.
+lint: .venv/built  ## Check format, style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: .venv/installed  ## Format the code and mend what can be mended.
+format: .venv/built  ## Format the code and mend what can be mended.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -35,6 +35,11 @@ test-onedl: .venv-onedl/installed  ## Test the core and the hooks with the OneDL
 
 .venv/installed: requirements/openmmlab.txt requirements/install.sh
 	@bash requirements/install.sh openmmlab .venv
+	@touch $@
+
+# The update of teachers on the CPU is in C.
+.venv/built: .venv/installed se_mm/smoothing/cpu_kernel.c setup.py
+	@$(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv-%/installed: requirements/%.txt requirements/install.sh

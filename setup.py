@@ -4,7 +4,7 @@
 import re
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'se_mm/version.py').read_text()).group(1)
@@ -30,6 +30,15 @@ EXTRAS = {
     'test': ['pytest', 'hypothesis', 'scipy', 'scikit-learn', 'matplotlib', 'pillow'],
 }
 
+# Without a C compiler the plain way of the update remains, which is slower.
+CPU_KERNEL = Extension(
+    'se_mm.smoothing.cpu_kernel',
+    ['se_mm/smoothing/cpu_kernel.c'],
+    extra_compile_args=['-O3'],
+    py_limited_api=True,
+    optional=True,
+)
+
 setup(
     name='se_mm',
     version=VERSION,
@@ -39,6 +48,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.13',
     packages=find_packages(include=['se_mm', 'se_mm.*']),
+    ext_modules=[CPU_KERNEL],
     install_requires=['torch>=2.1', 'numpy'],
     extras_require=EXTRAS,
     classifiers=[

@@ -2,33 +2,33 @@
 """Which units are taken over at an update: a pure function of (seed, update step, unit).
 
 Every unit has a 64-bit key made from its name. A pick hashes that key together with the seed and
-the step, and compares the hash with the probability of keeping. Nothing is stored and no random
-generator is touched, so the picks are the same on all ranks, on every device, after a resume, and
-whenever somebody wants to know them again.
+the step, and compares 32 bits of the hash with the probability of keeping. Nothing is stored and no
+random generator is touched, so the picks are the same on all ranks, on every device, after a
+resume, and whenever somebody wants to know them again.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, *Fast Splittable Pseudorandom Number
 Generators*, OOPSLA 2014) in the variant 13 of Stafford; a run of units takes its keys at the
 distance of that generator's increment, so that over a run the picks are its very output stream.
+Elements are many: each two neighbours share a key, and have the two halves of its hash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from typing import Optional
 
 import torch
 from torch import Tensor
 
 _MASK = (1 << 64) - 1
-_INCREMENT = 0x9E3779B97F4A7C15
-_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-# A hash is compared by its upper 53 bits, as many as a float's mantissa holds.
-_BITS = 53
-# Elements are drawn this many at a time: the 64-bit keys then stay in the processor's cache.
-_CHUNK = 1 << 16
+INCREMENT = 0x9E3779B97F4A7C15
+MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+# Elements are drawn this many at a time: the 64-bit hashes then stay in the processor's cache.
+_CHUNK = 1 << 17
 
 
-def _signed(number: int) -> int:
+def signed(number: int) -> int:
     """The int64 with the lower 64 bits of ``number``: PyTorch has no arithmetic on uint64."""
     number &= _MASK
     return number - (1 << 64) if number >> 63 else number
@@ -36,23 +36,28 @@ def _signed(number: int) -> int:
 
 def _mix(number: int) -> int:
     """SplitMix64's finaliser on one number in [0, 2^64)."""
-    number = ((number ^ (number >> 30)) * _MULTIPLIERS[0]) & _MASK
-    number = ((number ^ (number >> 27)) * _MULTIPLIERS[1]) & _MASK
+    number = ((number ^ (number >> 30)) * MULTIPLIERS[0]) & _MASK
+    number = ((number ^ (number >> 27)) * MULTIPLIERS[1]) & _MASK
     return number ^ (number >> 31)
 
 
-def _xor_shifted(numbers: Tensor, bits: int) -> Tensor:
+def _xor_shifted(numbers: Tensor, bits: int, scratch: Optional[Tensor]) -> Tensor:
     """``numbers ^= numbers >> bits`` in place, as if they were unsigned."""
-    shifted = numbers >> bits
+    shifted = torch.bitwise_right_shift(numbers, bits, out=scratch)
     shifted &= (1 << (64 - bits)) - 1
     return numbers.bitwise_xor_(shifted)
 
 
-def _mix_(numbers: Tensor) -> Tensor:
-    """:func:`_mix` in place on each of an int64 tensor's numbers, read as unsigned."""
-    _xor_shifted(numbers, 30).mul_(_signed(_MULTIPLIERS[0]))
-    _xor_shifted(numbers, 27).mul_(_signed(_MULTIPLIERS[1]))
-    return _xor_shifted(numbers, 31)
+def mix_(numbers: Tensor, scratch: Optional[Tensor] = None) -> Tensor:
+    """:func:`_mix` in place on each of an int64 tensor's numbers, read as unsigned.
+
+    Args:
+        numbers: int64.
+        scratch: A tensor like it to work in, where none should be allocated.
+    """
+    _xor_shifted(numbers, 30, scratch).mul_(signed(MULTIPLIERS[0]))
+    _xor_shifted(numbers, 27, scratch).mul_(signed(MULTIPLIERS[1]))
+    return _xor_shifted(numbers, 31, scratch)
 
 
 def unit_key(name: str) -> int:
@@ -76,17 +81,27 @@ def run_of_keys(
         Tensor: ``(count,)`` int64.
     """
     indices = torch.arange(offset, offset + count, device=device)
-    return indices.mul_(_signed(_INCREMENT)).add_(_signed(first))
+    return indices.mul_(signed(INCREMENT)).add_(signed(first))
 
 
 def stream(seed: int, step: int) -> int:
     """The 64 bits that an update adds to the keys of its units."""
-    return _mix((_mix(seed & _MASK) + (step + 1) * _INCREMENT) & _MASK)
+    return _mix((_mix(seed & _MASK) + (step + 1) * INCREMENT) & _MASK)
 
 
 def rank_seed(seed: int, rank: int) -> int:
     """A seed for picks that differ from rank to rank; rank 0 keeps the one it is given."""
-    return _mix((seed + rank * _INCREMENT) & _MASK) if rank else seed
+    return _mix((seed + rank * INCREMENT) & _MASK) if rank else seed
+
+
+def threshold(keep_prob: float) -> int:
+    """The least int32 that 32 random bits, read as one, must have for a unit to be taken over.
+
+    Args:
+        keep_prob: Probability in [0, 1) that a unit is kept. It is rounded up to a multiple of
+            2^-32, and down to the largest one below 1.
+    """
+    return min(math.ceil(keep_prob * (1 << 32)), (1 << 32) - 1) - (1 << 31)
 
 
 def draw(keys: Tensor, seed: int, step: int, keep_prob: float) -> Tensor:
@@ -96,37 +111,40 @@ def draw(keys: Tensor, seed: int, step: int, keep_prob: float) -> Tensor:
         keys: ``(n,)`` int64 keys of the units.
         seed: Any integer.
         step: The update step, at least 0.
-        keep_prob: Probability in [0, 1) that a unit is kept. It is rounded up to a multiple of
-            2^-53.
+        keep_prob: Probability in [0, 1) that a unit is kept: see :func:`threshold`.
 
     Returns:
         Tensor: ``(n,)`` bool on the device of ``keys``, True where a unit is taken over.
     """
-    bits = _mix_(keys + _signed(stream(seed, step)))
-    bits >>= 64 - _BITS
-    bits &= (1 << _BITS) - 1
-    return bits >= math.ceil(keep_prob * (1 << _BITS))
+    bits = mix_(keys + signed(stream(seed, step)))
+    return (bits >> 32) >= threshold(keep_prob)
 
 
-def draw_run(
-    first: int, count: int, seed: int, step: int, keep_prob: float, device: torch.device
+def draw_elements(
+    first: int,
+    count: int,
+    seed: int,
+    step: int,
+    keep_prob: float,
+    device: Optional[torch.device] = None,
 ) -> Tensor:
-    """:func:`draw` for a whole run of units, without ever holding all its keys.
+    """Pick the elements of a tensor that are taken over at an update.
 
     Args:
-        first: Key of the run's first unit.
-        count: Length of the run.
+        first: Key of the first two elements.
+        count: How many elements.
         seed: Any integer.
         step: The update step, at least 0.
-        keep_prob: Probability in [0, 1) that a unit is kept.
+        keep_prob: Probability in [0, 1) that an element is kept: see :func:`threshold`.
         device: Where.
 
     Returns:
-        Tensor: ``(count,)`` bool, True where a unit is taken over.
+        Tensor: ``(count,)`` bool, True where an element is taken over.
     """
     taken = torch.empty(count, dtype=torch.bool, device=device)
     for offset in range(0, count, _CHUNK):
         end = min(offset + _CHUNK, count)
-        keys = run_of_keys(first, end - offset, offset, device)
-        taken[offset:end] = draw(keys, seed, step, keep_prob)
+        keys = run_of_keys(first, (end - offset + 1) // 2, offset // 2, device)
+        halves = mix_(keys.add_(signed(stream(seed, step)))).view(torch.int32)
+        torch.ge(halves[: end - offset], threshold(keep_prob), out=taken[offset:end])
     return taken

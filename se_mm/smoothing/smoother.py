@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from se_mm.smoothing.plan import Plan
 from se_mm.smoothing.rules import SKIP, Rule, Rules
 from se_mm.smoothing.units import Pair, Units
-from se_mm.smoothing.update import draw_picks, update
 
 BUFFER_POLICIES = ('copy', 'average', 'skip')
 
@@ -36,8 +36,7 @@ class Smoother:
     Attributes:
         parameters: As given.
         buffers: As given.
-        smoothed: The rules in use, each with the units that it holds for.
-        followed: The pairs that follow the student at every update.
+        smoothed: The rules in use, each with the plan of the units that it holds for.
 
     Raises:
         OptionError: If an override matches no tensor.
@@ -70,16 +69,19 @@ class Smoother:
             rule = rules.of(pair.name)
             overridden = isinstance(rule, str)
             put(pair, rule if overridden or buffer_policy == 'average' else buffer_policy)
-        self.smoothed = [(rule, Units(pairs, rule.granularity)) for rule, pairs in smoothed.items()]
-        self.followed = tuple(followed)
+        self.smoothed = [
+            (rule, Plan(Units(pairs, rule.granularity))) for rule, pairs in smoothed.items()
+        ]
+        self._followed = _copies(followed)
+        self._everything = _copies((*self.parameters, *self.buffers))
 
     def copy(self) -> None:
         """Make the teacher equal to the student, all parameters and all buffers."""
-        _copy((*self.parameters, *self.buffers))
+        self._everything.update(seed=0, step=0, keep_prob=0, average=None)
 
     def follow(self) -> None:
         """Copy what follows the student at every update, and smooth nothing."""
-        _copy(self.followed)
+        self._followed.update(seed=0, step=0, keep_prob=0, average=None)
 
     def update(self, step: int, total: int, seed: int) -> None:
         """Make one update.
@@ -89,12 +91,11 @@ class Smoother:
             total: Updates that the whole run makes, for the schedules.
             seed: Seed of the picks.
         """
-        for rule, units in self.smoothed:
-            picks = draw_picks(units, seed, step, rule.keep_prob(step, total))
-            update(units.pairs, picks, rule.average(step, total))
+        for rule, plan in self.smoothed:
+            plan.update(seed, step, rule.keep_prob(step, total), rule.average(step, total))
         self.follow()
 
 
-def _copy(pairs: Sequence[Pair]) -> None:
-    """Copy the student's tensors to the teacher's."""
-    update(pairs, [True] * len(pairs))
+def _copies(pairs: Sequence[Pair]) -> Plan:
+    """The plan of copying whole tensors."""
+    return Plan(Units([pair for pair in pairs if pair.teacher.numel()], 'tensor'))

@@ -108,6 +108,26 @@ def pair_modules(
     return parameters, buffers
 
 
+def same_layout(pair: Pair, granularity: str) -> bool:
+    """Whether units of both tensors lie in memory alike, without gaps, and in order.
+
+    Channels may be in PyTorch's ``channels_last`` formats: each is then still in one piece.
+
+    Args:
+        pair: Teacher and student.
+        granularity: One of :data:`GRANULARITIES`.
+    """
+    formats = [torch.contiguous_format]
+    if granularity != 'element':
+        last = {4: torch.channels_last, 5: torch.channels_last_3d}
+        formats += [last[dim] for dim in last if dim == pair.teacher.dim()]
+    return any(
+        pair.teacher.is_contiguous(memory_format=form)
+        and pair.student.is_contiguous(memory_format=form)
+        for form in formats
+    )
+
+
 class Units:
     """The units that some pairs split into.
 
@@ -131,32 +151,38 @@ class Units:
     Attributes:
         pairs: As given.
         granularity: As given.
+        firsts: For each pair, the key of its first unit; for elements, of its first two.
+        sizes: For each pair, how many of its numbers, in order, a unit has.
         keys: For each device, the keys ``(n,)`` int64 of the units whose picks are drawn there.
             Whole tensors are picked on the CPU, since Python has to know them; channels where the
             teacher is. Empty for elements, whose keys would be larger than the model.
         spans: For each pair, its first unit in ``keys`` and the one after its last; for elements,
-            the key of the first one and their number.
+            0 and their number.
     """
 
     def __init__(self, pairs: Iterable[Pair], granularity: str) -> None:
         self.pairs = tuple(pairs)
         self.granularity = granularity
+        self.firsts: list[int] = []
+        self.sizes: list[int] = []
         self.keys: dict[torch.device, Tensor] = {}
         self.spans: list[tuple[int, int]] = []
-        if granularity == 'element':
-            self.spans = [(unit_key(pair.name), pair.teacher.numel()) for pair in self.pairs]
-            return
         runs: dict[tuple[torch.device, str], tuple[int, int]] = {}
         keys: dict[torch.device, list[Tensor]] = {}
         counts: dict[torch.device, int] = {}
         for pair in self.pairs:
             device = self.device(pair)
             name, count = self._run(pair)
+            self.firsts.append(unit_key(name))
+            self.sizes.append(pair.teacher.numel() // max(1, count))
+            if granularity == 'element':
+                self.spans.append((0, count))
+                continue
             if (device, name) not in runs:
                 first = counts.get(device, 0)
                 counts[device] = first + count
                 runs[device, name] = (first, first + count)
-                keys.setdefault(device, []).append(run_of_keys(unit_key(name), count))
+                keys.setdefault(device, []).append(run_of_keys(self.firsts[-1], count))
             self.spans.append(runs[device, name])
         self.keys = {device: torch.cat(parts).to(device) for device, parts in keys.items()}
 
@@ -172,6 +198,8 @@ class Units:
             return pair.name, 1
         if self.granularity == 'layer':
             return owner, 1
+        if self.granularity == 'element':
+            return pair.name, pair.teacher.numel()
         channels = pair.teacher.shape[0] if pair.teacher.dim() else 1
         return f'{owner}[{channels}]', channels
 

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update of a teacher: the picked units take over the student's values, or move towards them.
 
-:func:`update` is the only place where a teacher's values are written during training.
+This is the method in its plain form, for any device, layout and average. A
+:class:`~se_mm.smoothing.plan.Plan` writes the same values by shorter ways.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Union
 
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.picks import draw, draw_run
+from se_mm.smoothing.picks import draw, draw_elements
 from se_mm.smoothing.units import Pair, Units
 
 Pick = Union[bool, Tensor]
@@ -21,6 +22,9 @@ Pick = Union[bool, Tensor]
 Average = Union[None, float, Callable[[Tensor, Tensor], None]]
 """How a picked unit follows: None copies, a float in [0, 1] is the weight of the student's value,
 and a function ``(teacher, student)`` averages in place."""
+
+# Values are converted to another dtype or device about so many at a time.
+_BLOCK = 1 << 18
 
 
 def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pick]:
@@ -40,10 +44,10 @@ def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pic
         return [True] * len(units.pairs)
     if units.granularity == 'element':
         return [
-            draw_run(first, count, seed, step, keep_prob, pair.teacher.device).view(
-                pair.teacher.shape
-            )
-            for pair, (first, count) in zip(units.pairs, units.spans)
+            draw_elements(
+                first, pair.teacher.numel(), seed, step, keep_prob, pair.teacher.device
+            ).view(pair.teacher.shape)
+            for pair, first in zip(units.pairs, units.firsts)
         ]
     taken = {device: draw(keys, seed, step, keep_prob) for device, keys in units.keys.items()}
     if units.granularity == 'channel':
@@ -73,30 +77,55 @@ def update(pairs: Sequence[Pair], picks: Iterable[Pick], average: Average = None
         average = None
     elif average == 0:
         return
-    batches: dict[tuple[object, ...], list[Pair]] = {}
+    whole: list[Pair] = []
     for pair, pick in zip(pairs, picks):
         if isinstance(pick, Tensor):
             _update_part(pair, pick, average)
         elif pick:
-            batches.setdefault(pair.batch, []).append(pair)
-    for batch in batches.values():
-        _update_whole(batch, average)
+            whole.append(pair)
+    for batch in batches(whole):
+        update_whole([p.teacher for p in batch], [p.student for p in batch], average)
 
 
-def _update_whole(pairs: list[Pair], average: Average) -> None:
-    """Update whole tensors that are alike in device and dtype, in one call where possible."""
-    teachers = [pair.teacher for pair in pairs]
-    students = [pair.student for pair in pairs]
-    if average is None or not teachers[0].is_floating_point():
+def batches(pairs: Iterable[Pair]) -> list[list[Pair]]:
+    """Divide pairs into lists that can go through one multi-tensor call."""
+    found: dict[tuple[object, ...], list[Pair]] = {}
+    for pair in pairs:
+        found.setdefault(pair.batch, []).append(pair)
+    return list(found.values())
+
+
+def update_whole(teachers: list[Tensor], students: list[Tensor], average: Average) -> None:
+    """Update whole tensors that are alike in device and dtype, in one call where possible.
+
+    Args:
+        teachers: Not empty.
+        students: One for each.
+        average: How they follow.
+    """
+    first, other = teachers[0], students[0]
+    if average is None or not first.is_floating_point():
         torch._foreach_copy_(teachers, students)
-        return
-    if teachers[0].dtype != students[0].dtype or teachers[0].device != students[0].device:
-        students = [student.to(teachers[0]) for student in students]
-    if callable(average):
+    elif callable(average):
         for teacher, student in zip(teachers, students):
-            average(teacher, student)
-    else:
+            average(teacher, student.to(teacher))
+    elif first.dtype == other.dtype and first.device == other.device:
         torch._foreach_lerp_(teachers, students, average)
+    else:
+        for teacher, student in zip(teachers, students):
+            # Converted a few rows at a time: a whole tensor more may be too much.
+            for some, new in zip(_some_rows(teacher), _some_rows(student)):
+                some.lerp_(new.to(some), average)
+
+
+def _some_rows(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor in pieces of a few rows."""
+    if not tensor.dim():
+        yield tensor
+        return
+    rows = max(1, _BLOCK * len(tensor) // max(1, tensor.numel()))
+    for start in range(0, len(tensor), rows):
+        yield tensor[start : start + rows]
 
 
 def _update_part(pair: Pair, taken: Tensor, average: Average) -> None:

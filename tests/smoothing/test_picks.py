@@ -38,9 +38,9 @@ def test_hash_gives_the_published_stream_of_splitmix64():
         4593380528125082431,
         16408922859458223821,
     ]
-    keys = picks.run_of_keys(1234567 + picks._INCREMENT, 5)
-    assert [number % 2**64 for number in picks._mix_(keys).tolist()] == expected
-    assert picks._mix((1234567 + picks._INCREMENT) % 2**64) == expected[0]
+    keys = picks.run_of_keys(1234567 + picks.INCREMENT, 5)
+    assert [number % 2**64 for number in picks.mix_(keys).tolist()] == expected
+    assert picks._mix((1234567 + picks.INCREMENT) % 2**64) == expected[0]
 
 
 @given(st.integers(0, 2**63), st.integers(0, 10**7), st.floats(0, 1, exclude_max=True))
@@ -55,7 +55,7 @@ def test_promise_1_a_pick_depends_on_seed_step_and_unit_alone(seed, step, keep_p
 def test_promise_1_global_random_generators_are_left_untouched():
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     picks.draw(names_to_keys(50), 3, 5, 0.5)
-    picks.draw_run(7, 100_000, 3, 5, 0.5, CPU)
+    picks.draw_elements(7, 100_000, 3, 5, 0.5, CPU)
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
@@ -67,30 +67,33 @@ def test_promise_1_picks_are_the_same_on_cpu_and_gpu():
     for step in range(20):
         on_gpu = picks.draw(keys.cuda(), 11, step, 0.7).cpu()
         assert torch.equal(on_gpu, picks.draw(keys, 11, step, 0.7))
-    on_gpu = picks.draw_run(5, 200_000, 11, 0, 0.7, torch.device('cuda')).cpu()
-    assert torch.equal(on_gpu, picks.draw_run(5, 200_000, 11, 0, 0.7, CPU))
+    on_gpu = picks.draw_elements(5, 200_000, 11, 0, 0.7, torch.device('cuda')).cpu()
+    assert torch.equal(on_gpu, picks.draw_elements(5, 200_000, 11, 0, 0.7, CPU))
 
 
-def test_run_drawn_in_chunks_equals_the_run_drawn_at_once():
+def test_two_elements_have_the_two_halves_of_a_hash_in_every_chunk():
     count = 3 * picks._CHUNK + 17
-    at_once = picks.draw(picks.run_of_keys(99, count), 1, 2, 0.4)
-    assert torch.equal(picks.draw_run(99, count, 1, 2, 0.4, CPU), at_once)
+    hashes = picks.mix_(picks.run_of_keys(99, (count + 1) // 2) + picks.signed(picks.stream(1, 2)))
+    lower = ((hashes + 2**31) % 2**32) - 2**31
+    halves = torch.stack([lower, hashes >> 32], 1).view(-1)[:count]
+    taken = halves >= picks.threshold(0.4)
+    assert torch.equal(picks.draw_elements(99, count, 1, 2, 0.4, CPU), taken)
 
 
 @pytest.mark.parametrize('keep_prob', [0.01, 0.3, 0.5, 0.7, 0.99, 0.9999])
 def test_share_of_kept_units_is_keep_prob(keep_prob):
-    kept = ~picks.draw_run(picks.unit_key('x'), 2_000_000, 0, 0, keep_prob, CPU)
+    kept = ~picks.draw_elements(picks.unit_key('x'), 2_000_000, 0, 0, keep_prob, CPU)
     result = stats.binomtest(int(kept.sum()), kept.numel(), keep_prob)
     assert result.pvalue > 1e-4
 
 
 def test_keep_prob_zero_takes_everything():
-    assert picks.draw_run(1, 100_000, 0, 0, 0.0, CPU).all()
+    assert picks.draw_elements(1, 100_000, 0, 0, 0.0, CPU).all()
 
 
 def test_largest_keep_prob_keeps_almost_everything():
     keep_prob = math.nextafter(1, 0)
-    assert not picks.draw_run(1, 100_000, 0, 0, keep_prob, CPU).any()
+    assert not picks.draw_elements(1, 100_000, 0, 0, keep_prob, CPU).any()
 
 
 @pytest.mark.parametrize('keep_prob', [0.5, 0.7, 0.9])
@@ -105,12 +108,17 @@ def test_age_of_a_unit_is_geometric(keep_prob):
     assert stats.chisquare(seen, law * len(ages)).pvalue > 1e-3
 
 
-@pytest.mark.parametrize('axis', ['units', 'steps', 'seeds', 'channels'])
+@pytest.mark.parametrize('axis', ['units', 'steps', 'seeds', 'channels', 'elements'])
 def test_picks_are_uncorrelated(axis):
     count, draws = 60, 4000
     if axis == 'channels':
         keys = picks.run_of_keys(picks.unit_key('conv'), count)
         table = torch.stack([picks.draw(keys, 0, step, 0.5) for step in range(draws)])
+    elif axis == 'elements':
+        key = picks.unit_key('conv')
+        table = torch.stack(
+            [picks.draw_elements(key, count, 0, step, 0.5) for step in range(draws)]
+        )
     elif axis == 'units':
         table = torch.from_numpy(taken_table(0.5, units=count, steps=draws))
     else:
