@@ -8,6 +8,7 @@ what they and our hooks have in common.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Optional
 
@@ -54,6 +55,7 @@ class SmoothedModel(BaseAveragedModel):
         self.held = False
         self._step = int(steps)
         self._verified = False
+        self._loaded = False
 
     @property
     def step(self) -> int:
@@ -68,6 +70,7 @@ class SmoothedModel(BaseAveragedModel):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._step = int(self.steps)
+        self._loaded = True
 
     def update_parameters(self, model: nn.Module) -> None:
         """Make one update, if one is due.
@@ -80,6 +83,8 @@ class SmoothedModel(BaseAveragedModel):
         """
         if not self._verified:
             self._verify(model)
+        if self._loaded:
+            self.restore({})
         if self.held:
             return
         if self.following:
@@ -93,6 +98,11 @@ class SmoothedModel(BaseAveragedModel):
             self.smoother.follow()
         self._step += 1
         self.steps.add_(1)
+
+    def restore(self, fp32: Mapping[str, Tensor]) -> None:
+        """Go on from a loaded teacher: see :meth:`~se_mm.smoothing.Smoother.restore`."""
+        self.smoother.restore(fp32)
+        self._loaded = False
 
     def _total(self) -> int:
         if self.total is None:

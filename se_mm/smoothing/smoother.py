@@ -3,13 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from se_mm.smoothing.plan import Plan
 from se_mm.smoothing.rules import SKIP, Rule, Rules
 from se_mm.smoothing.units import Pair, Units
 
 BUFFER_POLICIES = ('copy', 'average', 'skip')
+_LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class Smoother:
@@ -32,11 +37,15 @@ class Smoother:
         buffer_policy: ``'copy'``: buffers follow the student at every update; ``'average'``: those
             of floating dtype are smoothed as parameters are, the others follow; ``'skip'``: they
             stay as the first update left them.
+        fp32_teacher: Whether the averages of bfloat16 and float16 tensors are kept in float32
+            beside them: what an average moves by is mostly less than their precision, and would be
+            rounded to nothing.
 
     Attributes:
         parameters: As given.
         buffers: As given.
         smoothed: The rules in use, each with the plan of the units that it holds for.
+        fp32: Name -> the average in float32, for tensors that have one.
 
     Raises:
         OptionError: If an override matches no tensor.
@@ -48,6 +57,7 @@ class Smoother:
         buffers: Sequence[Pair],
         rules: Rules,
         buffer_policy: str,
+        fp32_teacher: bool = True,
     ) -> None:
         self.parameters = tuple(parameters)
         self.buffers = tuple(buffers)
@@ -69,15 +79,45 @@ class Smoother:
             rule = rules.of(pair.name)
             overridden = isinstance(rule, str)
             put(pair, rule if overridden or buffer_policy == 'average' else buffer_policy)
-        self.smoothed = [
-            (rule, Plan(Units(pairs, rule.granularity))) for rule, pairs in smoothed.items()
-        ]
+        self.fp32: dict[str, Tensor] = {}
+        self.smoothed: list[tuple[Rule, Plan]] = []
+        # The units whose average is in float32, which are then rounded to the teacher's dtype.
+        self._rounded: list[tuple[Rule, Plan]] = []
+        for rule, pairs in smoothed.items():
+            rounded = []
+            if fp32_teacher and rule.momentum is not None:
+                rounded = [pair for pair in pairs if pair.teacher.dtype in _LOW_PRECISION]
+            self.fp32.update((pair.name, pair.teacher.float()) for pair in rounded)
+            moved = [
+                replace(pair, teacher=self.fp32.get(pair.name, pair.teacher)) for pair in pairs
+            ]
+            self.smoothed.append((rule, Plan(Units(moved, rule.granularity))))
+            if rounded:
+                copies = [replace(pair, student=self.fp32[pair.name]) for pair in rounded]
+                self._rounded.append((rule, Plan(Units(copies, rule.granularity))))
         self._followed = _copies(followed)
-        self._everything = _copies((*self.parameters, *self.buffers))
+        everything = [*self.parameters, *self.buffers]
+        averages = [
+            replace(pair, teacher=self.fp32[pair.name])
+            for pair in everything
+            if pair.name in self.fp32
+        ]
+        self._everything = _copies([*everything, *averages])
 
     def copy(self) -> None:
         """Make the teacher equal to the student, all parameters and all buffers."""
         self._everything.update(seed=0, step=0, keep_prob=0, average=None)
+
+    @torch.no_grad()
+    def restore(self, fp32: Mapping[str, Tensor]) -> None:
+        """Go on from a teacher whose values were loaded.
+
+        Args:
+            fp32: :attr:`fp32` as it was; for names that it lacks, the teacher's values are taken.
+        """
+        for pair in (*self.parameters, *self.buffers):
+            if pair.name in self.fp32:
+                self.fp32[pair.name].copy_(fp32.get(pair.name, pair.teacher))
 
     def follow(self) -> None:
         """Copy what follows the student at every update, and smooth nothing."""
@@ -93,6 +133,8 @@ class Smoother:
         """
         for rule, plan in self.smoothed:
             plan.update(seed, step, rule.keep_prob(step, total), rule.average(step, total))
+        for rule, plan in self._rounded:
+            plan.update(seed, step, rule.keep_prob(step, total), average=None)
         self.follow()
 
 

@@ -126,6 +126,19 @@ class SmallClassifierBackbone(torch.nn.Module):
         return (self.norm(self.conv(inputs)).relu(),)
 
 
+@MODELS.register_module(force=True)
+class BFloat16Backbone(SmallClassifierBackbone):
+    """The same with all its weights in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.bfloat16()
+
+    def forward(self, inputs):
+        (features,) = super().forward(inputs.bfloat16())
+        return (features.float(),)
+
+
 @DATASETS.register_module(force=True)
 class LabelledDigits(Dataset):
     """Digits with their labels."""

@@ -35,6 +35,7 @@ def smoother_of(
     granularity='tensor',
     overrides=(),
     buffers='copy',
+    **options,
 ):
     rule = Rule(
         keep_prob_schedule('keep_prob', keep_prob),
@@ -43,7 +44,7 @@ def smoother_of(
         granularity,
     )
     rules = build_rules(rule, dict(overrides))
-    return Smoother(*pair_modules(teacher, student), rules, buffers)
+    return Smoother(*pair_modules(teacher, student), rules, buffers, **options)
 
 
 def flat(module):
@@ -217,3 +218,62 @@ def test_student_is_never_written():
         for step in range(5):
             smoother.update(step, 5, seed=0)
     assert all(torch.equal(student.state_dict()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('granularity', GRANULARITIES)
+def test_average_of_a_low_precision_is_that_of_float32_rounded(dtype, granularity):
+    # A step of 0.001 from 1 towards 1.5 is rounded to nothing in either dtype.
+    students = [net(0).to(dtype), net(0).float()]
+    teachers = [net(0).to(dtype), net(0).float()]
+    smoothers = [
+        smoother_of(teacher, student, 0.5, 0.0004, granularity)
+        for teacher, student in zip(teachers, students)
+    ]
+    with torch.no_grad():
+        for student in students:
+            for parameter in student.parameters():
+                parameter.fill_(1)
+    for smoother in smoothers:
+        smoother.copy()
+    with torch.no_grad():
+        for student in students:
+            for parameter in student.parameters():
+                parameter.fill_(1.5)
+    for step in range(1, 300):
+        for smoother in smoothers:
+            smoother.update(step, 300, seed=0)
+    low, full = map(flat, teachers)
+    assert low.dtype == dtype
+    assert (full > 1.02).all()
+    assert torch.equal(low, full.to(dtype))
+
+
+def test_average_of_a_low_precision_can_be_left_in_it():
+    student, teacher = net(0).bfloat16(), net(0).bfloat16()
+    smoother = smoother_of(teacher, student, 0.0, 0.0004, fp32_teacher=False)
+    smoother.copy()
+    before = flat(teacher)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.mul_(1.5)
+    for step in range(1, 50):
+        smoother.update(step, 50, seed=0)
+    assert smoother.fp32 == {}
+    assert torch.equal(flat(teacher), before)
+
+
+def test_copies_need_no_float32():
+    student, teacher = net(0).bfloat16(), net(1).bfloat16()
+    assert smoother_of(teacher, student, 0.5).fp32 == {}
+
+
+def test_averages_that_are_not_given_are_taken_from_the_teacher():
+    student, teacher = net(0).bfloat16(), net(1).bfloat16()
+    smoother = smoother_of(teacher, student, 0.5, 0.1)
+    given = {'0.weight': torch.full((3, 2, 2, 2), 0.3)}
+    with torch.no_grad():
+        teacher[2].weight.fill_(7)
+    smoother.restore(given)
+    assert torch.equal(smoother.fp32['0.weight'], given['0.weight'])
+    assert (smoother.fp32['2.weight'] == 7).all()

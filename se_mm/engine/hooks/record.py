@@ -6,13 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from se_mm.version import __version__
 
 CHECKPOINT_KEY = 'se_mm'
 """The key that a checkpoint has beside the stock ones."""
 
 
-def record(hook: str, seed: int, step: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def record(
+    hook: str, seed: int, step: int, options: Mapping[str, Any], fp32: Mapping[str, Tensor]
+) -> dict[str, Any]:
     """What goes under :data:`CHECKPOINT_KEY`: with the state dict, all that the picks depend on.
 
     Args:
@@ -20,6 +24,7 @@ def record(hook: str, seed: int, step: int, options: Mapping[str, Any]) -> dict[
         seed: Seed of the picks.
         step: Updates made.
         options: The hook's options as the config has them.
+        fp32: The averages that the teacher of a low precision has in float32.
     """
     return {
         'version': __version__,
@@ -27,6 +32,7 @@ def record(hook: str, seed: int, step: int, options: Mapping[str, Any]) -> dict[
         'seed': seed,
         'step': step,
         'options': plain(options),
+        'fp32': {name: average.cpu() for name, average in fp32.items()},
     }
 
 

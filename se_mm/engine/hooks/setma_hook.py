@@ -38,6 +38,9 @@ class SETMAHook(SpatialEnsembleHook):
             the teacher is then as fast as the one it replaces, and not slower as in the paper.
         ema_type: As in the line of an ``EMAHook``: the averaged model whose average is meant, built
             with ``momentum`` and with its own options (``gamma``) beside it. None: as above.
+        fp32_teacher: Whether the averages of a teacher in bfloat16 or float16 are kept in float32
+            beside it, and in the checkpoint: most moves are less than its precision, and would be
+            rounded to nothing.
         **options: Those of :class:`SpatialEnsembleHook`; an override may have a ``momentum`` too.
 
     Raises:
@@ -49,6 +52,7 @@ class SETMAHook(SpatialEnsembleHook):
         keep_prob: Any = 0.7,
         momentum: Any = None,
         match_horizon: bool = False,
+        fp32_teacher: bool = True,
         **options: Any,
     ) -> None:
         before = dict(options)
@@ -57,13 +61,17 @@ class SETMAHook(SpatialEnsembleHook):
         if self.momentum is None and momentum is not None:
             self.momentum = momentum_schedule('momentum', momentum)
         self.match_horizon = check_flag('match_horizon', match_horizon)
+        self.fp32_teacher = check_flag('fp32_teacher', fp32_teacher)
         super().__init__(keep_prob=keep_prob, **options)
         self._options.update(
-            momentum=momentum, match_horizon=match_horizon, ema_type=ema_type or None
+            momentum=momentum,
+            match_horizon=match_horizon,
+            fp32_teacher=fp32_teacher,
+            ema_type=ema_type or None,
         )
 
     def _option_names(self) -> list[str]:
-        return [*super()._option_names(), 'momentum', 'match_horizon', 'ema_type']
+        return [*super()._option_names(), 'momentum', 'match_horizon', 'fp32_teacher', 'ema_type']
 
     def _rule(self, teacher: Optional[Teacher] = None) -> Rule:
         momentum = self.momentum

@@ -13,6 +13,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
+from torch import Tensor
 
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, changed_options, record
 from se_mm.engine.hooks.stock_options import stock_buffers, stock_evaluate_on
@@ -80,6 +81,8 @@ class SpatialEnsembleHook(Hook):
     """
 
     priority = 'NORMAL'
+    # Copies lose nothing: there is nothing to keep.
+    fp32_teacher = False
 
     def __init__(
         self,
@@ -136,6 +139,7 @@ class SpatialEnsembleHook(Hook):
         self.teacher: Optional[Teacher] = None
         self._smoothed: Optional[SmoothedModel] = None
         self._resumed_seed: Optional[int] = None
+        self._resumed_fp32: dict[str, Tensor] = {}
         # What of an override can be wrong without a model is found now.
         build_rules(self._rule(), self._options['overrides'])
 
@@ -161,6 +165,7 @@ class SpatialEnsembleHook(Hook):
             teacher.buffers,
             build_rules(self._rule(teacher), self._options['overrides']),
             self.buffers,
+            self.fp32_teacher,
         )
         self._smoothed = teacher.install()
         self._smoothed.smoother = smoother
@@ -177,6 +182,7 @@ class SpatialEnsembleHook(Hook):
         rank = get_rank() if self.diff_rank_picks else 0
         self._smoothed.seed = rank_seed(seed, rank)
         self._smoothed.total = self._updates(runner)
+        self._smoothed.restore(self._resumed_fp32)
         if runner.iter == 0:
             # A teacher that was only loaded is no history: the first update copies the student.
             self._smoothed.step = 0
@@ -230,7 +236,11 @@ class SpatialEnsembleHook(Hook):
         if isinstance(self.teacher, Shadow):
             self.teacher.save(checkpoint)
         checkpoint[CHECKPOINT_KEY] = record(
-            type(self).__name__, self.seed, self._smoothed.step, self._options
+            type(self).__name__,
+            self.seed,
+            self._smoothed.step,
+            self._options,
+            self._smoothed.smoother.fp32,
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -347,6 +357,7 @@ class SpatialEnsembleHook(Hook):
             runner.logger.info(f'{name}: goes on from a checkpoint of another hook.')
             return
         self._resumed_seed = saved['seed']
+        self._resumed_fp32 = saved['fp32']
         changes = changed_options(saved, name, self._options)
         if changes:
             runner.logger.warning(

@@ -381,3 +381,25 @@ def test_promise_3_our_checkpoint_loads_into_the_stock_model(runs, byol_cfg, tmp
     stock = Runner.from_cfg(byol_cfg(tmp_path / 'stock')).model
     result = stock.load_state_dict(saved, strict=True)
     assert not result.missing_keys and not result.unexpected_keys
+
+
+def test_teacher_in_bfloat16_is_averaged_in_float32_and_resumes_exactly(runs):
+    model = dict(model=dict(backbone=dict(type='BFloat16Backbone')))
+    hook = dict(type='SETMAHook', keep_prob=0.3, momentum=0.001)
+    whole = runs.classifier(hook, **model)
+    first, last = (torch.load(f'{whole.work_dir}/iter_{i}.pth') for i in (3, 6))
+    averages = last['se_mm']['fp32']
+    assert set(averages) == {f'backbone.{name}' for name in whole.model.backbone.state_dict()} - {
+        f'backbone.norm.{name}' for name in ('running_mean', 'running_var', 'num_batches_tracked')
+    }
+    for name, average in averages.items():
+        teacher = last['state_dict'][name]
+        assert teacher.dtype == torch.bfloat16 and average.dtype == torch.float32
+        assert torch.equal(average.bfloat16(), teacher)
+    # Steps of a thousandth: in bfloat16, next to none of them would be left.
+    name = 'backbone.conv.weight'
+    assert (averages[name] != first['se_mm']['fp32'][name]).any()
+    resumed = runs.classifier(hook, load_from=f'{whole.work_dir}/iter_3.pth', resume=True, **model)
+    again = torch.load(f'{resumed.work_dir}/iter_6.pth')
+    assert same_tensors(last['state_dict'], again['state_dict'])
+    assert same_tensors(averages, again['se_mm']['fp32'])
