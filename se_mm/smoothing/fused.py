@@ -64,7 +64,9 @@ class Fused:
             addresses = pair.teacher.data_ptr(), pair.student.data_ptr()
             table.append((*addresses, signed(first), size, numbers))
         self._table = torch.tensor(table, dtype=torch.int64).to(pair.teacher.device)
-        self._programs = torch.tensor(programs, dtype=torch.int32).to(pair.teacher.device)
+        self._programs = (
+            torch.tensor(programs, dtype=torch.int32).view(-1, 2).to(pair.teacher.device)
+        )
         self._next = torch.zeros(1, dtype=torch.int64)
 
     @staticmethod
@@ -92,6 +94,8 @@ class Fused:
             keep_prob: Probability in [0, 1) that a unit is kept.
             average: Weight of the student's value in a picked unit; None: it is copied.
         """
+        if not len(self._programs):  # Of a small sharded tensor a rank may have nothing.
+            return
         dtypes = self._dtypes
         if average is None and dtypes[0] == dtypes[1]:
             dtypes = self._integer, self._integer

@@ -22,7 +22,7 @@ import torch
 
 from se_mm.smoothing.fused import Fused
 from se_mm.smoothing.picks import draw
-from se_mm.smoothing.units import Units
+from se_mm.smoothing.units import Units, is_sharded, local_pair
 from se_mm.smoothing.update import Average, batches, draw_picks, update, update_whole
 
 
@@ -47,8 +47,9 @@ class Plan:
 
     def __init__(self, units: Units) -> None:
         self.units = units
-        self._tensors = [t for pair in units.pairs for t in (pair.teacher, pair.student)]
+        self._sharded = any(is_sharded(pair.teacher) for pair in units.pairs)
         self._addresses: list[int] = []
+        self._local = units
         self._ways: list[Way] = []
 
     @torch.no_grad()
@@ -61,16 +62,20 @@ class Plan:
             keep_prob: Probability in [0, 1) that a unit is kept.
             average: How a picked unit follows.
         """
-        if callable(average):
-            update(self.units.pairs, draw_picks(self.units, seed, step, keep_prob), average)
-            return
         if average == 0:
             return
         # Some wrappers give a parameter other memory after it was bound.
-        addresses = [tensor.data_ptr() for tensor in self._tensors]
+        pairs = self.units.pairs
+        if self._sharded:
+            pairs = tuple(local_pair(pair) for pair in pairs)
+        addresses = [t.data_ptr() for pair in pairs for t in (pair.teacher, pair.student)]
         if addresses != self._addresses:
-            self._ways = list(_ways(self.units))
+            self._local = Units(pairs, self.units.granularity)
+            self._ways = list(_ways(self._local))
             self._addresses = addresses
+        if callable(average):
+            update(pairs, draw_picks(self._local, seed, step, keep_prob), average)
+            return
         # With a weight of 1, the teacher's infinities would stay.
         average = None if average == 1 else average
         for way in self._ways:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,28 @@ class Pair:
         return self.teacher.device, self.teacher.dtype, self.student.device, self.student.dtype
 
 
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether it is a ``DTensor``, as the parameters of a ``fully_shard``-ed module are."""
+    return hasattr(tensor, 'placements')
+
+
+@torch.no_grad()
+def local_pair(pair: Pair) -> Pair:
+    """The pair of this rank's shards, where the tensors are sharded."""
+    if not is_sharded(pair.teacher):
+        return pair
+    teacher: Any = pair.teacher
+    student: Any = pair.student
+    return replace(pair, teacher=teacher.to_local(), student=student.to_local())
+
+
+def _sharded_alike(teacher: Any, student: Any) -> bool:
+    if not is_sharded(teacher) or not is_sharded(student):
+        return is_sharded(teacher) == is_sharded(student)
+    meshes = teacher.device_mesh == student.device_mesh
+    return bool(meshes and teacher.placements == student.placements)
+
+
 def plain_name(name: str) -> str:
     """``name`` without the prefix that ``torch.compile`` puts in."""
     return name.replace('_orig_mod.', '')
@@ -57,7 +80,8 @@ def pair_tensors(
         student_name: Maps a teacher's name to its student's, for pairing and messages.
 
     Raises:
-        OptionError: If a teacher's tensor has no student, or one of another shape; it names both.
+        OptionError: If a teacher's tensor has no student, or one of another shape or otherwise
+            sharded; it names both.
     """
     students: Mapping[str, Tensor] = {plain_name(name): tensor for name, tensor in student}
     pairs = []
@@ -72,6 +96,11 @@ def pair_tensors(
             raise OptionError(
                 f'the teacher has a {kind} {full_name!r} of shape {tuple(tensor.shape)}, its '
                 f'student {name!r} is {tuple(students[name].shape)}: they must be alike.'
+            )
+        if not _sharded_alike(tensor, students[name]):
+            raise OptionError(
+                f'the teacher {kind} {full_name!r} and its student {name!r} are not sharded alike: '
+                f'apply fully_shard to both, in the same way, or to neither.'
             )
         pairs.append(Pair(name, tensor, students[name]))
     return tuple(pairs)
@@ -148,6 +177,9 @@ class Units:
         pairs: The pairs, of floating dtype and not empty.
         granularity: One of :data:`GRANULARITIES`.
 
+    Raises:
+        OptionError: If sharded tensors are to be split.
+
     Attributes:
         pairs: As given.
         granularity: As given.
@@ -171,6 +203,11 @@ class Units:
         keys: dict[torch.device, list[Tensor]] = {}
         counts: dict[torch.device, int] = {}
         for pair in self.pairs:
+            if is_sharded(pair.teacher) and granularity in ('channel', 'element'):
+                raise OptionError(
+                    f'granularity={granularity!r} is not allowed for {pair.name!r}, of which a '
+                    f"rank has a shard: 'tensor' or 'layer'."
+                )
             device = self.device(pair)
             name, count = self._run(pair)
             self.firsts.append(unit_key(name))

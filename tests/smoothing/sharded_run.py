@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One rank of a job whose teacher and student are sharded: test_sharded.py starts two."""
+
+import sys
+from copy import deepcopy
+
+import torch
+from torch import distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+
+from se_mm.smoothing import (
+    OptionError,
+    Rule,
+    Rules,
+    Smoother,
+    keep_prob_schedule,
+    momentum_schedule,
+    pair_modules,
+)
+
+UPDATES = 8
+
+
+def net():
+    torch.manual_seed(0)
+    # Of the last bias, with a single number, one of the two ranks has nothing.
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 7, bias=False), nn.Linear(7, 1))
+
+
+def smoother_of(teacher, student, momentum=None, granularity='tensor'):
+    """Half of the units are kept."""
+    schedule = momentum_schedule('momentum', momentum) if momentum else None
+    rule = Rule(keep_prob_schedule('keep_prob', 0.5), schedule, False, granularity)
+    return Smoother(*pair_modules(teacher, student), Rules(rule, {}), 'copy')
+
+
+def teacher_after(shard, momentum, granularity, dtype=torch.float32):
+    """The teacher's full tensors after some updates, each after an optimizer step."""
+    student = net().to(dtype)
+    teacher = deepcopy(student).requires_grad_(False)
+    if shard:
+        mesh = init_device_mesh('cpu', (2,))
+        for module in (student, teacher):
+            for layer in module:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(module, mesh=mesh)
+    smoother = smoother_of(teacher, student, momentum, granularity)
+    optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+    for step in range(UPDATES):
+        inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
+        student(inputs).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        smoother.copy() if step == 0 else smoother.update(step, UPDATES, seed=3)
+        teacher(inputs)
+    return [t.full_tensor() if shard else t for t in teacher.state_dict().values()]
+
+
+def refused(teacher, student, **options):
+    """The message with which a smoother is refused."""
+    try:
+        smoother_of(teacher, student, **options)
+    except OptionError as error:
+        return str(error)
+    raise AssertionError('it was not refused')
+
+
+def main():
+    dist.init_process_group('gloo')
+    for momentum in (None, 0.1):
+        for granularity in ('tensor', 'layer'):
+            for dtype in (torch.float32, torch.bfloat16):
+                sharded = teacher_after(True, momentum, granularity, dtype)
+                whole = teacher_after(False, momentum, granularity, dtype)
+                for mine, expected in zip(sharded, whole):
+                    torch.testing.assert_close(mine, expected)
+    mesh = init_device_mesh('cpu', (2,))
+    student, teacher = fully_shard(net(), mesh=mesh), fully_shard(net(), mesh=mesh)
+    for granularity in ('channel', 'element'):
+        assert "'tensor' or 'layer'" in refused(teacher, student, granularity=granularity)
+    assert 'are not sharded alike' in refused(net(), student)
+    assert 'are not sharded alike' in refused(teacher, net())
+    if dist.get_rank() == 0:
+        print('all teachers agree')
+    dist.destroy_process_group()
+
+
+if __name__ == '__main__':
+    sys.exit(main())
