@@ -2,9 +2,11 @@
 // The kernel of se_mm.smoothing.fused for the CPU: all units of all tensors, in one pass over what
 // is picked. It does what cuda_kernel.py does, and reads the same table.
 
+#define _GNU_SOURCE  // for RTLD_DEFAULT
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030A0000
 #include <Python.h>
+#include <dlfcn.h>
 #include <stdint.h>
 #include <string.h>
 #ifdef __SSE2__
@@ -26,6 +28,9 @@
 #define BLOCK 65536
 // Bytes from which on a run is copied past the caches.
 #define STREAMED 4096
+// Numbers that an average asks the memory for ahead: the processor itself does not look beyond a
+// page. A multiple of what a line of the cache has of the smallest.
+#define AHEAD 256
 // Elements that are drawn at a time.
 #define DRAWN 512
 
@@ -112,8 +117,16 @@ static inline _Float16 store_float16(float number) { return (_Float16)number; }
         T *restrict teacher = teachers;                                                           \
         const S *restrict student = students;                                                     \
         T##_work weight = (T##_work)average.weight;                                               \
-        for (int64_t i = 0; i < count; i++)                                                       \
-            teacher[i] = T##_##S##_updated(teacher[i], student[i], weight, average.averages);     \
+        for (int64_t start = 0; start < count; start += AHEAD) {                                  \
+            int64_t end = start + AHEAD < count ? start + AHEAD : count;                          \
+            if (end < count)                                                                      \
+                for (int64_t i = end; i < end + AHEAD; i += 16) {                                 \
+                    __builtin_prefetch(teacher + i, 1);                                           \
+                    __builtin_prefetch(student + i);                                              \
+                }                                                                                 \
+            for (int64_t i = start; i < end; i++)                                                 \
+                teacher[i] = T##_##S##_updated(teacher[i], student[i], weight, average.averages); \
+        }                                                                                         \
     }                                                                                             \
     CLONES static void T##_##S##_elements(void *teachers, const void *students, int64_t count,    \
                                           Average average, uint64_t key, int32_t least) {         \
@@ -220,48 +233,76 @@ static const Way *find_way(const char *teacher, const char *student) {
     return NULL;
 }
 
-static void run_programs(const Way *way, const Tensor *table, const int32_t *programs,
-                         int64_t count, int64_t *next, uint64_t key, int32_t least,
-                         Average average, int by_element) {
+typedef struct {
+    const Way *way;
+    const Tensor *table;
+    const int32_t *programs;  // of each, the tensor and which block of it
+    int64_t count, next;      // of programs; the next one
+    uint64_t key;
+    int32_t least;
+    Average average;
+    int by_element;
+} Job;
+
+// Take one program after the other until none is left. Several threads may do so at once.
+static void run_programs(void *arguments) {
+    Job *job = arguments;
+    const Way *way = job->way;
     for (;;) {
-        int64_t program = __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-        if (program >= count) return;
-        const Tensor *tensor = table + programs[2 * program];
-        int64_t start = (int64_t)programs[2 * program + 1] * BLOCK;
+        int64_t program = __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED);
+        if (program >= job->count) return;
+        const Tensor *tensor = job->table + job->programs[2 * program];
+        int64_t start = (int64_t)job->programs[2 * program + 1] * BLOCK;
         int64_t end = start + BLOCK < tensor->numbers ? start + BLOCK : tensor->numbers;
         char *teacher = (char *)tensor->teacher;
         const char *student = (const char *)tensor->student;
-        uint64_t first = tensor->first + key;
-        if (by_element) {
+        uint64_t first = tensor->first + job->key;
+        if (job->by_element) {
             way->elements(teacher + start * way->teacher_bytes, student + start * way->student_bytes,
-                          end - start, average, first + (uint64_t)(start / 2) * INCREMENT, least);
+                          end - start, job->average, first + (uint64_t)(start / 2) * INCREMENT,
+                          job->least);
             continue;
         }
         for (int64_t unit = start / tensor->size; start < end; unit++) {
             int64_t stop = (unit + 1) * tensor->size < end ? (unit + 1) * tensor->size : end;
-            if ((int32_t)(mixed(first + (uint64_t)unit * INCREMENT) >> 32) >= least)
+            if ((int32_t)(mixed(first + (uint64_t)unit * INCREMENT) >> 32) >= job->least)
                 way->run(teacher + start * way->teacher_bytes, student + start * way->student_bytes,
-                         stop - start, average);
+                         stop - start, job->average);
             start = stop;
         }
     }
 }
 
+// Runs a function on some threads of the OpenMP library that PyTorch has loaded. Threads of our own
+// would share the processor with PyTorch's, which go on spinning for a while after their work.
+typedef void (*Parallel)(void (*function)(void *), void *arguments, unsigned threads, unsigned flags);
+
 static PyObject *update(PyObject *self, PyObject *args) {
     const char *teacher, *student;
-    unsigned long long table, programs, next, key;
+    unsigned long long table, programs, key;
     long long count;
-    int least, averages, by_element;
+    int least, averages, by_element, threads;
     double weight;
-    if (!PyArg_ParseTuple(args, "ssKKLKKipdp", &teacher, &student, &table, &programs, &count, &next,
-                          &key, &least, &averages, &weight, &by_element))
+    if (!PyArg_ParseTuple(args, "ssKKLKipdpi", &teacher, &student, &table, &programs, &count, &key,
+                          &least, &averages, &weight, &by_element, &threads))
         return NULL;
-    const Way *way = find_way(teacher, student);
-    if (!way) return PyErr_Format(PyExc_TypeError, "no update of %s from %s", teacher, student);
-    Average average = {weight, averages};
+    Job job = {
+        .way = find_way(teacher, student),
+        .table = (const Tensor *)(uintptr_t)table,
+        .programs = (const int32_t *)(uintptr_t)programs,
+        .count = count,
+        .key = key,
+        .least = least,
+        .average = {weight, averages},
+        .by_element = by_element,
+    };
+    if (!job.way) return PyErr_Format(PyExc_TypeError, "no update of %s from %s", teacher, student);
+    Parallel parallel = threads > 1 ? (Parallel)dlsym(RTLD_DEFAULT, "GOMP_parallel") : NULL;
     Py_BEGIN_ALLOW_THREADS
-    run_programs(way, (const Tensor *)(uintptr_t)table, (const int32_t *)(uintptr_t)programs, count,
-                 (int64_t *)(uintptr_t)next, key, least, average, by_element);
+    if (parallel)
+        parallel(run_programs, &job, (unsigned)threads, 0);
+    else
+        run_programs(&job);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
@@ -276,11 +317,10 @@ static PyMethodDef methods[] = {
     {"takes", takes, METH_VARARGS,
      "takes(teacher, student)\n--\n\nWhether there is an update of these dtypes, given by name."},
     {"update", update, METH_VARARGS,
-     "update(teacher, student, table, programs, count, next, key, least, averages, weight, "
-     "by_element)\n--\n\n"
-     "Run programs, each of which updates a block of a tensor, until none is left. Several threads\n"
-     "may do so at once. The arguments are those of cuda_kernel.update but for the dtypes' names,\n"
-     "and `next`, the address of an int64: the next program, which all threads count up."},
+     "update(teacher, student, table, programs, count, key, least, averages, weight, by_element, "
+     "threads)\n--\n\n"
+     "Update the picked units of many tensors. The arguments are those of cuda_kernel.update but for\n"
+     "names of dtypes, addresses of the tables, and the number of programs and of threads."},
     {NULL, NULL, 0, NULL},
 };
 

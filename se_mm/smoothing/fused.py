@@ -4,14 +4,12 @@
 Only what is picked is read and written, once, and nothing is allocated. The kernel finds the
 tensors by a table of their addresses. There are two that do the same: one in Triton for CUDA GPUs,
 where an update is one launch of which the host awaits nothing, and one in C for the CPU, whose
-blocks of tensors are shared out among as many threads as PyTorch uses.
+blocks of tensors are shared out among PyTorch's threads.
 """
 
 from __future__ import annotations
 
 import struct
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
 from importlib import import_module
 from typing import Any, Optional
 
@@ -67,7 +65,6 @@ class Fused:
         self._programs = (
             torch.tensor(programs, dtype=torch.int32).view(-1, 2).to(pair.teacher.device)
         )
-        self._next = torch.zeros(1, dtype=torch.int64)
 
     @staticmethod
     def takes(pair: Pair, granularity: str) -> bool:
@@ -105,25 +102,18 @@ class Fused:
 
     def _run(self, dtypes: tuple[str, str], key: int, least: int, average: Optional[float]) -> None:
         """Update on the CPU."""
-        self._next.zero_()
-        run = partial(
-            cpu_kernel.update,
+        cpu_kernel.update(
             *dtypes,
             self._table.data_ptr(),
             self._programs.data_ptr(),
             len(self._programs),
-            self._next.data_ptr(),
             key,
             least,
             average is not None,
             average or 0.0,
             self._granularity == 'element',
+            min(torch.get_num_threads(), 1 + self._numbers // _PER_THREAD),
         )
-        threads = min(torch.get_num_threads(), 1 + self._numbers // _PER_THREAD)
-        others = [_threads().submit(run) for _ in range(threads - 1)]
-        run()
-        for other in others:
-            other.result()
 
     def _launch(
         self, dtypes: tuple[str, str], key: int, least: int, average: Optional[float]
@@ -145,12 +135,6 @@ class Fused:
                 UNITS=units.get(self._granularity, cuda_kernel.WHOLE),
                 BLOCK=cuda_kernel.BLOCK,
             )
-
-
-@lru_cache(maxsize=1)
-def _threads() -> ThreadPoolExecutor:
-    """The threads that help the one that updates; they are started as they are needed."""
-    return ThreadPoolExecutor(max_workers=256, thread_name_prefix='se_mm update')
 
 
 def _kernel(pair: Pair) -> Any:

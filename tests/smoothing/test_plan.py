@@ -168,7 +168,7 @@ def test_the_kernel_for_the_cpu_is_installed():
 @pytest.mark.skipif(fused.cpu_kernel is None, reason='the kernel was not built')
 def test_unknown_dtypes_are_refused_by_the_kernel_for_the_cpu():
     with pytest.raises(TypeError, match='no update of float32 from int8'):
-        fused.cpu_kernel.update('float32', 'int8', 0, 0, 0, 0, 0, 0, 0, 0.0, 0)
+        fused.cpu_kernel.update('float32', 'int8', 0, 0, 0, 0, 0, False, 0.0, False, 1)
 
 
 @pytest.mark.skipif(fused.cuda_kernel is None, reason='needs Triton')
