@@ -27,7 +27,9 @@
 // Numbers that one program updates; even, since elements are drawn by two.
 #define BLOCK 65536
 // Bytes from which on a run is copied past the caches.
-#define STREAMED 4096
+#define STREAMED 1024
+// What a teacher has to have for that, lest it be in the caches before and after.
+#define LARGE (INT64_C(1) << 26)
 // Numbers that an average asks the memory for ahead: the processor itself does not look beyond a
 // page. A multiple of what a line of the cache has of the smallest.
 #define AHEAD 256
@@ -43,6 +45,7 @@ typedef struct {
 typedef struct {
     double weight;  // of the student's value
     int averages;   // whether a picked unit moves by it; otherwise it is copied
+    int streams;    // whether copies go past the caches
 } Average;
 
 // Update `count` numbers, all of them.
@@ -146,9 +149,9 @@ static inline _Float16 store_float16(float number) { return (_Float16)number; }
 
 // Copy long runs past the caches: a teacher's values are not read again soon, and a store through
 // the caches would read what it overwrites.
-static inline void copy(char *teacher, const char *student, size_t bytes) {
+static inline void copy(char *teacher, const char *student, size_t bytes, int streams) {
 #ifdef __SSE2__
-    if (bytes >= STREAMED) {
+    if (streams && bytes >= STREAMED) {
         size_t ahead = -(uintptr_t)teacher % 16;
         memcpy(teacher, student, ahead);
         for (; ahead + 16 <= bytes; ahead += 16)
@@ -163,8 +166,9 @@ static inline void copy(char *teacher, const char *student, size_t bytes) {
 
 // Values of one dtype are copied as integers, whatever they stand for.
 #define COPY(T)                                                                                   \
-    static void T##_copy_run(void *teacher, const void *student, int64_t count, Average unused) { \
-        copy(teacher, student, (size_t)count * sizeof(T));                                        \
+    static void T##_copy_run(void *teacher, const void *student, int64_t count,                  \
+                             Average average) {                                                   \
+        copy(teacher, student, (size_t)count * sizeof(T), average.streams);                       \
     }                                                                                             \
     CLONES static void T##_copy_elements(void *teachers, const void *students, int64_t count,     \
                                          Average unused, uint64_t key, int32_t least) {           \
@@ -280,11 +284,11 @@ typedef void (*Parallel)(void (*function)(void *), void *arguments, unsigned thr
 static PyObject *update(PyObject *self, PyObject *args) {
     const char *teacher, *student;
     unsigned long long table, programs, key;
-    long long count;
+    long long count, bytes;
     int least, averages, by_element, threads;
     double weight;
-    if (!PyArg_ParseTuple(args, "ssKKLKipdpi", &teacher, &student, &table, &programs, &count, &key,
-                          &least, &averages, &weight, &by_element, &threads))
+    if (!PyArg_ParseTuple(args, "ssKKLLKipdpi", &teacher, &student, &table, &programs, &count,
+                          &bytes, &key, &least, &averages, &weight, &by_element, &threads))
         return NULL;
     Job job = {
         .way = find_way(teacher, student),
@@ -293,7 +297,7 @@ static PyObject *update(PyObject *self, PyObject *args) {
         .count = count,
         .key = key,
         .least = least,
-        .average = {weight, averages},
+        .average = {weight, averages, bytes >= LARGE},
         .by_element = by_element,
     };
     if (!job.way) return PyErr_Format(PyExc_TypeError, "no update of %s from %s", teacher, student);
@@ -317,10 +321,11 @@ static PyMethodDef methods[] = {
     {"takes", takes, METH_VARARGS,
      "takes(teacher, student)\n--\n\nWhether there is an update of these dtypes, given by name."},
     {"update", update, METH_VARARGS,
-     "update(teacher, student, table, programs, count, key, least, averages, weight, by_element, "
+     "update(teacher, student, table, programs, count, bytes, key, least, averages, weight, by_element, "
      "threads)\n--\n\n"
      "Update the picked units of many tensors. The arguments are those of cuda_kernel.update but for\n"
-     "names of dtypes, addresses of the tables, and the number of programs and of threads."},
+     "names of dtypes, addresses of the tables, and the numbers of programs, of bytes that all teachers\n"
+     "have, and of threads."},
     {NULL, NULL, 0, NULL},
 };
 

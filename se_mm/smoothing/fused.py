@@ -51,7 +51,7 @@ class Fused:
         self._kernel = kernel or _kernel(pair)
         self._granularity = units.granularity
         self._dtypes = _name(pair.teacher.dtype), _name(pair.student.dtype)
-        self._integer = _INTEGERS[pair.teacher.dtype.itemsize]
+        self._bytes = pair.teacher.dtype.itemsize
         self._numbers = sum(pair.teacher.numel() for pair in units.pairs)
         block = self._kernel.BLOCK
         table: list[tuple[int, ...]] = []
@@ -95,7 +95,7 @@ class Fused:
             return
         dtypes = self._dtypes
         if average is None and dtypes[0] == dtypes[1]:
-            dtypes = self._integer, self._integer
+            dtypes = _INTEGERS[self._bytes], _INTEGERS[self._bytes]
         key, least = signed(stream(seed, step)), threshold(keep_prob)
         way = self._run if self._kernel is cpu_kernel else self._launch
         way(dtypes, key, least, average)
@@ -107,6 +107,7 @@ class Fused:
             self._table.data_ptr(),
             self._programs.data_ptr(),
             len(self._programs),
+            self._numbers * self._bytes,
             key,
             least,
             average is not None,

@@ -96,6 +96,16 @@ def test_tensors_of_many_blocks_are_updated_whole(granularity, average):
     assert_as_plain(Plan, made, granularity, 3, 5, 0.6, average)
 
 
+@pytest.mark.parametrize('granularity', GRANULARITIES)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_copies_of_a_large_teacher_go_past_the_caches_and_arrive(granularity, dtype):
+    # Odd lengths and places: what is written past the caches is aligned.
+    teacher, student = torch.zeros(40_000_003, dtype=dtype), torch.ones(40_000_003, dtype=dtype)
+    shape, some = (26, 1_538_461), slice(3, 3 + 26 * 1_538_461)
+    pairs = [Pair('p', teacher[some].view(shape), student[some].view(shape))]
+    assert_as_plain(Plan, pairs, granularity, 0, 1, 0.5, None)
+
+
 @pytest.mark.parametrize('threads', [1, 2, 5])
 def test_number_of_threads_changes_nothing(threads):
     made = [Pair('p', torch.zeros(1_000_000), torch.ones(1_000_000))]
@@ -168,7 +178,7 @@ def test_the_kernel_for_the_cpu_is_installed():
 @pytest.mark.skipif(fused.cpu_kernel is None, reason='the kernel was not built')
 def test_unknown_dtypes_are_refused_by_the_kernel_for_the_cpu():
     with pytest.raises(TypeError, match='no update of float32 from int8'):
-        fused.cpu_kernel.update('float32', 'int8', 0, 0, 0, 0, 0, False, 0.0, False, 1)
+        fused.cpu_kernel.update('float32', 'int8', 0, 0, 0, 0, 0, 0, False, 0.0, False, 1)
 
 
 @pytest.mark.skipif(fused.cuda_kernel is None, reason='needs Triton')
