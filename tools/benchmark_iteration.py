@@ -105,7 +105,7 @@ def times_of(hooks: list[dict[str, Any]], args: argparse.Namespace, folder: str)
     cfg = Config.fromfile(CONFIG)
     cfg.custom_hooks = [*copy.deepcopy(hooks), dict(type='Stopwatch', priority='VERY_LOW')]
     cfg.default_hooks = dict.fromkeys(
-        ('timer', 'logger', 'param_scheduler', 'checkpoint', 'sampler_seed', 'runtime_info')
+        ('timer', 'logger', 'param_scheduler', 'checkpoint', 'sampler_seed')
     )
     cfg.param_scheduler = None
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.iters + 2)

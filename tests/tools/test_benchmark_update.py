@@ -20,7 +20,7 @@ def test_update_table_has_all_that_take_part_and_their_ratios(tools):
     names = [f'{name}, {granularity}' for name in ('SE', 'STS') for granularity in GRANULARITIES]
     stock = ['mmpretrain CosineEMA', 'mmdet MeanTeacherHook', 'torch AveragedModel, foreach']
     for name in (*names, *stock, 'one flat lerp', 'TMA (SETMAHook, keep_prob=0)'):
-        milliseconds, to_mmengine, to_lerp, allocated = table[name]
+        milliseconds, to_mmengine, to_lerp, _ = table[name]
         assert float(milliseconds) > 0
         assert float(to_mmengine) > 0 and float(to_lerp) > 0
     assert table['mmengine ExponentialMovingAverage'][1] == '1.00'
