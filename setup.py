@@ -26,6 +26,7 @@ EXTRAS = {
         'onedl-mmpretrain>=1.3.6',
         'onedl-mmdetection>=3.5.1',
     ],
+    'benchmark': ['timm', 'ema-pytorch'],
     'embedded': ['scikit-learn', 'matplotlib', 'pillow'],
     'test': ['pytest', 'hypothesis', 'scipy', 'scikit-learn', 'matplotlib', 'pillow'],
 }

@@ -6,7 +6,8 @@
 For each network the contestants take turns, update by update. The table has the median of each, its
 ratio to mmengine's average and to one flat lerp of as many numbers, which is the least that an
 average can cost, and the memory that it allocates; on a GPU also the kernels that it launches, and
-whether the host waits. timm and ema-pytorch take part where they are installed.
+whether the host waits. In the sweep over sizes the processor's caches are emptied before each
+update. timm and ema-pytorch take part where they are installed.
 """
 
 from __future__ import annotations
@@ -289,8 +290,11 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     for update in updates.values():  # The first copies everything, and compiles what there is.
         update(), update()
     times: dict[str, list[float]] = {contestant: [] for contestant in updates}
+    # A small network would stay in the processor's caches, which training fills in between.
+    others = torch.zeros(1 << 28 if 'sweep' in name and args.device == 'cpu' else 0)
     for _ in range(args.updates):
         for contestant, update in updates.items():
+            others.add_(1)
             times[contestant].append(timed(update, args.device))
     medians = {contestant: 1e3 * statistics.median(some) for contestant, some in times.items()}
 
