@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, Optional
 
 import torch
+from torch.autograd.graph import increment_version
 
 from se_mm.smoothing.picks import signed, stream, threshold
 from se_mm.smoothing.units import Pair, Units, same_layout
@@ -30,6 +31,8 @@ def _installed(name: str) -> Any:
 # Built where there is a C compiler; Triton comes with PyTorch where that supports CUDA.
 cpu_kernel, cuda_kernel = _installed('cpu_kernel'), _installed('cuda_kernel')
 
+# What the kernel for GPUs averages; that for the CPU says it itself.
+_FLOATS = {'float32', 'float64', 'bfloat16', 'float16'}
 # Copies of one dtype are made as integers of so many bytes, whatever they stand for.
 _INTEGERS = {1: 'int8', 2: 'int16', 4: 'int32', 8: 'int64'}
 # The kernel for GPUs counts a tensor's numbers by 32 bits.
@@ -50,6 +53,7 @@ class Fused:
         pair = units.pairs[0]
         self._kernel = kernel or _kernel(pair)
         self._granularity = units.granularity
+        self._teachers = [pair.teacher for pair in units.pairs]
         self._dtypes = _name(pair.teacher.dtype), _name(pair.student.dtype)
         self._bytes = pair.teacher.dtype.itemsize
         self._numbers = sum(pair.teacher.numel() for pair in units.pairs)
@@ -72,15 +76,15 @@ class Fused:
         teacher, student, kernel = pair.teacher, pair.student, _kernel(pair)
         if kernel is None or teacher.device != student.device:
             return False
-        if kernel is cuda_kernel:
-            known = teacher.numel() < _MOST_ON_GPU and teacher.is_floating_point()
-        else:
-            known = cpu_kernel.takes(_name(teacher.dtype), _name(student.dtype))
-        # Others are only copied.
-        copied = teacher.dtype == student.dtype and teacher.dtype.itemsize in _INTEGERS
-        return (known or (copied and not teacher.is_floating_point())) and same_layout(
-            pair, granularity
-        )
+        if teacher.is_floating_point():
+            dtypes = _name(teacher.dtype), _name(student.dtype)
+            known = (
+                cpu_kernel.takes(*dtypes) if kernel is cpu_kernel else _FLOATS.issuperset(dtypes)
+            )
+        else:  # Others are only copied.
+            known = teacher.dtype == student.dtype and teacher.dtype.itemsize in _INTEGERS
+        fits = kernel is cpu_kernel or teacher.numel() < _MOST_ON_GPU
+        return known and fits and same_layout(pair, granularity)
 
     def update(self, seed: int, step: int, keep_prob: float, average: Optional[float]) -> None:
         """Make one update.
@@ -99,6 +103,8 @@ class Fused:
         key, least = signed(stream(seed, step)), threshold(keep_prob)
         way = self._run if self._kernel is cpu_kernel else self._launch
         way(dtypes, key, least, average)
+        # As PyTorch's own operations do: a backward that needs the old values then refuses.
+        increment_version(self._teachers)
 
     def _run(self, dtypes: tuple[str, str], key: int, least: int, average: Optional[float]) -> None:
         """Update on the CPU."""

@@ -17,6 +17,10 @@ from se_mm.smoothing.plan import Plan
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
+needs_triton = pytest.mark.skipif(
+    fused.cuda_kernel is None or fused.cuda_kernel.triton.__version__ < '3',
+    reason="needs Triton 3: before, it has neither interpreter nor today's compiler",
+)
 needs_compiler = pytest.mark.skipif(not shutil.which('cc'), reason='needs a C compiler')
 
 
@@ -150,6 +154,14 @@ def test_tensor_that_was_given_other_memory_is_found():
     assert (teacher == 2).all()
 
 
+def test_backward_that_needs_a_teacher_of_before_the_update_is_refused():
+    teacher, student = torch.ones(3, requires_grad=True), torch.zeros(3)
+    loss = (teacher**2).sum()
+    Plan(Units([Pair('p', teacher, student)], 'tensor')).update(0, 0, 0.0, 0.1)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        loss.backward()
+
+
 def test_an_average_that_is_no_number_moves_what_is_picked():
     made = [Pair('p', torch.zeros(4000), torch.ones(4000))]
     picks = draw_picks(Units(made, 'element'), 0, 0, 0.5)[0]
@@ -181,7 +193,7 @@ def test_unknown_dtypes_are_refused_by_the_kernel_for_the_cpu():
         fused.cpu_kernel.update('float32', 'int8', 0, 0, 0, 0, 0, 0, False, 0.0, False, 1)
 
 
-@pytest.mark.skipif(fused.cuda_kernel is None, reason='needs Triton')
+@needs_triton
 def test_the_kernel_for_gpus_does_in_tritons_interpreter_what_the_plain_way_does():
     # The interpreter must be asked for before Triton is imported.
     result = subprocess.run(
@@ -195,7 +207,7 @@ def test_the_kernel_for_gpus_does_in_tritons_interpreter_what_the_plain_way_does
     assert ' passed' in result.stdout and 'skipped' not in result.stdout
 
 
-@pytest.mark.skipif(fused.cuda_kernel is None, reason='needs Triton')
+@needs_triton
 @pytest.mark.parametrize('units', range(3))
 @pytest.mark.parametrize('averages', [True, False])
 @pytest.mark.parametrize(
