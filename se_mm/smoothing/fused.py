@@ -104,7 +104,8 @@ class Fused:
         way = self._run if self._kernel is cpu_kernel else self._launch
         way(dtypes, key, least, average)
         # As PyTorch's own operations do: a backward that needs the old values then refuses.
-        increment_version(self._teachers)
+        for teacher in self._teachers:
+            increment_version(teacher)
 
     def _run(self, dtypes: tuple[str, str], key: int, least: int, average: Optional[float]) -> None:
         """Update on the CPU."""
