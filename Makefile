@@ -54,4 +54,4 @@ lock:  ## Pin the newest versions that requirements/*.in allow (needs uv).
 	done
 
 clean:  ## Remove the environments and what runs have written.
-	rm -rf .venv .venv-floor .venv-onedl work_dirs build dist *.egg-info
+	rm -rf .venv .venv-floor .venv-onedl work_dirs build dist *.egg-info se_mm/smoothing/*.so
