@@ -27,9 +27,7 @@ def test_line_with_another_type_evaluates_and_saves_what_the_stock_hook_did(runs
     ours = runs.classifier(dict(line, type='SETMAHook', keep_prob=0), max_iters=9)
     assert metrics_of(ours) == pytest.approx(metrics_of(stock))
     assert metrics_of(stock)
-    first, second = (
-        torch.load(f'{runner.work_dir}/iter_9.pth', weights_only=True) for runner in (stock, ours)
-    )
+    first, second = (torch.load(f'{runner.work_dir}/iter_9.pth') for runner in (stock, ours))
     for part in ('state_dict', 'ema_state_dict'):
         assert list(first[part]) == list(second[part])
         for name, value in first[part].items():

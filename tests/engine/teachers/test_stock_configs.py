@@ -194,7 +194,7 @@ class Trained:
         return work_dir
 
     def checkpoint(self, work_dir, step=4):
-        return torch.load(work_dir / f'iter_{step}.pth', weights_only=True)
+        return torch.load(work_dir / f'iter_{step}.pth')
 
 
 @pytest.fixture(scope='module', params=STOCK, ids=lambda stock: stock.config.split('/')[-1][:-3])
