@@ -51,6 +51,11 @@ def read_checkpoint(path: Union[str, Path]) -> dict[str, Any]:
         names = [str(child) for child in Path(path).parent.glob('*.pth')]
         raise OptionError(f'{where} does not exist.{did_you_mean(path, names)}') from error
     except pickle.UnpicklingError as error:
+        if not hasattr(torch.serialization, 'add_safe_globals'):
+            raise OptionError(
+                f'{where} cannot be read without running what is in it by PyTorch '
+                f'{torch.__version__}: 2.4 or newer can.'
+            ) from error
         # PyTorch's message has a page of advice on how to load it all the same.
         raise OptionError(
             f'{where} is refused: it is no checkpoint, or holds more than tensors and plain data.'

@@ -12,6 +12,9 @@ from mmengine.registry import MODELS, init_default_scope
 from se_mm.engine.publish import publish, read_checkpoint, teacher_and_student
 from se_mm.smoothing import OptionError
 
+if not hasattr(torch.serialization, 'add_safe_globals'):
+    pytest.skip('needs the safe loading of PyTorch 2.4', allow_module_level=True)
+
 STS = dict(type='SETMAHook', keep_prob=0.5, momentum=0.1)
 KINDS = ('byol', 'pair', 'classifier', 'ema_hook')
 
