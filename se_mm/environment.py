@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether this Python has what se_mm needs, said in one line where it has not."""
+"""What se_mm runs in: whether this Python has what it needs, and on which processor it is."""
 
 from __future__ import annotations
 
+import contextlib
+import platform
 from collections.abc import Collection
 from importlib.metadata import distributions
+from pathlib import Path
 from typing import Optional
 
 # The OneDL forks install the same import names: together, each overwrites files of the other.
@@ -51,3 +54,12 @@ def check_environment(installed: Optional[Collection[str]] = None) -> None:
             f'and overwrite each other: run `pip uninstall {" ".join(openmmlab + onedl)}`, then '
             f'install one of them.'
         )
+
+
+def processor() -> str:
+    """The name of the processor, or only its kind where the system does not say."""
+    with contextlib.suppress(OSError):
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.machine()

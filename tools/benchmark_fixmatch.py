@@ -20,7 +20,6 @@ import hashlib
 import json
 import os
 import pickle
-import platform
 import signal
 import statistics
 import subprocess
@@ -390,20 +389,13 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def processor() -> str:
-    """The name of the processor, or only its kind where the system does not say."""
-    with contextlib.suppress(OSError):
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.partition(':')[2].strip()
-    return platform.machine()
-
-
 def compare(args: argparse.Namespace) -> None:
     """Let the contestants take turns, and show the tables."""
     import torch
     from rich.console import Console
     from rich.table import Table
+
+    from se_mm.environment import processor
 
     console = Console()
     peers = [n for n, f in (('kekmodel', args.kekmodel), ('TorchSSL', args.torchssl)) if f]

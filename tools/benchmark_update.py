@@ -38,6 +38,7 @@ from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 
 import se_mm  # noqa: E402
 from se_mm.engine.launch import run_tool  # noqa: E402
+from se_mm.environment import processor  # noqa: E402
 from se_mm.smoothing import (  # noqa: E402
     GRANULARITIES,
     OptionError,
@@ -369,16 +370,6 @@ def main() -> None:
         print('| update | ratio |\n|---|---|')
         for contestant in small:
             print(f'| {contestant} | {large[contestant] / small[contestant]:.2f} |')
-
-
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
 
 
 if __name__ == '__main__':

@@ -108,6 +108,20 @@ static inline _Float16 store_float16(float number) { return (_Float16)number; }
 #define MOVED(OLD, NEW, WEIGHT)                                                                   \
     ((WEIGHT) < 0.5f ? (OLD) + (WEIGHT) * ((NEW) - (OLD)) : (NEW) - ((NEW) - (OLD)) * (1 - (WEIGHT)))
 
+// Draw the picks of `count` elements, and do what DO says of each.
+#define EACH_PICK(T, S, DO)                                                                       \
+    int32_t halves[DRAWN];                                                                        \
+    for (int64_t start = 0; start < count; start += DRAWN) {                                      \
+        T *restrict teacher = (T *)teachers + start;                                              \
+        const S *restrict student = (const S *)students + start;                                  \
+        int some = count - start < DRAWN ? (int)(count - start) : DRAWN;                          \
+        draw(halves, key + (uint64_t)(start / 2) * INCREMENT);                                    \
+        for (int i = 0; i < some; i++) {                                                          \
+            int picked = halves[i] >= least;                                                      \
+            DO                                                                                    \
+        }                                                                                         \
+    }
+
 // The student's value is first brought to the teacher's dtype, as a copy of it would be.
 #define UPDATE(T, S)                                                                              \
     static inline T T##_##S##_updated(T teacher, S student, T##_work weight, int averages) {      \
@@ -134,17 +148,10 @@ static inline _Float16 store_float16(float number) { return (_Float16)number; }
     CLONES static void T##_##S##_elements(void *teachers, const void *students, int64_t count,    \
                                           Average average, uint64_t key, int32_t least) {         \
         T##_work weight = (T##_work)average.weight;                                               \
-        int32_t halves[DRAWN];                                                                    \
-        for (int64_t start = 0; start < count; start += DRAWN) {                                  \
-            T *restrict teacher = (T *)teachers + start;                                          \
-            const S *restrict student = (const S *)students + start;                              \
-            int some = count - start < DRAWN ? (int)(count - start) : DRAWN;                      \
-            draw(halves, key + (uint64_t)(start / 2) * INCREMENT);                                \
-            for (int i = 0; i < some; i++) {                                                      \
-                T new = T##_##S##_updated(teacher[i], student[i], weight, average.averages);      \
-                teacher[i] = halves[i] >= least ? new : teacher[i];                               \
-            }                                                                                     \
-        }                                                                                         \
+        EACH_PICK(T, S, {                                                                         \
+            T new = T##_##S##_updated(teacher[i], student[i], weight, average.averages);          \
+            teacher[i] = picked ? new : teacher[i];                                               \
+        })                                                                                        \
     }
 
 // Copy long runs past the caches: a teacher's values are not read again soon, and a store through
@@ -172,17 +179,10 @@ static inline void copy(char *teacher, const char *student, size_t bytes, int st
     }                                                                                             \
     CLONES static void T##_copy_elements(void *teachers, const void *students, int64_t count,     \
                                          Average unused, uint64_t key, int32_t least) {           \
-        int32_t halves[DRAWN];                                                                    \
-        for (int64_t start = 0; start < count; start += DRAWN) {                                  \
-            T *restrict teacher = (T *)teachers + start;                                          \
-            const T *restrict student = (const T *)students + start;                              \
-            int some = count - start < DRAWN ? (int)(count - start) : DRAWN;                      \
-            draw(halves, key + (uint64_t)(start / 2) * INCREMENT);                                \
-            for (int i = 0; i < some; i++) {                                                      \
-                T picked = (T)-(T)(halves[i] >= least); /* all bits or none */                    \
-                teacher[i] ^= (teacher[i] ^ student[i]) & picked;                                 \
-            }                                                                                     \
-        }                                                                                         \
+        EACH_PICK(T, T, {                                                                         \
+            T bits = (T)-(T)picked; /* all or none */                                             \
+            teacher[i] ^= (teacher[i] ^ student[i]) & bits;                                       \
+        })                                                                                        \
     }
 
 COPY(uint8_t)

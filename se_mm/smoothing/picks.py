@@ -41,23 +41,18 @@ def _mix(number: int) -> int:
     return number ^ (number >> 31)
 
 
-def _xor_shifted(numbers: Tensor, bits: int, scratch: Optional[Tensor]) -> Tensor:
+def _xor_shifted(numbers: Tensor, bits: int) -> Tensor:
     """``numbers ^= numbers >> bits`` in place, as if they were unsigned."""
-    shifted = torch.bitwise_right_shift(numbers, bits, out=scratch)
+    shifted = numbers >> bits
     shifted &= (1 << (64 - bits)) - 1
     return numbers.bitwise_xor_(shifted)
 
 
-def mix_(numbers: Tensor, scratch: Optional[Tensor] = None) -> Tensor:
-    """:func:`_mix` in place on each of an int64 tensor's numbers, read as unsigned.
-
-    Args:
-        numbers: int64.
-        scratch: A tensor like it to work in, where none should be allocated.
-    """
-    _xor_shifted(numbers, 30, scratch).mul_(signed(MULTIPLIERS[0]))
-    _xor_shifted(numbers, 27, scratch).mul_(signed(MULTIPLIERS[1]))
-    return _xor_shifted(numbers, 31, scratch)
+def mix_(numbers: Tensor) -> Tensor:
+    """:func:`_mix` in place on each of an int64 tensor's numbers, read as unsigned."""
+    _xor_shifted(numbers, 30).mul_(signed(MULTIPLIERS[0]))
+    _xor_shifted(numbers, 27).mul_(signed(MULTIPLIERS[1]))
+    return _xor_shifted(numbers, 31)
 
 
 def unit_key(name: str) -> int:

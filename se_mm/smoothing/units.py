@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -187,9 +188,8 @@ class Units:
         sizes: For each pair, how many of its numbers, in order, a unit has.
         keys: For each device, the keys ``(n,)`` int64 of the units whose picks are drawn there.
             Whole tensors are picked on the CPU, since Python has to know them; channels where the
-            teacher is. Empty for elements, whose keys would be larger than the model.
-        spans: For each pair, its first unit in ``keys`` and the one after its last; for elements,
-            0 and their number.
+            teacher is. Elements have none, which would be larger than the model.
+        spans: For each pair, its first unit in ``keys`` and the one after its last.
     """
 
     def __init__(self, pairs: Iterable[Pair], granularity: str) -> None:
@@ -197,31 +197,43 @@ class Units:
         self.granularity = granularity
         self.firsts: list[int] = []
         self.sizes: list[int] = []
-        self.keys: dict[torch.device, Tensor] = {}
-        self.spans: list[tuple[int, int]] = []
-        runs: dict[tuple[torch.device, str], tuple[int, int]] = {}
-        keys: dict[torch.device, list[Tensor]] = {}
-        counts: dict[torch.device, int] = {}
         for pair in self.pairs:
             if is_sharded(pair.teacher) and granularity in ('channel', 'element'):
                 raise OptionError(
                     f'granularity={granularity!r} is not allowed for {pair.name!r}, of which a '
                     f"rank has a shard: 'tensor' or 'layer'."
                 )
-            device = self.device(pair)
             name, count = self._run(pair)
             self.firsts.append(unit_key(name))
             self.sizes.append(pair.teacher.numel() // max(1, count))
-            if granularity == 'element':
-                self.spans.append((0, count))
-                continue
+
+    @property
+    def keys(self) -> dict[torch.device, Tensor]:
+        """See the class."""
+        return self._drawn[0]
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """See the class."""
+        return self._drawn[1]
+
+    @cached_property
+    def _drawn(self) -> tuple[dict[torch.device, Tensor], list[tuple[int, int]]]:
+        """Keys and spans, which a kernel that draws the picks itself does not need."""
+        runs: dict[tuple[torch.device, str], tuple[int, int]] = {}
+        keys: dict[torch.device, list[Tensor]] = {}
+        counts: dict[torch.device, int] = {}
+        spans = []
+        for pair, key in zip(self.pairs, self.firsts):
+            device = self.device(pair)
+            name, count = self._run(pair)
             if (device, name) not in runs:
                 first = counts.get(device, 0)
                 counts[device] = first + count
                 runs[device, name] = (first, first + count)
-                keys.setdefault(device, []).append(run_of_keys(self.firsts[-1], count))
-            self.spans.append(runs[device, name])
-        self.keys = {device: torch.cat(parts).to(device) for device, parts in keys.items()}
+                keys.setdefault(device, []).append(run_of_keys(key, count))
+            spans.append(runs[device, name])
+        return {device: torch.cat(parts).to(device) for device, parts in keys.items()}, spans
 
     def device(self, pair: Pair) -> torch.device:
         """Where the picks of a pair are drawn."""
@@ -243,5 +255,5 @@ class Units:
     def __len__(self) -> int:
         """Number of units."""
         if self.granularity == 'element':
-            return sum(count for _, count in self.spans)
+            return sum(pair.teacher.numel() for pair in self.pairs)
         return sum(len(keys) for keys in self.keys.values())

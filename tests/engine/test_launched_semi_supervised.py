@@ -146,13 +146,15 @@ def test_exact_resume_when_accumulated_and_in_mixed_precision(project, options):
 def test_bfloat16_is_used_without_a_gpu(project):
     if torch.cuda.is_available():
         pytest.skip('there is a GPU')
-    train(project, '--work-dir', 'plain')
-    train(project, '--work-dir', 'amp', '--amp')
-    plain, amp = (saved(project / name / 'iter_8.pth')['state_dict'] for name in ('plain', 'amp'))
+    keep = ('--cfg-options', 'default_hooks.checkpoint.max_keep_ckpts=-1')
+    train(project, '--work-dir', 'plain', *keep)
+    train(project, '--work-dir', 'amp', '--amp', *keep)
+    # Early: what is rounded apart grows from iteration to iteration.
+    plain, amp = (saved(project / name / 'iter_3.pth')['state_dict'] for name in ('plain', 'amp'))
     weight = 'student.backbone.layers.0.0.weight'
     assert amp[weight].dtype == torch.float32
     assert not torch.equal(plain[weight], amp[weight])
-    assert (plain[weight] - amp[weight]).norm() < 0.3 * plain[weight].norm()
+    assert (plain[weight] - amp[weight]).norm() < 0.1 * plain[weight].norm()
 
 
 def test_two_ranks_draw_other_images_and_hold_the_same_teacher(project):

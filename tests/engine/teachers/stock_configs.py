@@ -41,7 +41,7 @@ class Stock:
     alike: tuple = ()
 
     @property
-    def library(self):
+    def package(self):
         return self.config.split('::')[0]
 
     def covers(self, name):

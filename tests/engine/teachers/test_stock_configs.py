@@ -200,7 +200,7 @@ class Trained:
 @pytest.fixture(scope='module', params=STOCK, ids=lambda stock: stock.config.split('/')[-1][:-3])
 def trained(request, data, tmp_path_factory):
     """The runs of a row of the table."""
-    pytest.importorskip(request.param.library)
+    pytest.importorskip(request.param.package)
     return Trained(request.param, data, tmp_path_factory.mktemp('runs'))
 
 
@@ -275,16 +275,16 @@ def test_table_covers_every_config_of_the_library_with_an_averaged_teacher(libra
     known = [*STOCK, *(type(STOCK[0])(pattern, '', '') for pattern in NOT_SUPPORTED)]
     missing = [name for name in names if not any(stock.covers(name) for stock in known)]
     assert missing == [], 'stock configs with an averaged teacher that the table lacks'
-    idle = [s.config for s in STOCK if s.library == library and s.config not in names]
+    idle = [s.config for s in STOCK if s.package == library and s.config not in names]
     assert idle == [], 'configs of the table that have no averaged teacher'
 
 
 @pytest.mark.parametrize('stock', STOCK, ids=lambda stock: stock.config.split('/')[-1][:-3])
 def test_all_configs_alike_bind_at_full_size_on_the_meta_device(stock, monkeypatch):
-    pytest.importorskip(stock.library)
+    pytest.importorskip(stock.package)
     # Backbones read the rates of their drop paths off a tensor.
     monkeypatch.setattr(torch, 'linspace', partial(torch.linspace, device='cpu'))
-    names = [name for name in configs_with_a_teacher(stock.library) if stock.covers(name)]
+    names = [name for name in configs_with_a_teacher(stock.package) if stock.covers(name)]
     assert stock.config in names
     for name in names:
         cfg = switched(load(name), STS)
