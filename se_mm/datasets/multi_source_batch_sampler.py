@@ -24,9 +24,9 @@ class Draw(int):
         key: Whole numbers that no other draw of the run has: the seed, the source, the count.
     """
 
-    key: tuple[int, int, int]
+    key: tuple[int, ...]
 
-    def __new__(cls, index: int, key: tuple[int, int, int] = (0, 0, 0)) -> Draw:
+    def __new__(cls, index: int, key: tuple[int, ...] = (0, 0, 0)) -> Draw:
         """Make the draw with a key of an index."""
         draw = super().__new__(cls, index)
         draw.key = key

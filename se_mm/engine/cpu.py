@@ -12,13 +12,13 @@ from mmengine.dist import is_distributed
 from mmengine.model.utils import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
-from mmengine.runner import Runner
 from torch import nn
 
+from se_mm.engine.resumable_runner import ResumableRunner
 from se_mm.smoothing.options import check_choice
 
 
-class CPURunner(Runner):
+class CPURunner(ResumableRunner):
     """A Runner whose processes talk by gloo and whose models are on the CPU.
 
     MMEngine's own asks for CUDA devices at three places: when it opens the process group, in the

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -18,8 +19,14 @@ from mmengine.device import get_device
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
 
+from se_mm.engine.config_errors import ConfigError, Watch, explained
 from se_mm.engine.cpu import CPURunner
+from se_mm.engine.resumable_runner import ResumableRunner
+from se_mm.smoothing.guard import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
+
+TRACEBACK = '--traceback'
+"""The option that shows where an error comes from."""
 
 
 class KeyValues(DictAction):
@@ -59,6 +66,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='job launcher',
     )
+    parser.add_argument(TRACEBACK, action='store_true', help='show where an error comes from, too')
     # torchrun sets LOCAL_RANK; older launchers pass this option.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -150,7 +158,7 @@ def build_runner(cfg: Config) -> Runner:
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     if get_device() != 'cpu':
-        return Runner.from_cfg(cfg)
+        return ResumableRunner.from_cfg(cfg)
     if cfg.launcher not in ('none', 'pytorch'):
         raise OptionError(
             f"launcher={cfg.launcher!r} needs a GPU: without one, 'pytorch' or 'none'."
@@ -158,6 +166,20 @@ def build_runner(cfg: Config) -> Runner:
     if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
     return CPURunner.from_cfg(cfg)
+
+
+def train(cfg: Config) -> None:
+    """Train a config.
+
+    Raises:
+        OptionError: If something goes wrong before the first iteration is completed, since it is
+            mostly the config then.
+    """
+    watch = Watch()
+    with explained(cfg, watch):
+        runner = build_runner(cfg)
+        runner.register_hook(watch)
+        runner.train()
 
 
 def require_file(key: str, path: str) -> str:
@@ -178,8 +200,9 @@ def require_file(key: str, path: str) -> str:
 def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
     """Run a tool's main function, and end the process as a command line should.
 
-    What a user can mend is one line on standard error and exit status 2, on rank 0 alone; Ctrl-C is
-    one line and status 130. Everything else keeps its traceback.
+    What a user can mend is one line on standard error and exit status 2, on rank 0 alone; a damaged
+    teacher is one line and status 3, Ctrl-C one line and status 130. Everything else keeps its
+    traceback.
 
     Args:
         main: The tool.
@@ -189,9 +212,16 @@ def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
     try:
         main()
     except OptionError as error:
+        time.sleep(0)  # See below.
         # One from a worker process of a dataloader comes with its whole traceback.
-        message = str(error).strip().rpartition('OptionError: ')[2]
+        message = ' '.join(str(error).rpartition('OptionError: ')[2].split())
+        if TRACEBACK in sys.argv:
+            traceback.print_exc()
+        elif isinstance(error, ConfigError):
+            message += f' ({TRACEBACK} shows where.)'
         _end(f'error: {message}', 2)
+    except TeacherFault as error:
+        _end(f'error: {error}', 3)
     except Exception:
         # Where another rank has left for the same Ctrl-C, that failed which waited for it: let the
         # interrupt, which is still pending, be handled first.
@@ -208,8 +238,10 @@ def _end(message: str, status: int) -> NoReturn:
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         os.write(2, f'{message}\n'.encode())
     else:
-        # The launcher ends all ranks as soon as one has left: let rank 0 say why first.
+        # The launcher ends all ranks as soon as one has left: let rank 0 say why first. Where it
+        # has not, this rank is the only one that knows.
         time.sleep(10)
+        os.write(2, f'{message}\n'.encode())
     os._exit(status)
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
+from se_mm.engine.checkpoints import read_checkpoint
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, plain
 from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 from se_mm.version import __version__
@@ -36,36 +36,6 @@ class TeacherAndStudent:
     kind: Optional[str]
     teacher: State
     student: State
-
-
-def read_checkpoint(path: Union[str, Path]) -> dict[str, Any]:
-    """Read a training checkpoint, and nothing but tensors and plain data from it.
-
-    Raises:
-        OptionError: If it cannot be read, holds code, or is no training checkpoint.
-    """
-    where = f'checkpoint={str(path)!r}'
-    try:
-        checkpoint = torch.load(path, map_location='cpu', weights_only=True)
-    except FileNotFoundError as error:
-        names = [str(child) for child in Path(path).parent.glob('*.pth')]
-        raise OptionError(f'{where} does not exist.{did_you_mean(path, names)}') from error
-    except pickle.UnpicklingError as error:
-        if not hasattr(torch.serialization, 'add_safe_globals'):
-            raise OptionError(
-                f'{where} cannot be read without running what is in it by PyTorch '
-                f'{torch.__version__}: 2.4 or newer can.'
-            ) from error
-        # PyTorch's message has a page of advice on how to load it all the same.
-        raise OptionError(
-            f'{where} is refused: it is no checkpoint, or holds more than tensors and plain data.'
-        ) from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).split('\n')[0]
-        raise OptionError(f'{where} cannot be read: {reason}') from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
-        raise OptionError(f"{where} is no training checkpoint: it has no 'state_dict'.")
-    return checkpoint
 
 
 def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
@@ -137,7 +107,16 @@ def publish(
         raise OptionError(f'out={str(out)!r} is the checkpoint itself, which is not overwritten.')
     if out.exists() and not overwrite:
         raise OptionError(f'out={str(out)!r} is there already: another name, or --overwrite.')
+    if not hasattr(torch.serialization, 'add_safe_globals'):
+        raise OptionError(
+            f'checkpoint={str(source)!r} cannot be read without running what is in it by PyTorch '
+            f'{torch.__version__}: 2.4 or newer can.'
+        )
     checkpoint = read_checkpoint(source)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
+        raise OptionError(
+            f"checkpoint={str(source)!r} is no training checkpoint: it has no 'state_dict'."
+        )
     found = teacher_and_student(checkpoint)
     if weights == 'teacher' and found.kind is None:
         raise OptionError(

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
 from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.engine.keyed_data import Skipping
 from se_mm.engine.teachers import Pair
 from se_mm.smoothing.options import OptionError
 
@@ -49,7 +50,7 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         """Train, from the iteration on that the runner stands at."""
         self._keep_split()
         if self._iter:
-            self.dataloader_iterator = _Skipping(self._batches_from(self._iter), self._iter)
+            self.dataloader_iterator = Skipping(self._batches_from(self._iter), self._iter)
         return super().run()
 
     def _batches_from(self, step: int) -> Iterator[Any]:
@@ -116,28 +117,3 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         elif is_main_process():
             split.save(path)
         barrier()
-
-
-class _Skipping:
-    """An iterator before which a number of batches are skipped, without reading them.
-
-    mmengine skips by reading on, the OneDL forks ask for it by ``skip_iter``.
-
-    Args:
-        batches: What comes afterwards.
-        skipped: How many batches are skipped before.
-    """
-
-    def __init__(self, batches: Iterator[Any], skipped: int) -> None:
-        self._batches = batches
-        self._skipped = skipped
-
-    def __next__(self) -> Any:
-        if self._skipped:
-            self._skipped -= 1
-            return None
-        return next(self._batches)
-
-    def skip_iter(self, count: int) -> None:
-        """Skip ``count`` batches."""
-        self._skipped -= count

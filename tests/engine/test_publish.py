@@ -9,7 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from se_mm.engine.publish import publish, read_checkpoint, teacher_and_student
+from se_mm.engine.checkpoints import read_checkpoint
+from se_mm.engine.publish import publish, teacher_and_student
 from se_mm.smoothing import OptionError
 
 if not hasattr(torch.serialization, 'add_safe_globals'):
@@ -158,7 +159,7 @@ def test_broken_files_are_named(runs, tmp_path):
     out = tmp_path / 'out.pth'
     refused(
         tmp_path,
-        "checkpoint='.*half.pth' (cannot be read|is refused)",
+        "checkpoint='.*half.pth' (is damaged|cannot be read|is refused)",
         tmp_path / 'half.pth',
         out,
         'student',
