@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Union
+from typing import Any, Optional, Protocol, Union
 
 from torch import Tensor
 
@@ -92,13 +92,16 @@ class Rules:
     default: Rule
     overrides: Mapping[str, Union[Rule, str]]
 
+    def part_of(self, name: str) -> Optional[str]:
+        """The key of the override that holds for the tensor with this name; None: the default."""
+        # custom_keys' order: of parts equally long, the alphabetically first.
+        parts = sorted(sorted(self.overrides), key=len, reverse=True)
+        return next((part for part in parts if part in name), None)
+
     def of(self, name: str) -> Union[Rule, str]:
         """The rule of the tensor with this name."""
-        # custom_keys' order: of parts equally long, the alphabetically first.
-        for part in sorted(sorted(self.overrides), key=len, reverse=True):
-            if part in name:
-                return self.overrides[part]
-        return self.default
+        part = self.part_of(name)
+        return self.default if part is None else self.overrides[part]
 
     def check_matches(self, names: Iterable[str]) -> None:
         """Refuse an override that matches none of ``names``.

@@ -44,6 +44,7 @@ class Smoother:
     Attributes:
         parameters: As given.
         buffers: As given.
+        rules: As given.
         smoothed: The rules in use, each with the plan of the units that it holds for.
         fp32: Name -> the average in float32, for tensors that have one.
 
@@ -61,6 +62,7 @@ class Smoother:
     ) -> None:
         self.parameters = tuple(parameters)
         self.buffers = tuple(buffers)
+        self.rules = rules
         rules.check_matches(pair.name for pair in (*self.parameters, *self.buffers))
         smoothed: dict[Rule, list[Pair]] = {}
         followed: list[Pair] = []
