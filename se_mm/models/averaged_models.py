@@ -19,6 +19,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from se_mm.smoothing import Rule, Smoother, build_rules, keep_prob_schedule, momentum_schedule
+from se_mm.smoothing.guard import Guard
 from se_mm.smoothing.options import OptionError, check_choice, check_count, check_flag
 from se_mm.smoothing.units import GRANULARITIES, pair_modules
 
@@ -40,6 +41,7 @@ class SmoothedModel(BaseAveragedModel):
             MMEngine's message hub has them at the first update.
         following: While True an update copies everything and is not counted.
         held: While True :meth:`update_parameters` does nothing.
+        guard: What looks at student and teacher around each update; None: nothing does.
     """
 
     def __init__(self, module: nn.Module, steps: Tensor, interval: int = 1) -> None:
@@ -53,6 +55,7 @@ class SmoothedModel(BaseAveragedModel):
         self.total: Optional[int] = None
         self.following = False
         self.held = False
+        self.guard: Optional[Guard] = None
         self._step = int(steps)
         self._verified = False
         self._loaded = False
@@ -80,6 +83,7 @@ class SmoothedModel(BaseAveragedModel):
 
         Raises:
             OptionError: If it is another one. Only the first update looks.
+            TeacherFault: If the guard finds one.
         """
         if not self._verified:
             self._verify(model)
@@ -87,17 +91,23 @@ class SmoothedModel(BaseAveragedModel):
             self.restore({})
         if self.held:
             return
+        allowed = self.guard is None or self.guard.allows(self._step)
         if self.following:
-            self.smoother.copy()
+            if allowed:
+                self.smoother.copy()
             return
         if self._step == 0:
+            if not allowed:
+                return  # The others move a teacher that began as a copy: the next one makes it.
             self.smoother.copy()
-        elif self._step % self.interval == 0:
+        elif allowed and self._step % self.interval == 0:
             self.smoother.update(self._step, self._total(), self.seed)
-        else:
+        elif allowed:
             self.smoother.follow()
         self._step += 1
         self.steps.add_(1)
+        if self.guard is not None:
+            self.guard.compare(self._step)
 
     def restore(self, fp32: Mapping[str, Tensor]) -> None:
         """Go on from a loaded teacher: see :meth:`~se_mm.smoothing.Smoother.restore`."""

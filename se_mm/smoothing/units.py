@@ -43,13 +43,17 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 @torch.no_grad()
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a tensor that is sharded, else the tensor."""
+    shard: Any = tensor
+    return shard.to_local() if is_sharded(tensor) else tensor
+
+
 def local_pair(pair: Pair) -> Pair:
     """The pair of this rank's shards, where the tensors are sharded."""
     if not is_sharded(pair.teacher):
         return pair
-    teacher: Any = pair.teacher
-    student: Any = pair.student
-    return replace(pair, teacher=teacher.to_local(), student=student.to_local())
+    return replace(pair, teacher=local(pair.teacher), student=local(pair.student))
 
 
 def _sharded_alike(teacher: Any, student: Any) -> bool:
@@ -256,4 +260,5 @@ class Units:
         """Number of units."""
         if self.granularity == 'element':
             return sum(pair.teacher.numel() for pair in self.pairs)
-        return sum(len(keys) for keys in self.keys.values())
+        # Without the keys, which a model that is only looked at need not have.
+        return sum(count for _, _, count in {(self.device(p), *self._run(p)) for p in self.pairs})
