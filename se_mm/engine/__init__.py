@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What joins the method to OpenMMLab: hooks, kinds of teacher, and the loading of checkpoints."""
+"""What joins the method to OpenMMLab: hooks, kinds of teacher, and runs that can be resumed."""
 
 from se_mm.engine.hooks import BurnInHook, PseudoLabelHook, SETMAHook, SpatialEnsembleHook
+from se_mm.engine.resumable_runner import ResumableRunner
 from se_mm.engine.semi_supervised_train_loop import SemiSupervisedTrainLoop
 
 __all__ = [
     'BurnInHook',
     'PseudoLabelHook',
+    'ResumableRunner',
     'SETMAHook',
     'SemiSupervisedTrainLoop',
     'SpatialEnsembleHook',

@@ -29,6 +29,7 @@ from se_mm.whole_file import whole_file
 
 CONTENTS_KEY = 'contents'
 """Where the ``meta`` of a checkpoint has the list of what is in it."""
+_LIST = f'meta.{CONTENTS_KEY}'
 _LAST = 'last_checkpoint'
 _ZIP = b'PK\x03\x04'
 
@@ -84,9 +85,8 @@ def contents(checkpoint: Mapping[str, Any]) -> dict[str, str]:
             walk(f'{path}.{key}', child)
 
     for key, value in checkpoint.items():
-        if key != 'meta':  # Other hooks add to it until the very end.
-            walk(str(key), value)
-    return found
+        walk(str(key), value)
+    return {name: kind for name, kind in found.items() if not name.startswith(_LIST)}
 
 
 def read_checkpoint(

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 from torch import Tensor
 
+from se_mm.smoothing.options import OptionError
 from se_mm.version import __version__
 
 CHECKPOINT_KEY = 'se_mm'
@@ -34,6 +35,39 @@ def record(
         'options': plain(options),
         'fp32': {name: average.cpu() for name, average in fp32.items()},
     }
+
+
+def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
+    """The record in a checkpoint; None if another hook wrote it.
+
+    Raises:
+        OptionError: If it is of a newer version than this, or incomplete.
+    """
+    saved = checkpoint.get(CHECKPOINT_KEY)
+    if saved is None:
+        return None
+    version = saved.get('version') if isinstance(saved, Mapping) else None
+    try:
+        newer = _numbers(version) > _numbers(__version__)
+    except (TypeError, ValueError):
+        raise OptionError(
+            f'the record of se_mm in the checkpoint has version={version!r}: damaged.'
+        ) from None
+    if newer:
+        raise OptionError(
+            f'the checkpoint was written by se_mm {version}, and this is {__version__}: update it.'
+        )
+    kinds = {'hook': str, 'seed': int, 'step': int, 'options': Mapping, 'fp32': Mapping}
+    for key, kind in kinds.items():
+        if not isinstance(saved.get(key), kind):
+            raise OptionError(
+                f'the record of se_mm in the checkpoint has {key}={saved.get(key)!r}: damaged.'
+            )
+    return saved
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split('.')]
 
 
 def changed_options(saved: Mapping[str, Any], hook: str, options: Mapping[str, Any]) -> list[str]:

@@ -110,9 +110,14 @@ class Shadow(Teacher):
         """
         teacher: dict[str, Tensor] = checkpoint['state_dict']
         student = checkpoint.get('ema_state_dict')
-        self._copy.load_state_dict(teacher, strict=False)
+        problems = self._copy.load_state_dict(teacher, strict=False)
         if student is None:
             return False
+        if keep_student and problems.missing_keys:
+            raise OptionError(
+                f'the teacher in the checkpoint lacks {problems.missing_keys[0]!r}: it is of '
+                f'another model, or damaged.'
+            )
         self.smoothed.step = int(student['steps'])
         if keep_student:
             checkpoint['state_dict'] = {
