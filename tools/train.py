@@ -9,13 +9,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a checkout, too.
 
 try:
+    from mmengine.config import Config
+
+    from se_mm.engine.config_check import check_config
+    from se_mm.engine.config_errors import explained
     from se_mm.engine.launch import (
         add_common_options,
-        build_runner,
         load_config,
         merge_options,
         resume_from,
         run_tool,
+        train,
     )
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
@@ -48,10 +52,8 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
-    """Train."""
-    args = parse_args()
-    cfg = load_config(args, ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
+def apply_options(cfg: Config, args: argparse.Namespace) -> None:
+    """Set in the config what the command line says."""
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
@@ -62,12 +64,23 @@ def main() -> None:
             if name.endswith('_dataloader') and loader is not None:
                 loader.persistent_workers = False
     merge_options(cfg, args)
+
+
+def main() -> None:
+    """Train."""
+    args = parse_args()
+    cfg = load_config(args, ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
+    with explained(cfg):
+        apply_options(cfg, args)
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
         cfg.auto_scale_lr.enable = True
     resume_from(cfg, args.resume)
-    build_runner(cfg).train()
+    report = check_config(cfg)
+    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+        print(report.short, flush=True)
+    train(cfg)
 
 
 if __name__ == '__main__':

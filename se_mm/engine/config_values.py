@@ -128,7 +128,7 @@ def check_values(cfg: Mapping[str, Any]) -> None:
         if seed is not None and not seed < 2**32:
             raise OptionError(f'randomness.seed={seed} is not allowed: below 2**32.')
     level = cfg.get('log_level', 'INFO')
-    if not isinstance(level, int) and level not in logging._nameToLevel:
+    if not isinstance(level, int) and str(level) not in logging._nameToLevel:
         allowed = ['DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL']
         raise OptionError(
             f'log_level={level!r} is not allowed: one of {", ".join(map(repr, allowed))}.'
@@ -184,6 +184,12 @@ def _check_train_dataloader(key: str, loader: Mapping[str, Any]) -> None:
     sampler, batch_sampler = loader.get('sampler'), loader.get('batch_sampler')
     if sampler is None and batch_sampler is None:
         raise OptionError(f"{key} lacks 'sampler': a dict, as dict(type='DefaultSampler').")
+    for name in ('sampler', 'batch_sampler', 'collate_fn'):
+        part = loader.get(name)
+        if isinstance(part, Mapping):
+            _typed(f'{key}.{name}', part)
+        elif isinstance(part, (str, int, float, list, tuple)):
+            raise OptionError(f'{key}.{name}={part!r} is not allowed: a dict with its type.')
 
 
 def _check_optimizer(wrapper: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ class Change:
 
 def base(kind):
     """The config of a few iterations of a kind of teacher."""
-    cfg = KINDS[kind](1)
+    cfg = copy.deepcopy(KINDS[kind](1))  # Some of them share their parts.
     hook = cfg.pop('hook')
     if kind == 'shadow':
         hook = dict(type='SETMAHook', momentum=0.05)
@@ -353,6 +353,8 @@ def text(value):
         return f"float('{value}')"
     if isinstance(value, dict):
         return '{' + ', '.join(f'{key!r}: {text(item)}' for key, item in value.items()) + '}'
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return '[' + ', '.join(map(text, value)) + ']'
+    if isinstance(value, tuple):
+        return '(' + ''.join(f'{text(item)}, ' for item in value) + ')'
     return repr(value)

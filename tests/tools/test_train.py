@@ -94,12 +94,22 @@ def test_openmmlab_and_onedl_installed_together_is_one_line(tools):
     assert 'pip uninstall mmengine' in said
 
 
-def test_other_error_keeps_its_traceback(tools):
+def test_error_of_a_library_is_one_line_and_its_traceback_is_an_option(tools):
+    options = ['--cfg-options', 'model.type=ImageClasifier']
+    said = tools.fail('train.py', tools.config, *options)
+    assert "model.type='ImageClasifier' does not exist" in said
+    assert "Did you mean 'ImageClassifier'?" in said and '--traceback' in said
+    status, _, errors = tools.run('train.py', tools.config, '--traceback', *options)
+    assert status == 2
+    assert 'Traceback' in errors and 'ImageClasifier is not in the' in errors
+
+
+def test_error_after_an_iteration_keeps_its_traceback(tools):
     status, _, errors = tools.run(
-        'train.py', tools.config, '--cfg-options', 'model.type=NoSuchModel'
+        'train.py', tools.config, '--cfg-options', 'val_dataloader.dataset.pipeline=[]'
     )
     assert status == 1
-    assert 'Traceback' in errors and 'NoSuchModel is not in the' in errors
+    assert 'Traceback' in errors and 'error: ' not in errors
 
 
 def test_ctrl_c_says_how_to_go_on(tools):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Optional, Union
 
 from mmengine.dist import get_rank
@@ -13,13 +13,14 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
-from torch import Tensor
+from torch import Tensor, nn
 
-from se_mm.engine.hooks.record import CHECKPOINT_KEY, changed_options, record
+from se_mm.engine.hooks.record import CHECKPOINT_KEY, changed_options, read_record, record
 from se_mm.engine.hooks.stock_options import stock_buffers, stock_evaluate_on
 from se_mm.engine.teachers import Pair, Shadow, Teacher, find_teacher
 from se_mm.models import SmoothedModel
 from se_mm.smoothing import BUFFER_POLICIES, GRANULARITIES, Rule, Smoother, build_rules
+from se_mm.smoothing.guard import NON_FINITE, Guard, sharded
 from se_mm.smoothing.options import (
     OptionError,
     check_choice,
@@ -28,6 +29,7 @@ from se_mm.smoothing.options import (
     check_keys,
 )
 from se_mm.smoothing.picks import rank_seed
+from se_mm.smoothing.rules import SKIP
 from se_mm.smoothing.schedules import keep_prob_schedule
 
 EVALUATE_ON = ('teacher', 'student', 'both')
@@ -67,6 +69,15 @@ class SpatialEnsembleHook(Hook):
         seed: Seed of the picks. None: the run's.
         diff_rank_picks: Whether each rank makes other picks, as the released code does. The
             teachers then differ, and the one that is saved is rank 0's.
+        check_teachers: Updates from one comparison of the ranks' teachers to the next; where they
+            differ, the run ends. Parameters alone are compared: the statistics of a batch norm that
+            is not synchronised rightly differ. 0: never.
+        check_finite: Opportunities for an update from one look at the student to the next, the
+            first included: nothing is taken over while it is not finite. Student and teacher are
+            then looked at before each checkpoint, too. Constants that are not finite when training
+            starts, as masks of ``-inf``, are left out. 0: never.
+        non_finite: What then happens: ``'stop'``: the run ends; ``'skip'``: the update is left out
+            and counted in the scalar ``train/skipped_updates``, which needs ``check_finite=1``.
         teacher: Dotted name of the teacher in the model. None: the only one.
         student: Dotted name of its student, or a list of the names of its parts. None: found.
         evaluate_on: For a teacher beside the model, what is validated and tested: ``'teacher'``,
@@ -78,6 +89,7 @@ class SpatialEnsembleHook(Hook):
     Raises:
         OptionError: If an option does not exist or is out of its range; and before the first
             iteration, if it does not fit the model or the run.
+        TeacherFault: While training, if a look at student or teacher finds one.
     """
 
     priority = 'NORMAL'
@@ -96,6 +108,9 @@ class SpatialEnsembleHook(Hook):
         every_iter: bool = False,
         seed: Optional[int] = None,
         diff_rank_picks: bool = False,
+        check_teachers: int = 0,
+        check_finite: int = 100,
+        non_finite: str = 'stop',
         teacher: Optional[str] = None,
         student: Union[str, Sequence[str], None] = None,
         evaluate_on: Optional[str] = None,
@@ -114,6 +129,9 @@ class SpatialEnsembleHook(Hook):
             'every_iter': every_iter,
             'seed': seed,
             'diff_rank_picks': diff_rank_picks,
+            'check_teachers': check_teachers,
+            'check_finite': check_finite,
+            'non_finite': non_finite,
             'teacher': teacher,
             'student': student,
             'evaluate_on': evaluate_on,
@@ -133,15 +151,78 @@ class SpatialEnsembleHook(Hook):
         self.every_iter = check_flag('every_iter', every_iter)
         self.seed = None if seed is None else check_count('seed', seed)
         self.diff_rank_picks = check_flag('diff_rank_picks', diff_rank_picks)
+        self.check_teachers = check_count('check_teachers', check_teachers)
+        self.check_finite = check_count('check_finite', check_finite)
+        self.non_finite = check_choice('non_finite', non_finite, NON_FINITE)
+        if check_teachers and diff_rank_picks:
+            raise OptionError(
+                f'check_teachers={check_teachers} is not allowed with diff_rank_picks=True, by '
+                f'which the teachers are to differ: 0.'
+            )
+        if non_finite == 'skip' and check_finite != 1:
+            raise OptionError(
+                f"non_finite='skip' is not allowed with check_finite={check_finite}, since what is "
+                f'not finite would be taken over between two checks: check_finite=1.'
+            )
         if evaluate_on is not None:
             check_choice('evaluate_on', evaluate_on, EVALUATE_ON)
         self.evaluate_on = evaluate_on
+        if teacher is not None and not (isinstance(teacher, str) and teacher):
+            raise OptionError(f'teacher={teacher!r} is not allowed: the dotted name of a module.')
+        parts = [student] if isinstance(student, str) or student is None else student
+        if not isinstance(parts, Sequence) or not all(
+            p is None or isinstance(p, str) for p in parts
+        ):
+            raise OptionError(
+                f'student={student!r} is not allowed: the dotted name of a module, or a list of '
+                f'such names.'
+            )
         self.teacher: Optional[Teacher] = None
         self._smoothed: Optional[SmoothedModel] = None
         self._resumed_seed: Optional[int] = None
         self._resumed_fp32: dict[str, Tensor] = {}
         # What of an override can be wrong without a model is found now.
         build_rules(self._rule(), self._options['overrides'])
+
+    def bind(self, model: nn.Module) -> tuple[Teacher, Smoother]:
+        """Find the teacher of a model and work out how it is updated, and change nothing.
+
+        Args:
+            model: The model without its wrapper. It may be on the meta device.
+
+        Returns:
+            The teacher, and what would move it.
+
+        Raises:
+            OptionError: If an option does not fit the model, or nothing would ever be moved.
+        """
+        teacher = find_teacher(model, self._options['teacher'], self._options['student'])
+        if self.evaluate_on is not None and not isinstance(teacher, Shadow):
+            raise OptionError(
+                f'evaluate_on={self.evaluate_on!r} is not allowed: {type(model).__name__} holds '
+                f'its teacher {teacher.path!r} itself, and decides what is evaluated.'
+            )
+        shard = sharded(teacher.parameters)
+        if self.check_teachers and shard:
+            raise OptionError(
+                f'check_teachers={self.check_teachers} is not allowed for {shard!r}, of which each '
+                f'rank has another shard: 0.'
+            )
+        rules = build_rules(self._rule(teacher), self._options['overrides'])
+        smoother = Smoother(
+            teacher.parameters, teacher.buffers, rules, self.buffers, self.fp32_teacher
+        )
+        names = [pair.name for pair in teacher.parameters]
+        if not names:
+            raise OptionError(
+                f'{type(model).__name__} has no parameters that a teacher could have.'
+            )
+        if all(rules.of(name) == SKIP for name in names):
+            raise OptionError(
+                f'overrides={dict(rules.overrides)!r} skips all {len(names)} parameters of the '
+                f'teacher, which nothing would move: leave one, or drop the hook.'
+            )
+        return teacher, smoother
 
     def before_run(self, runner: Runner) -> None:
         """Find and bind the teacher.
@@ -151,22 +232,10 @@ class SpatialEnsembleHook(Hook):
         if self.teacher is not None:  # The same runner trains and then tests.
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        teacher = find_teacher(model, self._options['teacher'], self._options['student'])
-        self._check_other_hooks(runner, teacher)
-        if self.evaluate_on is not None and not isinstance(teacher, Shadow):
-            raise OptionError(
-                f'evaluate_on={self.evaluate_on!r} is not allowed: {type(model).__name__} holds '
-                f'its teacher {teacher.path!r} itself, and decides what is evaluated.'
-            )
+        teacher, smoother = self.bind(model)
+        self.check_other_hooks((type(hook) for hook in runner.hooks if hook is not self), teacher)
         if isinstance(runner._train_loop, BaseLoop):
-            self._check_begin(runner)
-        smoother = Smoother(
-            teacher.parameters,
-            teacher.buffers,
-            build_rules(self._rule(teacher), self._options['overrides']),
-            self.buffers,
-            self.fp32_teacher,
-        )
+            self.check_begin(runner.max_iters, runner.max_epochs)
         self._smoothed = teacher.install()
         self._smoothed.smoother = smoother
         self._smoothed.interval = self.interval
@@ -182,10 +251,12 @@ class SpatialEnsembleHook(Hook):
         rank = get_rank() if self.diff_rank_picks else 0
         self._smoothed.seed = rank_seed(seed, rank)
         self._smoothed.total = self._updates(runner)
+        self.check_interval(self._smoothed.total)
         self._smoothed.restore(self._resumed_fp32)
         if runner.iter == 0:
             # A teacher that was only loaded is no history: the first update copies the student.
             self._smoothed.step = 0
+        self._smoothed.guard = self._guard(runner)
         runner.logger.info(
             f'{type(self).__name__}: {self.teacher}; {self._rule(self.teacher)}; buffers '
             f'{self.buffers}; seed {seed}; update {self._smoothed.step} of {self._smoothed.total}.'
@@ -232,7 +303,12 @@ class SpatialEnsembleHook(Hook):
         self._after_evaluation(runner, 'test', metrics)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what the picks of this run need besides the state dict, and a teacher beside it."""
+        """Add what the picks of this run need besides the state dict, and a teacher beside it.
+
+        Called on rank 0 alone, before a file is written.
+        """
+        if self._smoothed.guard is not None:
+            self._smoothed.guard.check_saved(self._smoothed.step)
         if isinstance(self.teacher, Shadow):
             self.teacher.save(checkpoint)
         checkpoint[CHECKPOINT_KEY] = record(
@@ -258,7 +334,7 @@ class SpatialEnsembleHook(Hook):
                     f'copy of the student.'
                 )
         if resuming:
-            saved = checkpoint.get(CHECKPOINT_KEY)
+            saved = read_record(checkpoint)
             self._compare(runner, saved)
             if not self.teacher.saved_with_steps:
                 # A stock hook or model makes an update at every iteration.
@@ -271,48 +347,112 @@ class SpatialEnsembleHook(Hook):
         """The rule of tensors without an override, once the teacher is known or before."""
         return Rule(self.keep_prob, None, False, self.granularity)
 
-    def _check_other_hooks(self, runner: Runner, teacher: Teacher) -> None:
-        """Refuse a run in which another hook moves the same teacher."""
-        for hook in runner.hooks:
-            name = type(hook).__name__
-            if hook is self:
-                continue
-            if isinstance(hook, SpatialEnsembleHook):
+    def check_other_hooks(self, others: Iterable[type], teacher: Teacher) -> None:
+        """Refuse a run in which another hook moves the same teacher.
+
+        Args:
+            others: The classes of the run's other hooks.
+            teacher: The teacher that this hook is bound to.
+
+        Raises:
+            OptionError: If one of them does.
+        """
+        for hook in others:
+            name = hook.__name__
+            if issubclass(hook, SpatialEnsembleHook):
                 raise OptionError(
                     f'custom_hooks has {name} beside {type(self).__name__}: one of them is allowed.'
                 )
-            replaced = isinstance(teacher, Shadow) and isinstance(hook, EMAHook)
+            replaced = isinstance(teacher, Shadow) and issubclass(hook, EMAHook)
             # By name, since mmdet need not be installed.
-            classes = [cls.__name__ for cls in type(hook).__mro__]
+            classes = [cls.__name__ for cls in hook.__mro__]
             if replaced or (isinstance(teacher, Pair) and 'MeanTeacherHook' in classes):
                 raise OptionError(
                     f'custom_hooks has {name} beside {type(self).__name__}, which takes its place: '
                     f"drop the line dict(type='{name}', ...)."
                 )
 
-    def _check_begin(self, runner: Runner) -> None:
-        """Refuse a begin that the run does not reach."""
-        if self.begin_iter >= runner.max_iters:
+    def check_begin(self, max_iters: Optional[int], max_epochs: Optional[int]) -> None:
+        """Refuse a begin that the run does not reach.
+
+        Args:
+            max_iters: Iterations of the run. None: not known yet.
+            max_epochs: Its epochs. None: it has none.
+
+        Raises:
+            OptionError: If it does not.
+        """
+        if max_iters is not None and self.begin_iter >= max_iters:
             raise OptionError(
-                f'begin_iter={self.begin_iter} is beyond the run: below its '
-                f'{runner.max_iters} iterations.'
+                f'begin_iter={self.begin_iter} is beyond the run: below its {max_iters} iterations.'
             )
-        if self.begin_epoch > runner.max_epochs:
+        if max_epochs is not None and self.begin_epoch > max_epochs:
             raise OptionError(
                 f'begin_epoch={self.begin_epoch} is beyond the run: at most its '
-                f'{runner.max_epochs} epochs.'
+                f'{max_epochs} epochs.'
             )
+
+    def check_interval(self, updates: int) -> None:
+        """Refuse an interval that the run does not reach.
+
+        Args:
+            updates: Opportunities for an update in the run.
+
+        Raises:
+            OptionError: If the teacher would stay as the first of them left it.
+        """
+        if self.interval > updates:
+            raise OptionError(
+                f'interval={self.interval} is beyond the run, whose teacher would never be '
+                f'updated: at most its {updates} opportunities for an update.'
+            )
+
+    def count_updates(
+        self, teacher: Teacher, max_iters: int, max_epochs: int, accumulated: int
+    ) -> int:
+        """Opportunities for an update between the begin and the end of a run.
+
+        Args:
+            teacher: The teacher.
+            max_iters: Iterations of the run.
+            max_epochs: Its epochs, at least 1.
+            accumulated: Iterations from one optimizer step to the next.
+        """
+        begin = self.begin_iter
+        if self.begin_epoch:
+            begin = (self.begin_epoch - 1) * (max_iters // max_epochs)
+        updates = max(1, math.ceil((max_iters - begin) / (1 if self.every_iter else accumulated)))
+        return updates + (teacher.taught_from_start and begin == 0)
 
     def _updates(self, runner: Runner) -> int:
         """Opportunities for an update between the begin and the end of the run."""
-        begin = self.begin_iter
-        if self.begin_epoch:
-            begin = (self.begin_epoch - 1) * (runner.max_iters // runner.max_epochs)
-        accumulated = 1
-        if not self.every_iter:
-            accumulated = min(getattr(o, '_accumulative_counts', 1) for o in _optimizers(runner))
-        updates = max(1, math.ceil((runner.max_iters - begin) / accumulated))
-        return updates + (self.teacher.taught_from_start and begin == 0)
+        accumulated = min(getattr(o, '_accumulative_counts', 1) for o in _optimizers(runner))
+        return self.count_updates(self.teacher, runner.max_iters, runner.max_epochs, accumulated)
+
+    def _guard(self, runner: Runner) -> Guard:
+        """What looks at student and teacher in this run."""
+
+        def skipped(names: Sequence[str], step: int, count: int) -> None:
+            runner.message_hub.update_scalar('train/skipped_updates', count)
+            if count == 1:
+                runner.logger.warning(
+                    f'{type(self).__name__}: student tensor {names[0]!r} is not finite at update '
+                    f'{step}, which is left out; train/skipped_updates counts such updates.'
+                )
+
+        guard = Guard(
+            self._smoothed.smoother,
+            self.check_teachers,
+            self.check_finite,
+            skipped if self.non_finite == 'skip' else None,
+        )
+        guard.start()
+        if guard.exempt:
+            runner.logger.info(
+                f'{type(self).__name__}: not finite from the start, and not looked at: '
+                f'{", ".join(guard.exempt)}.'
+            )
+        return guard
 
     def _arm(self, runner: Runner, student_updates: int) -> None:
         """Say what the next call of ``update_parameters`` is to do.
