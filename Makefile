@@ -7,7 +7,7 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format test-floor test-onedl lock clean
+.PHONY: help demo test test-faults lint format test-floor test-onedl lock clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -17,6 +17,9 @@ demo: .venv/built  ## Train BYOL on embedded images under TMA, SE and STS, and c
 
 test: lint  ## Check style and types, and run the tests, on up to four cores.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-faults: .venv/built  ## Kill runs, damage files, mutate configs: the whole of tests/faults.
+	SE_MM_FAULTS=full $(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
 
 lint: .venv/built  ## Check format, style and types.
 	$(BIN)/ruff format --check .
