@@ -13,6 +13,7 @@ try:
 
     from se_mm.engine.config_check import check_config
     from se_mm.engine.config_errors import explained
+    from se_mm.engine.elastic import resume_option
     from se_mm.engine.launch import (
         add_common_options,
         load_config,
@@ -76,7 +77,7 @@ def main() -> None:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
         cfg.auto_scale_lr.enable = True
-    resume_from(cfg, args.resume)
+    resume_from(cfg, resume_option(cfg, args.resume))
     report = check_config(cfg)
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(report.short, flush=True)
