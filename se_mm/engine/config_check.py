@@ -18,6 +18,7 @@ from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
+    FUNCTIONS,
     HOOKS,
     LOOPS,
     METRICS,
@@ -240,6 +241,7 @@ def _check_types(cfg: Config) -> None:
         ('train_dataloader.dataset', dataset, DATASETS),
         ('train_dataloader.sampler', loader.get('sampler'), DATA_SAMPLERS),
         ('train_dataloader.batch_sampler', loader.get('batch_sampler'), DATA_SAMPLERS),
+        ('train_dataloader.collate_fn', loader.get('collate_fn'), FUNCTIONS),
         *((f'param_scheduler[{i}]', s, PARAM_SCHEDULERS) for i, s in enumerate(schedulers or ())),
         *((f'train_dataloader.dataset.pipeline[{i}]', t, TRANSFORMS) for i, t in _listed(pipeline)),
         *((f'val_evaluator[{i}]', e, METRICS) for i, e in _listed(evaluators)),

@@ -57,6 +57,11 @@ def _end(key: str, value: Any) -> None:
         _count(1, -1)(key, value)
 
 
+def _length(key: str, value: Any) -> None:
+    if value is not None:  # FixMatch's, of 7/16 of a cosine, is no whole number.
+        check_number(key, value, 0, math.inf, open_low=True)
+
+
 _LOOP = {
     'max_iters': _count(1),
     'max_epochs': _count(1),
@@ -88,7 +93,7 @@ _SCHEDULER = {
     'power': _number(),
     'eta_min': _number(),
     'eta_min_ratio': _number(),
-    'T_max': _count(1, None),
+    'T_max': _length,
     'total_iters': _count(1),
     'step_size': _count(1),
     'milestones': _milestones,
