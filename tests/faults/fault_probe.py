@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from mmengine.logging import HistoryBuffer
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS
@@ -171,6 +172,9 @@ class Memory(Hook):
 
     def __init__(self, interval):
         self.interval = interval
+        # MMEngine keeps what was logged in a million iterations, and in each checkpoint, too.
+        *others, _ = HistoryBuffer.__init__.__defaults__
+        HistoryBuffer.__init__.__defaults__ = (*others, 1000)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if self.every_n_train_iters(runner, self.interval):

@@ -23,10 +23,13 @@ def test_soak(tmp_path):
     variant = dict(
         interval=1000, keep=2, hooks=[dict(type='Memory', interval=500)], iters=UPDATES, log=1000
     )
-    path = write_config(tmp_path / 'config.py', config('shadow', variant, 2))
+    cfg = config('shadow', variant, 2)
+    cfg['train_dataloader']['batch_size'] = 4
+    cfg['train_dataloader']['dataset']['pipeline'] = [dict(type='PackInputs')]
+    path = write_config(tmp_path / 'config.py', cfg)
     work_dir = tmp_path / 'run'
     launch = Launch(path, work_dir, 2, forked=False)
-    assert launch.wait(seconds=1800), launch.output()
+    assert launch.wait(seconds=3000), launch.output()
 
     for rank in range(2):
         lines = (work_dir / f'memory.{rank}').read_text().splitlines()
