@@ -105,6 +105,8 @@ def explain(cfg: Mapping[str, Any], error: BaseException) -> str:
         runner = 'self' in inside and hasattr(inside['self'], 'call_hook')
         if runner and name in _KEYS:
             key, part, kind = _KEYS[name], None, None
+        elif name == '_build_model':  # Of the check, which has no runner.
+            key, part, kind = 'model', None, None
         elif runner and name == 'build_dataloader':
             key = _dataloader_key(cfg, key)
         elif name == 'build_from_cfg' and 'registry' in inside:
