@@ -7,7 +7,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -250,7 +250,13 @@ def _check_types(cfg: Config) -> None:
         name = part.get('type') if isinstance(part, Mapping) else None
         if not isinstance(name, str):
             continue
-        with registry.switch_scope_and_registry(part.get('_scope_')) as scoped:
+        # Not every package has a registry of functions of its own, and MMEngine warns of that.
+        own = registry is not FUNCTIONS
+        with (
+            registry.switch_scope_and_registry(part.get('_scope_'))
+            if own
+            else nullcontext(registry) as scoped
+        ):
             if scoped.get(name) is None:
                 raise OptionError(unknown_type(key, name, scoped))
 

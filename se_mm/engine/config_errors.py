@@ -120,7 +120,9 @@ def explain(cfg: Mapping[str, Any], error: BaseException) -> str:
             name in ('__next__', 'worker_loop') and 'dataloader' in type(inside['self']).__module__
         ):
             key, part, kind = f'train_dataloader {_WHILE}', None, None
-        elif key.startswith('model') and isinstance(inside.get('self'), nn.Module):
+        elif (
+            key.startswith('model') and _WHILE in key and isinstance(inside.get('self'), nn.Module)
+        ):
             module = type(inside['self']).__name__
             path = next(
                 (path for path, other in _parts(cfg, '') if other.get('type') == module), ''

@@ -14,10 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, Optional
 
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from se_mm.smoothing.options import OptionError, check_flag, check_number, did_you_mean
+from se_mm.smoothing.options import (
+    OptionError,
+    check_flag,
+    check_keys,
+    check_number,
+    did_you_mean,
+)
 
 _Check = Callable[[str, Any], Any]
 
@@ -265,6 +271,12 @@ def _check_hooks(cfg: Mapping[str, Any]) -> None:
             _priority(f'{key}.priority', hook['priority'])
         if key.startswith('default'):
             _each(key, hook, _HOOK)
+        if hook.get('type') == 'CheckpointHook':
+            # Any other option is handed on, and fails when the first checkpoint is to be written.
+            handed = inspect.signature(Runner.save_checkpoint).parameters
+            known = {*inspect.signature(CheckpointHook.__init__).parameters, *handed}
+            names = sorted(known - {'self', 'kwargs', 'out_dir', 'filename'})
+            check_keys(key, set(hook) - {'type', 'priority', '_scope_', 'file_client_args'}, names)
 
 
 def _priority(key: str, value: Any) -> None:

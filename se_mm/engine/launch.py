@@ -188,6 +188,8 @@ def require_file(key: str, path: str) -> str:
     Raises:
         OptionError: If there is no such file; it names the nearest in that folder.
     """
+    if not isinstance(path, str):
+        raise OptionError(f'{key}={path!r} is not allowed: the path of a file.')
     if '://' in path or os.path.isfile(path):
         return path
     folder = Path(path).parent
