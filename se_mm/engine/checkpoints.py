@@ -132,13 +132,17 @@ def read_checkpoint(
     return checkpoint
 
 
-def read_training_checkpoint(path: Union[str, Path]) -> dict[str, Any]:
+def read_training_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> dict[str, Any]:
     """Read a checkpoint that a run can go on from.
+
+    Args:
+        path: A local file.
+        map_location: As for :func:`torch.load`.
 
     Raises:
         OptionError: As :func:`read_checkpoint`, or if it lacks what a resume needs.
     """
-    checkpoint = read_checkpoint(path, key='--resume')
+    checkpoint = read_checkpoint(path, map_location, key='--resume')
     parts = checkpoint if isinstance(checkpoint, dict) else {}
     for part in ('state_dict', 'meta', 'optimizer', 'message_hub'):
         if not isinstance(parts.get(part), Mapping):

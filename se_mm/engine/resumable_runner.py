@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
+from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -152,9 +153,9 @@ class ResumableRunner(Runner):
                 self._resume = False
                 return
             self._load_from = str(path)
-        if '://' in self._load_from:
-            return
-        meta = read_training_checkpoint(self._load_from)['meta']
+        remote = '://' in self._load_from
+        read = CheckpointLoader.load_checkpoint if remote else read_training_checkpoint
+        meta = read(self._load_from, 'cpu')['meta']
         self._epoch_to_go_on, self._iter_to_go_on = meta['epoch'], meta['iter']
         seed, configured = meta.get('seed'), self._randomness_cfg.get('seed')
         if seed is not None and seed != self.seed:
