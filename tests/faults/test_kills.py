@@ -215,13 +215,25 @@ def assert_nothing_lost(work_dir, interval, where):
         torch.load(path, weights_only=False)
     begun = batches(work_dir, 0)
     finished = begun[-1][0] // interval * interval if begun else 0
-    assert iteration_of(work_dir) >= finished, f'{where}: the checkpoint at {finished} is lost'
+    assert iteration_of(last_checkpoint(work_dir)) >= finished, (
+        f'{where}: the checkpoint at {finished} is lost'
+    )
 
 
-def iteration_of(work_dir):
-    """The iterations that the newest checkpoint of a folder has behind it, 0 without one."""
+def last_checkpoint(work_dir):
+    """The checkpoint that is to be resumed, None if there is none.
+
+    A run killed between a checkpoint and ``last_checkpoint`` goes on from the one before it.
+    """
     paths = checkpoints(work_dir)
-    return torch.load(paths[max(paths)], weights_only=False)['meta']['iter'] if paths else 0
+    note = work_dir / 'last_checkpoint'
+    named = Path(note.read_text()) if note.exists() else None
+    return named if named in paths.values() else paths.get(max(paths, default=0))
+
+
+def iteration_of(path):
+    """The iterations that a checkpoint has behind it, 0 without one."""
+    return torch.load(path, weights_only=False)['meta']['iter'] if path else 0
 
 
 @pytest.mark.parametrize('case', map(Case, range(CASES if FULL else 8)), ids=Case.name)
@@ -235,8 +247,8 @@ def test_killed_run_ends_as_the_uninterrupted_one(case, whole_run, tmp_path):
     work_dir = tmp_path / 'run'
 
     def went_on(launch):
-        """See that a run has begun where the newest checkpoint is, and nowhere else."""
-        newest, begun = iteration_of(work_dir), len(batches(work_dir, 0))
+        """See that a run begins where its last checkpoint is, and nowhere else."""
+        newest, begun = iteration_of(last_checkpoint(work_dir)), len(batches(work_dir, 0))
         result = launch()
         new = batches(work_dir, 0)[begun:]
         assert not new or new[0][0] == newest, f'{case}: from {newest} to {new[0][0]}'
