@@ -42,6 +42,7 @@ WRONG_OPTIONS = [
     (dict(STS, overrides=['neck']), r"overrides=\['neck'\] is not allowed: a dict"),
     (dict(STS, overrides=dict(neck='copie')), r"overrides\['neck'\]='copie' is not allowed"),
     (dict(STS, overrides=dict(neck=dict(keep_prob=2))), r"overrides\['neck'\].keep_prob=2"),
+    (dict(STS, teacher=3), 'teacher=3 is not allowed'),
     (dict(STS, evaluate_on='techer'), "evaluate_on='techer' is not allowed.*'teacher'"),
 ]
 
@@ -52,7 +53,6 @@ WRONG_IN_BYOL = [
     (dict(STS, overrides={'bakbone': 'copy'}), "matches no tensor.*Did you mean 'backbone'"),
     (dict(STS, teacher='target_nt'), "teacher='target_nt' does not exist.*'target_net'"),
     (dict(STS, teacher='backbone'), "teacher='backbone' is not a teacher: one of 'target_net'"),
-    (dict(STS, teacher=3), 'teacher=3 is not allowed'),
     (dict(STS, student='bakbone'), "student='bakbone' does not exist.*Did you mean 'backbone'"),
     (dict(STS, student='backbone'), "the teacher has a parameter '0.* no 'backbone.0"),
     (dict(STS, student=['backbone']), r"student=\['backbone'\] has 1 parts: 2 are allowed"),
