@@ -35,7 +35,7 @@ from small_runs import (  # noqa: E402
 
 CASES = 100
 # Of the hundred, those that are started as a user starts them and not by a fork.
-REAL = range(3, CASES, 17)
+REAL = range(9, CASES, 17)
 # What is compared of two final checkpoints; time, paths and versions are in their meta.
 COMPARED = ('state_dict', 'ema_state_dict', 'optimizer', 'param_schedulers', 'se_mm')
 OUTSIDE = ('start-up', 'a moment')
