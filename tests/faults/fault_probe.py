@@ -27,9 +27,7 @@ from torch import nn
 from se_mm.models import ConvNet, SmoothedModel
 from se_mm.smoothing import Smoother
 
-# Setting a config in type takes most of the time of so small a run.
-mmengine.config.config.FormatCode = lambda text, **_: (text, True)
-_kill = {'iter': 0, **json.loads(os.environ.get('FAULT_KILL', '{}'))}
+_kill = {'iter': 0}
 
 
 def here(where):
@@ -66,7 +64,13 @@ def at_checkpoints(where):
     return lambda *paths: here(where) if '.pth' in str(paths[-1]) else None
 
 
-if _kill.get('where'):
+def arm():
+    """Do to this process what ``FAULT_KILL`` says. Called by ``fault_arm``, in a run alone."""
+    # Setting a config in type takes most of the time of so small a run.
+    mmengine.config.config.FormatCode = lambda text, **_: (text, True)
+    _kill.update(json.loads(os.environ['FAULT_KILL']))
+    if not _kill.get('where'):
+        return
     around(os, 'fsync', half_written)
     around(os, 'replace', at_checkpoints('before rename'), at_checkpoints('after rename'))
     around(os, 'remove', at_checkpoints('before removal'))

@@ -230,7 +230,9 @@ def config(kind, variant, ranks):
     )
     return dict(
         **cfg,
-        custom_imports=dict(imports=['se_mm', 'fault_probe'], allow_failed_imports=False),
+        custom_imports=dict(
+            imports=['se_mm', 'fault_probe', 'fault_arm'], allow_failed_imports=False
+        ),
         default_hooks=dict(logger=logger, checkpoint=checkpoint),
         log_processor=dict(by_epoch=by_epoch),
         custom_hooks=[hook, dict(type='Probe'), *variant.get('hooks', [])],
