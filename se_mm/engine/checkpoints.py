@@ -52,14 +52,14 @@ class WholeFileBackend(LocalBackend):
 def guard_checkpoints() -> None:
     """Let MMEngine write local files whole, and read local checkpoints safely, in this process."""
     register_backend('local', WholeFileBackend, force=True, prefixes='')
-    CheckpointLoader.register_scheme(prefixes='', loader=_load_local, force=True)
+    CheckpointLoader.register_scheme(prefixes='', loader=load_from_local, force=True)
     if hasattr(torch.serialization, 'add_safe_globals'):
         # What is loaded otherwise, as weights from the internet.
         os.environ.setdefault('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '1')
 
 
-def _load_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """What MMEngine loads a local file by."""
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """What MMEngine loads a local file by; its log takes the name apart."""
     return read_checkpoint(filename, map_location)
 
 

@@ -132,6 +132,15 @@ def key_dataloader(loader: DataLoader, seed: int, rank: int, epoch: int, skipped
         _key_dataset(loader.dataset)
 
 
+def remembers(dataset: Any) -> bool:
+    """Whether an item depends on those before it: mmdet's ``CachedMosaic`` keeps some of them."""
+    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', None) or []
+    inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]
+    return any(hasattr(transform, 'results_cache') for transform in transforms) or any(
+        remembers(part) for part in inner if part is not None and part is not dataset
+    )
+
+
 class _KeyedWorker:
     """What a worker does first.
 

@@ -243,7 +243,8 @@ def _end(message: str, status: int) -> NoReturn:
         # The launcher ends all ranks as soon as one has left: let rank 0 say why first. Where it
         # has not, this rank is the only one that knows.
         time.sleep(10)
-        os.write(2, f'{message}\n'.encode())
+        if status != 128 + signal.SIGINT:  # All know of a Ctrl-C.
+            os.write(2, f'{message}\n'.encode())
     os._exit(status)
 
 

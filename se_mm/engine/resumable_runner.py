@@ -9,8 +9,8 @@ import torch
 from mmengine.dist import gather_object, get_rank, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.registry import HOOKS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS, LOOPS, RUNNERS
+from mmengine.runner import IterBasedTrainLoop, Runner
 from mmengine.runner.base_loop import BaseLoop
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
@@ -25,12 +25,13 @@ from se_mm.engine.checkpoints import (
     remove_leftovers,
 )
 from se_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from se_mm.engine.keyed_data import KeyedBatches, Skipping, key_dataloader
+from se_mm.engine.keyed_data import KeyedBatches, Skipping, key_dataloader, remembers
+from se_mm.engine.teachers import Shadow
 from se_mm.rng import seed_all
 from se_mm.smoothing.options import OptionError
 
-GRADIENTS_KEY = 'accumulated_gradients'
-"""The key of the gradients in a checkpoint that was written between two optimizer steps."""
+RANKS_KEY = 'ranks'
+"""The key of what each rank of the run has for itself."""
 _ITERATION = 3  # What a seed is for: see keyed_data.
 
 
@@ -42,7 +43,8 @@ class ResumableRunner(Runner):
 
     - what is drawn in an iteration, in the data as in the model, is a function of the seed and of
       the iteration, so there is no state to be lost, and nothing is read again;
-    - a checkpoint between two optimizer steps has the gradients accumulated so far;
+    - a checkpoint has what each rank has for itself: between two optimizer steps the gradients
+      accumulated so far, and the statistics of a batch norm that is not synchronised;
     - checkpoints are written whole or not at all, and an older one is removed only when the newer
       is there;
     - a resume refuses a checkpoint that is damaged or of another model, and one without a name
@@ -53,6 +55,7 @@ class ResumableRunner(Runner):
     """
 
     _building_for_training = False
+    _by_iterations = False
     _resuming = False
     _epoch_to_go_on, _iter_to_go_on = 0, 0
 
@@ -84,6 +87,12 @@ class ResumableRunner(Runner):
     def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
         """Build the loop with a dataloader that begins where the run goes on."""
         self._building_for_training = True
+        if isinstance(loop, dict):
+            kind = loop.get('type')
+            kind = LOOPS.get(kind) if isinstance(kind, str) else kind
+            self._by_iterations = (
+                issubclass(kind, IterBasedTrainLoop) if kind else not loop.get('by_epoch', True)
+            )
         try:
             return super().build_train_loop(loop)
         finally:
@@ -99,6 +108,14 @@ class ResumableRunner(Runner):
             skipped = self._iter_to_go_on - epoch * len(loader)
             if epoch and not 0 <= skipped <= len(loader):
                 skipped = 0  # Another number of ranks, or another batch size.
+            if remembers(loader.dataset):
+                if self._by_iterations:
+                    skipped = 0  # All has to be read again, as MMEngine does it.
+                elif skipped or (epoch and (loader.persistent_workers or not loader.num_workers)):
+                    self.logger.warning(
+                        'The pipeline of the training data keeps images of earlier iterations, '
+                        'which no checkpoint has: the resumed run is not quite the same.'
+                    )
             key_dataloader(loader, self.seed, get_rank(), epoch, skipped)
         return loader
 
@@ -131,14 +148,14 @@ class ResumableRunner(Runner):
             raise OptionError(f'--resume={filename!r} is not of this model: {reason}') from error
         # MMEngine would run the text of an old config as Python.
         checkpoint['meta'].pop('config', None)
-        self._restore_gradients(checkpoint.get(GRADIENTS_KEY))
+        self._restore_ranks(checkpoint.get(RANKS_KEY))
         return checkpoint
 
     def save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Save a checkpoint, on rank 0. Called on all ranks."""
-        self.accumulated_gradients = self._gather_gradients()
+        self.of_ranks = self._gather_ranks()
         super().save_checkpoint(*args, **kwargs)
-        self.accumulated_gradients = None
+        self.of_ranks = None
 
     def _find_checkpoint(self) -> None:
         """Find what to go on from, and take its seed before anything is drawn."""
@@ -167,28 +184,49 @@ class ResumableRunner(Runner):
             self._randomness_cfg.update(seed=seed)
             self.set_randomness(**self._randomness_cfg)
 
-    def _gather_gradients(self) -> Optional[list[dict[str, Tensor]]]:
-        """The gradients of all ranks, where the optimizer has not used them yet; on rank 0."""
+    def _gather_ranks(self) -> Optional[list[dict[str, dict[str, Tensor]]]]:
+        """What each rank has for itself; on rank 0, None where nobody has anything."""
+        gradients: dict[str, Tensor] = {}
         wrapper = self.optim_wrapper
         wrappers = wrapper.values() if hasattr(wrapper, 'optim_wrappers') else [wrapper]
-        if all(each.should_update() for each in wrappers):
+        if not all(each.should_update() for each in wrappers):
+            gradients = {
+                name: parameter.grad.cpu()
+                for name, parameter in _plain(self.model).named_parameters()
+                if parameter.grad is not None
+            }
+        buffers = {name: value.cpu() for name, value in self._buffers().items()}
+        ranks = gather_object({'gradients': gradients, 'buffers': buffers}, dst=0)
+        if not is_main_process():
             return None
-        gradients = {
-            name: parameter.grad.cpu()
-            for name, parameter in _plain(self.model).named_parameters()
-            if parameter.grad is not None
-        }
-        return gather_object(gradients, dst=0)
+        for own in ranks:
+            own['buffers'] = {
+                name: value
+                for name, value in own['buffers'].items()
+                if not torch.equal(value, buffers[name])
+            }
+        return ranks if any(own[key] for own in ranks for key in own) else None
 
-    def _restore_gradients(self, ranks: Optional[list[dict[str, Tensor]]]) -> None:
-        """Set the gradients that were accumulated when the checkpoint was written."""
-        if not ranks:
+    def _restore_ranks(self, ranks: Optional[list[dict[str, dict[str, Tensor]]]]) -> None:
+        """Set what this rank had for itself when the checkpoint was written."""
+        if not ranks or get_rank() >= len(ranks):
             return
-        if get_rank() >= len(ranks):
-            return
+        own = ranks[get_rank()]
         parameters = dict(_plain(self.model).named_parameters())
-        for name, gradient in ranks[get_rank()].items():
+        for name, gradient in own['gradients'].items():
             parameters[name].grad = gradient.to(parameters[name])
+        buffers = self._buffers()
+        for name, value in own['buffers'].items():
+            buffers[name].copy_(value)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """The buffers of the model, and of a teacher beside it."""
+        buffers = dict(_plain(self.model).named_buffers())
+        for hook in self.hooks:
+            if isinstance(getattr(hook, 'teacher', None), Shadow):
+                pairs = hook.teacher.buffers
+                buffers |= {f'teacher.{pair.name}': pair.teacher for pair in pairs}
+        return buffers
 
 
 class _SeedHook(Hook):
@@ -200,7 +238,8 @@ class _SeedHook(Hook):
         """Go on with the next batch at once. Called before MMEngine reads the earlier ones."""
         loop = runner.train_loop
         keyed = isinstance(loop.dataloader.batch_sampler, KeyedBatches)
-        if keyed and loop.iter and hasattr(loop, 'dataloader_iterator'):
+        again = remembers(loop.dataloader.dataset)
+        if keyed and loop.iter and not again and hasattr(loop, 'dataloader_iterator'):
             loop.dataloader_iterator = Skipping(loop.dataloader_iterator, loop.iter)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -219,9 +258,9 @@ class _ContentsHook(Hook):
     priority = 'LOWEST'
 
     def before_save_checkpoint(self, runner: ResumableRunner, checkpoint: dict) -> None:
-        """Add the list, and gradients where the optimizer has not used them yet."""
-        if runner.accumulated_gradients is not None:
-            checkpoint[GRADIENTS_KEY] = runner.accumulated_gradients
+        """Add the list, and what each rank has for itself."""
+        if runner.of_ranks is not None:
+            checkpoint[RANKS_KEY] = runner.of_ranks
         checkpoint['meta'][CONTENTS_KEY] = contents(checkpoint)
 
 

@@ -126,8 +126,9 @@ def test_gradients_between_two_steps_of_the_optimizer_are_kept(byol_cfg, tmp_pat
 
     whole, _ = trained(cfg('whole'))
     path = tmp_path / 'whole/iter_3.pth'
-    assert 'accumulated_gradients' in torch.load(path)
-    assert 'accumulated_gradients' not in torch.load(tmp_path / 'whole/iter_6.pth')
+    (rank,) = torch.load(path)['ranks']
+    assert rank['gradients'] and not rank['buffers']
+    assert 'ranks' not in torch.load(tmp_path / 'whole/iter_6.pth')
     resumed, _ = trained(cfg('resumed'), resume=True, load_from=str(path))
     states = [runner.model.state_dict() for runner in (whole, resumed)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

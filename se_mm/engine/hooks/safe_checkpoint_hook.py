@@ -46,7 +46,9 @@ class SafeCheckpointHook(CheckpointHook):
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 oldest = self.keep_ckpt_ids.popleft()
             self.keep_ckpt_ids.append(step)  # The parent's then removes nothing.
-            runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
+            # A run that ends before the oldest is removed does so when it goes on.
+            known = [*([] if oldest is None else [oldest]), *self.keep_ckpt_ids]
+            runner.message_hub.update_info('keep_ckpt_ids', known)
         super()._save_checkpoint_with_step(runner, step, meta)
         if oldest is not None:
             self._remove(

@@ -327,7 +327,7 @@ class SpatialEnsembleHook(Hook):
         training = isinstance(runner._train_loop, BaseLoop)
         resuming = training and runner._resume
         if isinstance(self.teacher, Shadow):
-            found = self.teacher.load(checkpoint, keep_student=resuming or not training)
+            found = self.teacher.load(checkpoint, resuming or not training, whole=resuming)
             if resuming and not found:
                 runner.logger.warning(
                     f'{type(self).__name__}: the checkpoint holds no teacher, so it starts as a '

@@ -97,23 +97,27 @@ class Shadow(Teacher):
             **{f'module.{name}': value for name, value in student.items()},
         }
 
-    def load(self, checkpoint: dict, keep_student: bool) -> bool:
+    def load(self, checkpoint: dict, keep_student: bool, whole: bool = False) -> bool:
         """Take the teacher out of a checkpoint, and leave in it what the model is to load.
 
         Args:
             checkpoint: Of our hook, of ``EMAHook``, or of a run without a shadow.
             keep_student: Whether the model is to get the student's weights where there are some;
                 otherwise it gets the teacher's, as from a published checkpoint.
+            whole: Whether all of the teacher must be there.
 
         Returns:
             Whether the checkpoint held a student beside the teacher.
+
+        Raises:
+            OptionError: If something of the teacher is missing.
         """
         teacher: dict[str, Tensor] = checkpoint['state_dict']
         student = checkpoint.get('ema_state_dict')
         problems = self._copy.load_state_dict(teacher, strict=False)
         if student is None:
             return False
-        if keep_student and problems.missing_keys:
+        if whole and problems.missing_keys:
             raise OptionError(
                 f'the teacher in the checkpoint lacks {problems.missing_keys[0]!r}: it is of '
                 f'another model, or damaged.'
