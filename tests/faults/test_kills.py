@@ -181,16 +181,7 @@ def assert_same_end(whole, resumed, ranks, where):
         held, others = (
             torch.load(folder / f'rank{rank}.pt', weights_only=False) for folder in (whole, resumed)
         )
-        if rank:  # Batch norm's statistics are each rank's own on the CPU, and saved are rank 0's.
-            held, others = (without_statistics(state) for state in (held, others))
         assert_same(held, others, f'{where}: rank {rank}')
-
-
-def without_statistics(held):
-    return {
-        whose: {name: tensor for name, tensor in state.items() if 'running_' not in name}
-        for whose, state in held.items()
-    }
 
 
 def assert_same_batches(whole, resumed, ranks, where):
