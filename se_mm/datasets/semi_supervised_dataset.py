@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, Optional, Union
@@ -12,7 +11,6 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, Compose
-from mmengine.dist import barrier, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
@@ -22,7 +20,7 @@ from se_mm.datasets.multi_source_batch_sampler import Draw
 from se_mm.rng import rng_untouched, seed_all
 from se_mm.smoothing.options import OptionError, check_choice, check_keys
 
-SPLIT_KEYS = ('num_labels', 'seed', 'balanced', 'file')
+SPLIT_KEYS = ('num_labels', 'seed', 'balanced')
 
 
 @DATASETS.register_module()
@@ -45,8 +43,8 @@ class SemiSupervisedDataset(Dataset):
     Args:
         labelled: Config of a data set with labels, without a pipeline.
         split: Which of its images are labelled. A path of a file that ``tools/split_labels.py`` or
-            a run has written; ``dict(num_labels=, seed=, balanced=)``, to be drawn; the same with a
-            ``file``, which is read if it exists and else written; None: all of them.
+            a run has written; ``dict(num_labels=, seed=, balanced=)``, to be drawn; None: all of
+            them.
         unlabelled: Config of a data set whose labels, if it has any, are not used. None: all images
             of ``labelled``, as published results have it. False: there are none.
         labelled_pipeline: Transforms of a labelled image, ending in ``PackInputs``.
@@ -164,25 +162,9 @@ class SemiSupervisedDataset(Dataset):
                 f'split={split!r} is not allowed: the path of a file, or dict(num_labels=, seed=).'
             )
         check_keys('split', split, SPLIT_KEYS)
-        wanted = {key: value for key, value in split.items() if key != 'file'}
-        if 'num_labels' not in wanted:
+        if 'num_labels' not in split:
             raise OptionError(f'split={dict(split)!r} has no num_labels.')
-        drawn = draw_split(name, classes, labels, **wanted)
-        path = split.get('file')
-        if path is None:
-            return drawn
-        if not os.path.exists(path) and is_main_process():
-            drawn.save(path)
-        barrier()
-        found = LabelSplit.load(path)
-        found.check(path, name, classes, labels)
-        for key, value in wanted.items():
-            if getattr(found, key) != value:
-                raise OptionError(
-                    f'{path}: has {key}={getattr(found, key)!r}, where the config has {value!r}. '
-                    f'Name another file, or remove this one.'
-                )
-        return found
+        return draw_split(name, classes, labels, **split)
 
     def _check_all_labelled(self, labels: np.ndarray, classes: Any) -> None:
         """Refuse labels that are no classes, and classes without any."""

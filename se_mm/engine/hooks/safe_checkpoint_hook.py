@@ -38,6 +38,10 @@ class SafeCheckpointHook(CheckpointHook):
                 f'checkpoint.filename_tmpl={self.filename_tmpl!r} is not allowed: a file name '
                 f'without a folder, as {"epoch_{}.pth"!r}. The folder is out_dir.'
             )
+        # A checkpoint brings them along, and they become names of files that are removed.
+        ids = runner.message_hub.runtime_info.get('keep_ckpt_ids')
+        if ids is not None and not all(isinstance(step, int) for step in ids):
+            raise OptionError(f'the checkpoint has keep_ckpt_ids={ids!r}: damaged.')
         super().before_train(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 
 from se_mm.engine.cpu import CPURunner
@@ -70,3 +71,28 @@ def test_file_name_that_leads_out_of_the_work_dir_is_refused(classifier_cfg, tmp
         with pytest.raises(OptionError, match=r'checkpoint.filename_tmpl=.* a file name without'):
             runner.train()
     assert [path.name for path in tmp_path.iterdir()] == ['run']
+
+
+@pytest.mark.parametrize('key, value', [('keep_ckpt_ids', ['../../precious']), ('best_ckpt', None)])
+def test_checkpoint_cannot_have_files_elsewhere_removed(pair_cfg, tmp_path, key, value):
+    precious = tmp_path / 'iter_' / 'precious.pth'
+    precious.parent.mkdir()
+    precious.touch()
+    options = dict(save_best='teacher/accuracy/top1', rule='greater', max_keep_ckpts=1)
+    options['filename_tmpl'] = 'iter_{}.pth'
+    hooks = [dict(type='SETMAHook')]
+    build(pair_cfg(tmp_path / 'run', hooks, max_iters=3), **options).train()
+    path = tmp_path / 'run' / 'iter_3.pth'
+    checkpoint = torch.load(path)
+    checkpoint['message_hub']['runtime_info'][key] = value or str(precious)
+    checkpoint['message_hub']['runtime_info']['best_score'] = -1.0
+    del checkpoint['meta']['contents']
+    torch.save(checkpoint, path)
+    runner = build(pair_cfg(tmp_path / 'run', hooks, max_iters=6, resume=True), **options)
+    if key == 'keep_ckpt_ids':
+        with pytest.raises(OptionError, match=r'keep_ckpt_ids=.*damaged'):
+            runner.train()
+    else:
+        runner.train()
+        assert runner.message_hub.get_info('best_ckpt') != str(precious)
+    assert precious.exists()
