@@ -22,12 +22,13 @@ from se_mm.smoothing.schedules import Schedule
 
 # An averaged model's arguments that are no matter of its averaging.
 _NOT_OF_THE_AVERAGE = {'self', 'model', 'momentum', 'interval', 'device', 'update_buffers'}
+# As they are called in a config of any library.
 _KNOWN_AVERAGES = (
     'ExponentialMovingAverage',
     'MomentumAnnealingEMA',
     'StochasticWeightAverage',
-    'ExpMomentumEMA',
-    'CosineEMA',
+    'mmdet.ExpMomentumEMA',
+    'mmpretrain.CosineEMA',
 )
 
 
@@ -107,7 +108,7 @@ def stock_average(momentum: Any, options: dict[str, Any]) -> Union[Schedule, Ave
     if kind is None or not issubclass(kind, BaseAveragedModel):
         raise OptionError(
             f'ema_type={name!r} is not allowed: the name of an averaged model, as '
-            f"'ExpMomentumEMA'.{did_you_mean(name, _KNOWN_AVERAGES)}"
+            f"'ExponentialMovingAverage'.{did_you_mean(name, _KNOWN_AVERAGES)}"
         )
     if issubclass(kind, SmoothedModel):
         raise OptionError(
