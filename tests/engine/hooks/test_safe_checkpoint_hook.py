@@ -2,6 +2,7 @@
 """An old checkpoint is removed only when the new one is there, and no other run's."""
 
 import shutil
+import uuid
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from se_mm.smoothing.options import OptionError
 
 def build(cfg, **options):
     cfg.launcher = 'none'
+    # Runs of one name share what they log, and the default name is the time in seconds.
+    cfg.experiment_name = uuid.uuid4().hex
     cfg.default_hooks.checkpoint.update(options)
     return CPURunner.from_cfg(cfg)
 
