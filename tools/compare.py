@@ -1,127 +1,178 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train configs with several seeds each, and compare them pair by pair.
+"""Train ways of smoothing with several seeds each, and compare them pair by pair.
 
-``python tools/compare.py A.py B.py --seeds 0 1 2 3 4``. A seed is that of the run and, where a
-config draws which images are labelled, that of the split too; of detection sets, each seed has a
-fold. A run that is complete is not repeated. It ends with a table in the terminal and in the work
-dir.
+``python tools/compare.py CONFIG --smoothing tma se sts --keep-prob 0.5 0.7 --seeds 0 1 2 3 4``
+trains a matrix over any config, ``python tools/compare.py STUDY`` what a study says (some are in
+``configs/studies``), and ``python tools/compare.py A.py B.py`` configs as they are. The TMA of the
+matched horizon is always among them. A seed is that of the run and, where a config draws which
+images are labelled, that of the split too; of detection sets, each seed has a fold. A run that is
+complete is not repeated, and one that was stopped goes on from its checkpoint. It ends with a table
+in the terminal and a page in the work dir.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import json
+import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
+TOOLS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TOOLS.parent))  # Works from a checkout, too.
 
 try:
-    from mmengine.config import Config
-
-    from se_mm.engine.launch import require_file
-    from se_mm.evaluation.runs import Run, RunFailure, run_all
+    import se_mm  # noqa: F401 -- registers what configs name
+    from se_mm.engine.launch import KeyValues, require_file
+    from se_mm.evaluation.comparison import as_json, compare
+    from se_mm.evaluation.comparison_report import show, write_report
+    from se_mm.evaluation.matrix import AXES
+    from se_mm.evaluation.runs import RunFailure, check_reported, run_all
+    from se_mm.evaluation.study import Study, is_study, make_study, read_study, runs_of
+    from se_mm.smoothing import GRANULARITIES
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
 
-HEADER = ['config', 'seeds', 'mean', 'deviation', 'difference', '95 % interval']
-
-
-def seed_options(cfg: Config, seed: int) -> list[str]:
-    """The settings that make a run one of a seed."""
-    options = [f'randomness.seed={seed}']
-    dataset = cfg.train_dataloader.dataset
-    split = dataset.get('split')
-    if isinstance(split, dict) and 'num_labels' in split:
-        options.append(f'train_dataloader.dataset.split.seed={seed}')
-    # Of detection sets, each seed has a fold.
-    options += [
-        f'train_dataloader.dataset.datasets.{index}.fold={seed + 1}'
-        for index, part in enumerate(dataset.get('datasets', []))
-        if 'fold' in part
-    ]
-    return options
-
-
-def runs_of(args: argparse.Namespace) -> dict[str, list[Run]]:
-    """The runs of each config, one for each seed.
-
-    Raises:
-        OptionError: If there is no such config, or two have one name.
-    """
-    runs: dict[str, list[Run]] = {}
-    for config in args.configs:
-        path = Path(require_file('config', config)).resolve()
-        if path.stem in runs:
-            raise OptionError(f'{config!r} has the name of another config: rename one of them.')
-        cfg = Config.fromfile(path)
-        runs[path.stem] = []
-        for seed in args.seeds:
-            options = seed_options(cfg, seed)
-            folder = args.work_dir.resolve() / path.stem / f'seed{seed}'
-            command = [sys.executable, str(ROOT / 'tools/train.py'), str(path)]
-            command += ['--work-dir', str(folder), '--cfg-options', *options, *args.cfg_options]
-            iters = cfg.train_cfg.get('max_iters', 1)
-            runs[path.stem].append(
-                Run(f'{path.stem} {seed}', folder, command, iters, [args.metric])
-            )
-    return runs
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean by Student's t; infinite for a single value.
-
-    Args:
-        values: Shape (n,).
-    """
-    from scipy import stats
-
-    if len(values) < 2:
-        return -float('inf'), float('inf')
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
-    return values.mean() - half, values.mean() + half
-
-
-def rows_of(values: dict[str, list[float]]) -> list[list[str]]:
-    """The cells of the table: each config, and its differences from the first, seed by seed."""
-    reference = np.array(next(iter(values.values())))
-    # Some metrics are in %, others in shares of 1.
-    digits = 4 if max(map(max, values.values())) <= 1 else 2
-    rows = []
-    for name, metrics in values.items():
-        metrics = np.array(metrics)
-        deviation = f'{metrics.std(ddof=1):.{digits}f}' if len(metrics) > 1 else ''
-        row = [name, str(len(metrics)), f'{metrics.mean():.{digits}f}', deviation, '', '']
-        if rows:
-            low, high = interval(metrics - reference)
-            mean = (metrics - reference).mean()
-            row[4:] = [f'{mean:+.{digits}f}', f'{low:+.{digits}f} to {high:+.{digits}f}']
-        rows.append(row)
-    return rows
+DEFAULT_SEEDS = [0, 1, 2, 3, 4]
+DEFAULT_METRICS = ['teacher/accuracy/top1']
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Compare configs over seeds.')
-    parser.add_argument('configs', nargs='+', help='configs; the others are compared to the first')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
-    parser.add_argument('--metric', default='teacher/accuracy/top1', help='a metric of the end')
+    parser = argparse.ArgumentParser(description='Compare ways of smoothing over seeds.')
+    parser.add_argument(
+        'configs', nargs='+', help='a study; or configs, which are compared to the first'
+    )
+    matrix = parser.add_argument_group('matrix over each config')
+    matrix.add_argument('--smoothing', nargs='+', choices=AXES, help='what moves the teacher')
+    matrix.add_argument('--keep-prob', type=float, nargs='+', help='of se and sts')
+    matrix.add_argument(
+        '--momentum', type=float, nargs='+', help="of tma and sts; the config's own if not given"
+    )
+    matrix.add_argument('--granularity', nargs='+', choices=GRANULARITIES, help='of se and sts')
+    parser.add_argument('--seeds', type=int, nargs='+', help='0 to 4, if no study says so')
+    parser.add_argument('--metric', nargs='+', help='metrics of the last evaluation')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare'))
     parser.add_argument('--fresh', action='store_true', help='repeat runs that are complete')
-    parser.add_argument('--jobs', type=int, help='runs at a time; as many as there are cores')
+    parser.add_argument('--no-train', action='store_true', help='compare what is complete')
+    parser.add_argument('--jobs', type=int, help='runs at a time; one for each GPU, or core')
     parser.add_argument(
-        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to every config'
+        '--slurm',
+        metavar='PARTITION',
+        help='each run is a job, by tools/slurm_train.sh and its variables; --jobs are queued',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValues,
+        default={},
+        metavar='KEY=VALUE',
+        help='changes to every config',
     )
     return parser.parse_args()
+
+
+def study_of(args: argparse.Namespace) -> Study:
+    """What the command line asks for.
+
+    Raises:
+        OptionError: If it contradicts itself, or something in it is wrong.
+    """
+    names = ('smoothing', 'keep_prob', 'momentum', 'granularity')
+    axes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    for path in args.configs:
+        require_file('config', path)
+    studies = [path for path in args.configs if is_study(path)]
+    if studies:
+        if len(args.configs) > 1 or axes:
+            other = f'--{next(iter(axes)).replace("_", "-")}' if axes else 'other configs'
+            raise OptionError(f'{studies[0]!r} is a study, which {other} cannot be added to.')
+        return read_study(studies[0], args.seeds, args.metric, args.cfg_options)
+    stems = [Path(path).stem for path in args.configs]
+    twice = next((stem for stem in stems if stems.count(stem) > 1), None)
+    if twice is not None:
+        raise OptionError(f'{twice!r} has the name of another config: rename one of them.')
+    return make_study(
+        dict(zip(stems, args.configs)),
+        [axes] if axes else [],
+        args.seeds or DEFAULT_SEEDS,
+        args.metric or DEFAULT_METRICS,
+        args.cfg_options,
+    )
+
+
+@contextlib.contextmanager
+def work_dir_of(path: Path) -> Iterator[Path]:
+    """Make the work dir, and keep it from another comparison.
+
+    Raises:
+        OptionError: If it cannot be written, or another comparison is at work there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / 'compare.lock').open('w')
+    except OSError as error:
+        raise OptionError(
+            f'--work-dir={str(path)!r} cannot be written: {error.strerror}.'
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OptionError(
+                f'--work-dir={str(path)!r} is in use by another comparison: wait, or another one.'
+            ) from None
+        yield path.resolve()
+
+
+def trainer(args: argparse.Namespace) -> list[str]:
+    """The words that train a config, up to it."""
+    if args.slurm:
+        return ['bash', str(TOOLS / 'slurm_train.sh'), args.slurm, 'compare']
+    return [sys.executable, str(TOOLS / 'train.py')]
+
+
+def run(args: argparse.Namespace, console: Console) -> int:
+    """Train what is missing, and write the comparison."""
+    if args.jobs is not None and args.jobs < 1:
+        raise OptionError(f'--jobs={args.jobs} is not allowed: at least 1.')
+    begin = time.monotonic()
+    study = study_of(args)
+    with work_dir_of(args.work_dir) as work_dir:
+        runs = runs_of(study, work_dir, trainer(args))
+        # Seed by seed, so that what is stopped half way can be compared.
+        every = [of_cell[seed] for seed in study.seeds for of_cell in runs.values()]
+        failures: list[RunFailure] = []
+        if args.no_train:
+            for one in every:
+                check_reported(study.metrics, one)
+        else:
+            for one in every if args.fresh else []:
+                one.forget()
+            jobs = args.jobs or (len(every) if args.slurm else None)
+            gpus = 0 if args.slurm else None
+            failures = run_all(every, console, jobs, study.metrics, gpus)
+        comparisons = [found for found in compare(study, runs) if found.rows]
+        if not comparisons:
+            raise OptionError(f'--work-dir={str(args.work_dir)!r} has no run that is complete.')
+        for comparison in comparisons:
+            show(comparison, console)
+        write_report(comparisons, shlex.join(['python', *sys.argv]), work_dir)
+        (work_dir / 'results.json').write_text(json.dumps(as_json(comparisons), indent=2))
+    for failure in failures:
+        console.print(str(failure), markup=False, highlight=False)
+    files = 'report.html, report.md, results.json and the pictures'
+    console.print(f'{time.monotonic() - begin:.0f} s; {args.work_dir} has {files}.')
+    return 1 if failures else 0
 
 
 def main() -> int:
@@ -129,15 +180,10 @@ def main() -> int:
     args = parse_args()
     console = Console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    begin = time.monotonic()
     try:
-        runs = runs_of(args)
-        every = [run for of_config in runs.values() for run in of_config]
-        for run in every if args.fresh else []:
-            run.forget()
-        run_all(every, console, args.jobs)
+        return run(args, console)
     except OptionError as error:
-        console.print(f'error: {error}', markup=False, highlight=False)
+        print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         console.print('interrupted: the same command goes on with the runs that are not complete.')
@@ -145,27 +191,6 @@ def main() -> int:
     except RunFailure as error:
         console.print(str(error), markup=False, highlight=False)
         return 1
-    values = {
-        name: [run.metrics[args.metric] for run in of_config] for name, of_config in runs.items()
-    }
-    rows = rows_of(values)
-    table = Table(title=f'{args.metric}, seeds {", ".join(map(str, args.seeds))}')
-    for column in HEADER:
-        table.add_column(column, justify='left' if column == 'config' else 'right', overflow='fold')
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    lines = [HEADER, ['---', *('---:' for _ in HEADER[1:])], *rows]
-    (args.work_dir / 'results.md').write_text(
-        ''.join(f'| {" | ".join(line)} |\n' for line in lines)
-    )
-    (args.work_dir / 'results.json').write_text(
-        json.dumps({'metric': args.metric, 'seeds': args.seeds, 'values': values}, indent=2)
-    )
-    console.print(
-        f'{time.monotonic() - begin:.0f} s; written to {args.work_dir}/results.{{md,json}}'
-    )
-    return 0
 
 
 if __name__ == '__main__':

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
 
 from se_mm.evaluation.runs import Run, RunFailure, run_all  # noqa: E402
+from se_mm.smoothing.options import OptionError  # noqa: E402
 
 CONFIG = 'configs/byol_{}_conv5_1xb128_glyphs.py'
 SMOOTHINGS = {'TMA': 'tma', 'SE': 'se', 'STS': 'sts'}
@@ -53,7 +54,7 @@ def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
     folder, still = work_dir / 'untrained', min(50, iters)
     length = (f'train_cfg.max_iters={still}', f'train_cfg.val_interval={still}')
     rate = ('optim_wrapper.optimizer.lr=0', 'param_scheduler=[]')
-    runs = [Run('untrained', folder, command('tma', folder, *length, *rate), still, METRICS)]
+    runs = [Run('untrained', folder, command('tma', folder, *length, *rate), still)]
     warm_up = max(1, iters // 20)
     length = (
         f'train_cfg.max_iters={iters}',
@@ -64,7 +65,7 @@ def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
     )
     for name, short in SMOOTHINGS.items():
         folder = work_dir / short
-        runs.append(Run(name, folder, command(short, folder, *length), iters, METRICS))
+        runs.append(Run(name, folder, command(short, folder, *length), iters))
     return runs
 
 
@@ -144,14 +145,20 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()
     try:
-        run_all(runs, console)
+        failures = run_all(runs, console, wanted=list(METRICS))
+    except OptionError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         console.print('interrupted: the same command goes on with the runs that are not complete.')
         return 130
     except RunFailure as error:
-        console.print(str(error), markup=False, highlight=False)
+        failures = [error]
+    for failure in failures:
+        console.print(str(failure), markup=False, highlight=False)
+    if failures:
         return 1
-    results = {run.name: run.metrics for run in runs}
+    results = {run.name: {metric: run.metrics[metric] for metric in METRICS} for run in runs}
     (work_dir / 'results.json').write_text(json.dumps(results, indent=2))
     write_markdown(results, work_dir / 'results.md')
     draw(results, work_dir / 'results.png')

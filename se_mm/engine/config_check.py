@@ -92,6 +92,7 @@ class ConfigReport:
         settings: The hook's other options in force, as text by name.
         updates: Opportunities for an update in the run. None: not known without the data.
         device: Where the model was built: ``'meta'`` or ``'cpu'``.
+        rule: How tensors without an override are smoothed. None: no hook of ours is at work.
     """
 
     model: str
@@ -101,6 +102,7 @@ class ConfigReport:
     settings: Mapping[str, str]
     updates: Optional[int]
     device: str
+    rule: Optional[Rule] = None
 
     @property
     def short(self) -> str:
@@ -187,6 +189,7 @@ def _report(
         },
         updates=updates,
         device=device,
+        rule=smoother.rules.default,
     )
 
 

@@ -1,24 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several trainings, each in a process of its own, as many at a time as there are cores."""
+"""Several trainings, each in a process of its own, some at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO, Any
 
+import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from se_mm.smoothing.options import OptionError, did_you_mean
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class RunFailure(Exception):
-    """A run ended with an error."""
+# What MMEngine logs beside the metrics of an evaluation.
+_NO_METRICS = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory')
 
 
 class Run:
@@ -27,36 +31,33 @@ class Run:
     Args:
         name: Its name in the table.
         work_dir: Its folder.
-        command: Words of the command.
-        iters: Training iterations.
-        wanted: Names of the metrics that it must end with; the others are not kept.
+        command: Words of the command; ``--resume`` at their end lets it go on.
+        iters: Training iterations, or epochs.
+        identity: What makes it this run and no other, of JSON's types. None: the command.
     """
 
     def __init__(
         self,
         name: str,
         work_dir: Path,
-        command: list[str],
+        command: Sequence[str],
         iters: int,
-        wanted: Sequence[str],
+        identity: Any = None,
     ) -> None:
         self.name = name
         self.work_dir = work_dir
-        self.command = command
+        self.command = list(command)
         self.iters = iters
-        self.wanted = wanted
+        self.identity = self.command if identity is None else identity
         self.process: subprocess.Popen | None = None
-
-    @property
-    def result(self) -> Path:
-        """File of the metrics and of the command that led to them."""
-        return self.work_dir / 'metrics.json'
+        self._lock: IO[str] | None = None
+        self._resumed = False
+        self._device = ''
 
     @property
     def metrics(self) -> dict[str, float] | None:
-        """The metrics, once this very command is complete."""
-        result = json.loads(self.result.read_text()) if self.result.exists() else {}
-        return result['metrics'] if result.get('command') == self.command else None
+        """The metrics of the last evaluation, once this very run is complete."""
+        return self._known('metrics.json').get('metrics')
 
     @property
     def log(self) -> Path:
@@ -69,43 +70,67 @@ class Run:
         if self.log.exists():
             shutil.rmtree(self.work_dir)
 
-    def start(self) -> None:
-        """Start the process, on one core."""
-        self.forget()
+    def start(self, device: str = '') -> None:
+        """Start the process, on one core; where one was stopped, go on from its checkpoint.
+
+        Args:
+            device: Index of the GPU that it is to use. Empty: whichever there are.
+        """
+        self._take_over()
+        self._device = device
+        self._resumed = (
+            bool(self._known('run.json')) and (self.work_dir / 'last_checkpoint').exists()
+        )
+        if not self._resumed:
+            self.forget()
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        with self.log.open('w') as log:
+        self._write('run.json', {})
+        gpu = {'CUDA_VISIBLE_DEVICES': device} if device else {}
+        with self.log.open('a' if self._resumed else 'w') as log:
             self.process = subprocess.Popen(
-                self.command,
-                cwd=ROOT,
-                env={**os.environ, 'OMP_NUM_THREADS': '1'},
+                [*self.command, '--resume'] if self._resumed else self.command,
+                env={**os.environ, 'OMP_NUM_THREADS': '1', **gpu},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
+                pass_fds=[self._lock.fileno()],
             )
+        self._lock.seek(0)
+        self._lock.truncate()
+        self._lock.write(str(self.process.pid))
+        self._lock.flush()
 
     def stop(self) -> None:
         """Stop the process, if there is one."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
+        self._release()
 
     def finished(self) -> bool:
         """Whether the process has ended; writes its metrics when it has.
 
         Raises:
-            RunFailure: If it ended with an error.
+            RunFailure: If it ended with an error, or without an evaluation.
         """
         status = self.process.poll()
         if status is None:
             return False
         logged = self.scalars()
-        if status != 0 or not logged or not set(self.wanted) <= set(logged[-1]):
+        metrics = {} if not logged or 'loss' in logged[-1] else logged[-1]
+        metrics = {name: value for name, value in metrics.items() if name not in _NO_METRICS}
+        if status == 0 and not metrics and self._resumed:
+            # Stopped in its last evaluation, which is not made again when it goes on.
+            self._release()
+            self.forget()
+            self.start(self._device)
+            return False
+        self._release()
+        if status != 0 or not metrics:
             tail = '\n'.join(self.log.read_text().splitlines()[-15:])
-            raise RunFailure(
-                f'{self.name} ended with status {status}; {self.log} ends with\n{tail}'
-            )
-        metrics = {name: logged[-1][name] for name in self.wanted}
-        self.result.write_text(json.dumps({'command': self.command, 'metrics': metrics}, indent=2))
+            what = f'with status {status}' if status else 'without an evaluation'
+            raise RunFailure(f'{self.name} ended {what}; {self.log} ends with\n{tail}')
+        self._write('metrics.json', {'metrics': metrics})
         return True
 
     def scalars(self) -> list[dict]:
@@ -123,53 +148,148 @@ class Run:
         step = logged[-1]['step']
         return step, 'evaluating' if step >= self.iters else f'loss {logged[-1]["loss"]:.2f}'
 
+    def _known(self, file: str) -> dict[str, Any]:
+        """What a file of the folder says, if it is of this run; empty otherwise."""
+        try:
+            known = json.loads((self.work_dir / file).read_text())
+        except (OSError, json.JSONDecodeError):  # None yet, or killed while it was written.
+            return {}
+        return known if known.get('identity') == self.identity else {}
 
-def run_all(runs: list[Run], console: Console, jobs: int | None = None) -> None:
-    """Make the runs that are missing, as many at a time as there are cores.
+    def _write(self, file: str, what: dict[str, Any]) -> None:
+        path = self.work_dir / file
+        path.write_text(json.dumps({'identity': self.identity, **what}, indent=2))
+
+    def _take_over(self) -> None:
+        """End a process of this run that an earlier comparison, killed, has left behind.
+
+        It holds the lock, which it has inherited and which ends with it, so the number in the file
+        is not by now another process's.
+        """
+        path = self.work_dir.with_name(self.work_dir.name + '.lock')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = path.open('a+')
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.seek(0)
+            pid = self._lock.read()
+            if pid:
+                os.kill(int(pid), signal.SIGTERM)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            Path(self._lock.name).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+
+class RunFailure(Exception):
+    """A run ended with an error."""
+
+
+def check_reported(wanted: Sequence[str], run: Run) -> None:
+    """Refuse a metric that a run which is complete has not reported.
 
     Raises:
-        RunFailure: If one of them fails; the others are stopped.
+        OptionError: It names those that it has.
+    """
+    for metric in wanted:
+        if run.metrics and metric not in run.metrics:
+            raise OptionError(
+                f'metric={metric!r} was not reported by {run.name}: one of '
+                f'{", ".join(run.metrics)}.{did_you_mean(metric, run.metrics)}'
+            )
+
+
+def default_jobs() -> int:
+    """Runs at a time: as many as there are GPUs, or else cores."""
+    return torch.cuda.device_count() or os.cpu_count() or 1
+
+
+def run_all(
+    runs: Sequence[Run],
+    console: Console,
+    jobs: int | None = None,
+    wanted: Sequence[str] = (),
+    gpus: int | None = None,
+) -> list[RunFailure]:
+    """Make the runs that are missing.
+
+    Args:
+        runs: All of them, those that are complete included.
+        console: Where to say how far they are.
+        jobs: How many at a time. None: :func:`default_jobs`.
+        wanted: Names of metrics that each must end with.
+        gpus: GPUs that are shared out to them. None: those of this machine.
+
+    Returns:
+        The failures; the other runs are complete.
+
+    Raises:
+        OptionError: If a run did not report a metric; the others are stopped.
+        RunFailure: If a run fails before any has succeeded: it may be so for all of them.
     """
     waiting = [run for run in runs if run.metrics is None]
-    for run in runs:
-        if run not in waiting:
-            console.print(f'{run.name}: complete already; --fresh repeats it')
-    running: list[Run] = []
+    complete = [run for run in runs if run.metrics is not None]
+    if complete:
+        console.print(f'{len(complete)} of {len(runs)} runs are complete already; --fresh repeats.')
+    for run in complete:
+        check_reported(wanted, run)
+    jobs = jobs or default_jobs()
+    gpus = torch.cuda.device_count() if gpus is None else gpus
+    free = [str(index % gpus) if gpus else '' for index in range(jobs)]
+    running: dict[Run, str] = {}
+    failures: list[RunFailure] = []
+    succeeded = bool(complete)
 
     def tell(run: Run, what: str) -> None:
         # Where there are no moving bars, as in the log of a CI job.
         if not console.is_terminal:
-            console.print(f'{time.strftime("%H:%M:%S")} {run.name}: {what}')
+            console.print(f'{time.strftime("%H:%M:%S")} {run.name}: {what}', soft_wrap=True)
 
     columns = (
-        TextColumn('{task.description:<16}'),
+        TextColumn('{task.description}'),
         BarColumn(),
-        TextColumn('{task.completed:>4.0f}/{task.total:.0f}'),
+        MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn('{task.fields[note]}'),
     )
     try:
         with Progress(*columns, console=console, refresh_per_second=2) as progress:
-            tasks = {
-                run: progress.add_task(run.name, total=run.iters, start=False, note='waiting')
-                for run in waiting
-            }
+            whole = progress.add_task('runs', total=len(runs), completed=len(complete), note='')
+            tasks = {}
             while waiting or running:
-                while waiting and len(running) < (jobs or os.cpu_count() or 1):
+                while waiting and free:
                     run = waiting.pop(0)
-                    running.append(run)  # before it starts, so that it is stopped in any case
-                    run.start()
-                    progress.start_task(tasks[run])
+                    running[run] = free.pop(
+                        0
+                    )  # before it starts, so that it is stopped in any case
+                    run.start(running[run])
+                    tasks[run] = progress.add_task(run.name, total=run.iters, note='starting')
                     tell(run, 'started')
                 for run in list(running):
                     done, note = run.progress()
-                    if run.finished():
-                        running.remove(run)
-                        done, note = run.iters, 'done'
-                        tell(run, note)
-                        progress.stop_task(tasks[run])
+                    try:
+                        finished = run.finished()
+                    except RunFailure as failure:
+                        if not succeeded:
+                            raise
+                        failures.append(failure)
+                        finished, note = True, 'failed'
+                    else:
+                        if finished:
+                            check_reported(wanted, run)
+                            succeeded, note = True, 'done'
                     progress.update(tasks[run], completed=done, note=note)
+                    if finished:
+                        free.append(running.pop(run))
+                        tell(run, note)
+                        progress.remove_task(tasks.pop(run))
+                        progress.advance(whole)
                 time.sleep(0.5)
     finally:
         for run in running:
             run.stop()
+    return failures

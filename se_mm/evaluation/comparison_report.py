@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables, pictures and the page of a comparison."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Optional
+
+from rich.console import Console
+from rich.table import Table
+
+from se_mm.evaluation.comparison import Comparison, Row
+from se_mm.evaluation.paired import Difference
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEADER = ('smoothing', 'seeds', 'mean ± sd', 'less the reference', 'less its matched TMA')
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+REFERENCE_COLOUR, CONTROL_COLOUR, SEED_COLOUR = '#0072B2', '#D55E00', '0.6'
+
+
+def rows_of(comparison: Comparison) -> list[list[str]]:
+    """The cells of the table, the header first."""
+    digits = comparison.digits
+    matched = any(row.to_control is not None for row in comparison.rows)
+    width = len(HEADER) if matched else len(HEADER) - 1
+
+    def said(difference: Optional[Difference]) -> str:
+        if difference is None:
+            return ''
+        interval = ''
+        if difference.interval is not None:
+            low, high = difference.interval
+            interval = f' ({low:+.{digits}f} to {high:+.{digits}f})'
+        return f'{difference.mean:+.{digits}f}{interval}: {difference.verdict}'
+
+    def line(row: Row) -> list[str]:
+        name = row.cell.name + (' (reference)' if row.to_reference is None else '')
+        deviation = '' if row.deviation is None else f' ± {row.deviation:.{digits}f}'
+        mean = f'{row.mean:.{digits}f}{deviation}'
+        return [name, str(len(row.values)), mean, said(row.to_reference), said(row.to_control)]
+
+    return [line[:width] for line in [list(HEADER), *map(line, comparison.rows)]]
+
+
+def title(comparison: Comparison) -> str:
+    """What the table is of."""
+    group = f'{comparison.group.name}: ' if comparison.group.name else ''
+    return f'{group}{comparison.metric}'
+
+
+def show(comparison: Comparison, console: Console) -> None:
+    """Print the table."""
+    header, *rows = rows_of(comparison)
+    table = Table(title=title(comparison))
+    for index, column in enumerate(header):
+        table.add_column(column, justify='right' if index in (1, 2) else 'left')
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for note in comparison.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def markdown(comparisons: Sequence[Comparison]) -> str:
+    """All tables in Markdown."""
+    parts = []
+    for comparison in comparisons:
+        header, *rows = rows_of(comparison)
+        lines = [header, ['---', '---:', '---:', '---', '---'][: len(header)], *rows]
+        table = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+        parts.append(
+            '\n\n'.join([f'### {title(comparison)}', table, '\n'.join(comparison.notes)]).strip()
+        )
+    return '\n\n'.join(parts) + '\n'
+
+
+def draw(comparison: Comparison) -> Figure:
+    """Draw each cell's seeds and mean, and the differences with their intervals."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import MaxNLocator
+
+    rows = comparison.rows
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(10, 1.5 + 0.36 * len(rows)), sharey=True, layout='constrained'
+    )
+    for place, row in enumerate(rows):
+        left.plot(
+            list(row.values.values()), [place] * len(row.values), 'o', color=SEED_COLOUR, ms=4
+        )
+        left.plot([row.mean], [place], '|', color='black', ms=16, mew=2)
+        found = [
+            (row.to_reference, REFERENCE_COLOUR, 'o', 0.12, 'from the reference'),
+            (row.to_control, CONTROL_COLOUR, 's', -0.12, 'from its TMA at the matched horizon'),
+        ]
+        for difference, colour, marker, shift, label in found:
+            if difference is None:
+                continue
+            where = place - shift
+            if difference.interval is not None:
+                right.plot(difference.interval, [where, where], '-', color=colour, lw=2)
+            right.plot([difference.mean], [where], marker, color=colour, ms=6, label=label)
+    left.set_yticks(range(len(rows)), [row.cell.name for row in rows], fontsize=9)
+    left.invert_yaxis()
+    left.set_xlabel(f'{comparison.metric} (dots: seeds, bar: mean)')
+    right.axvline(0, color='0.3', lw=1)
+    right.set_xlabel('difference in the mean, 95 % interval')
+    handles, labels = right.get_legend_handles_labels()
+    once = dict(zip(labels, handles))
+    if once:
+        figure.legend(
+            once.values(),
+            once.keys(),
+            loc='outside lower right',
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+        )
+    for axes in (left, right):
+        axes.grid(axis='y', color='0.92')
+        axes.set_axisbelow(True)
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    figure.suptitle(f'{title(comparison)}, reference {comparison.group.reference}', fontsize=11)
+    return figure
+
+
+def write_report(comparisons: Sequence[Comparison], command: str, folder: Path) -> None:
+    """Write the tables, a picture of each, and one page with all of it that needs no other file.
+
+    Args:
+        comparisons: At least one.
+        command: The command that trained what is compared.
+        folder: Where; ``report.md``, ``report.html`` and ``<group>_<metric>.png``.
+    """
+    from matplotlib import pyplot as plt
+
+    (folder / 'report.md').write_text(f'{markdown(comparisons)}\n```bash\n{command}\n```\n')
+    body = []
+    for comparison in comparisons:
+        figure = draw(comparison)
+        picture = io.BytesIO()
+        figure.savefig(picture, format='png', dpi=130)
+        plt.close(figure)
+        name = '_'.join(filter(None, [comparison.group.name, comparison.metric.replace('/', '_')]))
+        (folder / f'{name}.png').write_bytes(picture.getvalue())
+        body.append(_section(comparison, picture.getvalue()))
+    page = _PAGE.format(command=html.escape(command), body='\n'.join(body))
+    (folder / 'report.html').write_text(page)
+
+
+def _section(comparison: Comparison, picture: bytes) -> str:
+    header, *rows = (list(map(html.escape, row)) for row in rows_of(comparison))
+    head = ''.join(f'<th scope="col">{cell}</th>' for cell in header)
+    lines = [
+        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+        for first, *rest in rows
+    ]
+    heading = html.escape(title(comparison))
+    notes = ''.join(f'<li>{html.escape(note)}</li>' for note in comparison.notes)
+    encoded = base64.b64encode(picture).decode()
+    return (
+        f'<section><h2>{heading}</h2>\n<div class="wide"><table><thead><tr>{head}</tr></thead>'
+        f'<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>\n<ul>{notes}</ul>\n'
+        f'<img alt="Seeds and differences of {heading}, as in the table above" '
+        f'src="data:image/png;base64,{encoded}"></section>'
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>Comparison of smoothings</title>
+<style>
+body {{ font: 16px/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }}
+th, td {{ padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #ddd; }}
+th {{ font-weight: normal; }}
+:is(th, td):is(:nth-child(2), :nth-child(3)) {{ text-align: right; }}
+thead th {{ border-bottom: 2px solid #888; font-weight: bold; }}
+img {{ max-width: 100%; height: auto; }}
+pre {{ background: #f4f4f4; padding: .75rem; overflow-x: auto; }}
+</style>
+</head>
+<body>
+<h1>Comparison of smoothings</h1>
+<p>Each difference is taken seed by seed, from the reference and from the average (TMA) that the
+teacher is in the mean over its picks, its control at the matched horizon. Intervals are 95 %
+bootstrap intervals of the mean difference; "cannot tell" means that they contain 0.</p>
+{body}
+<h2>Command</h2>
+<pre>{command}</pre>
+</body>
+</html>
+"""

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A matrix of smoothings over any config: its cells, and the control of each.
+
+In the mean over its picks a teacher by Spatial Ensemble, alone or with an average, is an average of
+another momentum: what is called its control at the matched horizon. Only against that does a
+comparison say something of the mechanism, and not merely of how fast a teacher is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, Optional, Union
+
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.registry import HOOKS, DefaultScope
+
+from se_mm.engine.config_check import check_config
+from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.smoothing import Rule
+from se_mm.smoothing.options import OptionError, check_choice, check_keys
+from se_mm.smoothing.schedules import Schedule, constant, cosine, linear
+
+AXES = {
+    'none': (),
+    'tma': ('momentum',),
+    'se': ('keep_prob', 'granularity'),
+    'sts': ('keep_prob', 'momentum', 'match_horizon', 'granularity'),
+}
+"""What a smoothing may vary in."""
+KEYS = ('smoothing', 'keep_prob', 'momentum', 'match_horizon', 'granularity')
+"""Keys of a matrix."""
+_KEEP_PROB = {'se': 0.99, 'sts': 0.7}
+# What a line of a hook may say of these axes, to be dropped before a cell says it anew; and what
+# names an average that is replaced by a momentum.
+_AVERAGE = ('momentum', 'ema_type', 'gamma')
+_DROPPED = ('type', 'keep_prob', 'match_horizon', 'granularity')
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way of smoothing in a comparison.
+
+    Attributes:
+        name: What it is, for tables.
+        config: The config of its trainings, without their seed.
+        rule: How its teacher is moved; None if no hook of ours does.
+        control: Name of the cell that is its TMA at the matched horizon; None if it is one itself,
+            or is not smoothed.
+        note: Why there is no control, where there should be one.
+    """
+
+    name: str
+    config: Config
+    rule: Optional[Rule]
+    control: Optional[str] = None
+    note: str = ''
+
+    @property
+    def folder(self) -> str:
+        """Its name as that of a folder."""
+        return re.sub(r'[^\w.-]+', '_', self.name.replace('{', '').replace('}', '')).strip('_')
+
+
+def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """The cells of a matrix over a config, and the controls of all of them.
+
+    Args:
+        cfg: A config of a training. The hook that moves its teacher is replaced in each cell, and
+            keeps its other options; where there is none, one is added.
+        matrix: Dicts of ``smoothing`` and what it varies in (see :data:`AXES`), each a value or a
+            list of values.
+
+    Raises:
+        OptionError: If something in the matrix is wrong, or a cell does not fit the config.
+    """
+    cells = []
+    for number, part in enumerate(matrix):
+        for smoothing, options in _combinations(f'matrix[{number}]', part):
+            name = ' '.join([smoothing.upper() if smoothing != 'none' else 'none', *_said(options)])
+            cells.append(_cell(name, _with_hook(cfg, smoothing, options)))
+    return with_controls(cells)
+
+
+def plain_cell(name: str, cfg: Config) -> Cell:
+    """A config as it is, as a cell.
+
+    Raises:
+        OptionError: If it cannot be trained.
+    """
+    return _cell(name, cfg)
+
+
+def with_controls(cells: Sequence[Cell]) -> list[Cell]:
+    """Leave out cells that are the same, and add the control of each that lacks it."""
+    found: list[Cell] = []
+    for cell in cells:
+        if not any(_same(cell, other) for other in found):
+            found.append(cell)
+    controls: list[Cell] = []
+    for index, cell in enumerate(found):
+        if cell.rule is None or _is_average(cell.rule):
+            continue
+        momentum = matched_momentum(cell.rule)
+        if momentum is None:
+            why = f'{cell.name}: its control at the matched horizon is no momentum of one schedule.'
+            found[index] = replace(cell, note=why)
+            continue
+        options = {'momentum': momentum}
+        name = ' '.join(['TMA', *_said(options)])
+        control = _cell(name, _with_hook(cell.config, 'tma', options))
+        same = [other for other in (*found, *controls) if _same(control, other)]
+        if not same:
+            taken = [other.name for other in (*found, *controls)]
+            if name in taken:  # Of another config that is compared beside this one.
+                control = replace(control, name=f'{name} for {cell.name}')
+            controls.append(control)
+        found[index] = replace(cell, control=(same or [control])[0].name)
+    return [*found, *controls]
+
+
+def matched_momentum(rule: Rule) -> Union[float, dict[str, Any], None]:
+    """Momentum of the average that a teacher by a rule is in the mean over its picks.
+
+    Args:
+        rule: A rule that takes over some of the units only.
+
+    Returns:
+        As a config has it; None if it is not of one of the schedules.
+    """
+    keep, average = rule.keep_prob, rule.momentum
+    kinds = (constant, linear, cosine)
+    if keep.function not in kinds:
+        return None
+    if average is None:
+        return _scaled(keep, lambda value: 1 - value)
+    if not isinstance(average, Schedule):
+        return None
+    if rule.match_horizon:
+        if keep.function is constant and average.function is constant:
+            # What is above 1 in the units that are taken over is not in force.
+            return min(average.parameters['value'], 1 - keep.parameters['value'])
+        return _scaled(average, lambda value: value)
+    if keep.function is constant and average.function in kinds:
+        taken = 1 - keep.parameters['value']
+        return _scaled(average, lambda value: taken * value)
+    if average.function is constant:
+        weight = average.parameters['value']
+        return _scaled(keep, lambda value: (1 - value) * weight)
+    return None
+
+
+def _scaled(schedule: Schedule, change: Any) -> Union[float, dict[str, Any]]:
+    """A schedule with other values, as a config has it."""
+    values = {
+        name: value if name == 'gamma' else float(f'{change(value):.12g}')
+        for name, value in schedule.parameters.items()
+    }
+    if schedule.function is constant:
+        return values['value']
+    return {'type': schedule.function.__name__, **values}
+
+
+def _combinations(key: str, part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each smoothing of a part of a matrix, with each combination of what it varies in."""
+    if not isinstance(part, Mapping):
+        raise OptionError(f'{key}={part!r} is not allowed: a dict of {", ".join(KEYS)}.')
+    check_keys(key, part, KEYS)
+    axes = {name: _listed(f'{key}.{name}', values) for name, values in part.items()}
+    if 'smoothing' not in axes:
+        raise OptionError(f'{key} lacks smoothing: one or several of {", ".join(AXES)}.')
+    smoothings = [check_choice(f'{key}.smoothing', s, AXES) for s in axes.pop('smoothing')]
+    for name in axes:
+        if not any(name in AXES[smoothing] for smoothing in smoothings):
+            having = ', '.join(smoothing for smoothing in AXES if name in AXES[smoothing])
+            raise OptionError(
+                f'{key}.{name} has no meaning for smoothing {", ".join(smoothings)}: that of '
+                f'{having}.'
+            )
+    for smoothing in smoothings:
+        names = [name for name in AXES[smoothing] if name in axes]
+        for values in itertools.product(*(axes[name] for name in names)):
+            options = dict(zip(names, values))
+            if smoothing in _KEEP_PROB:
+                options = {'keep_prob': _KEEP_PROB[smoothing], **options}
+            yield smoothing, options
+
+
+def _listed(key: str, values: Any) -> list[Any]:
+    values = list(values) if isinstance(values, (list, tuple)) else [values]
+    if not values:
+        raise OptionError(f'{key}=[] is not allowed: at least one value.')
+    return values
+
+
+def _said(options: Mapping[str, Any]) -> list[str]:
+    """Options in words, without those that are a default."""
+    said = []
+    for name, value in options.items():
+        if name == 'granularity':
+            said += [] if value == 'tensor' else [str(value)]
+        elif name == 'match_horizon':
+            said += ['matched'] if value is True else []
+        elif isinstance(value, Mapping):
+            inside = ' '.join(str(item) for item in value.values())
+            said.append(f'{name} {{{inside}}}')
+        else:
+            said.append(f'{name} {value:g}' if isinstance(value, float) else f'{name} {value}')
+    return said
+
+
+def _with_hook(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Config:
+    """A config with another smoothing."""
+    cfg = deepcopy(cfg)
+    hooks = list(cfg.get('custom_hooks') or [])
+    place = _smoothing_hook(cfg, hooks)
+    line = dict(hooks[place]) if place is not None else {}
+    dropped = [*_DROPPED]
+    if smoothing in ('none', 'se') or 'momentum' in options:
+        dropped += _AVERAGE
+    if smoothing in ('none', 'se'):
+        dropped.append('fp32_teacher')
+    kept = {name: value for name, value in line.items() if name not in dropped}
+    fixed: dict[str, Any] = {}
+    if smoothing in ('none', 'tma'):
+        fixed = {'keep_prob': 0.0}
+    kind = 'SpatialEnsembleHook' if smoothing in ('none', 'se') else 'SETMAHook'
+    line = {'type': f'mmengine.{kind}' if '_scope_' in kept else kind, **kept, **fixed, **options}
+    if place is None:
+        hooks.append(line)
+    else:
+        hooks[place] = line
+    cfg.custom_hooks = hooks
+    return cfg
+
+
+def _smoothing_hook(cfg: Config, hooks: Sequence[Any]) -> Optional[int]:
+    """Place of the hook that moves the teacher, ours or one whose place it can take.
+
+    Raises:
+        OptionError: If there are several.
+    """
+    places = []
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        for index, hook in enumerate(hooks):
+            kind = hook.get('type') if isinstance(hook, Mapping) else type(hook)
+            kind = HOOKS.get(kind) if isinstance(kind, str) else kind
+            if isinstance(kind, type) and (
+                issubclass(kind, (SpatialEnsembleHook, EMAHook))
+                # By name, since mmdet need not be installed.
+                or 'MeanTeacherHook' in [cls.__name__ for cls in kind.__mro__]
+            ):
+                places.append(index)
+    if len(places) > 1:
+        raise OptionError(f'custom_hooks has {len(places)} hooks that move a teacher: one.')
+    return places[0] if places else None
+
+
+def _cell(name: str, cfg: Config) -> Cell:
+    """A cell whose config has been looked at."""
+    try:
+        rule = check_config(cfg).rule
+    except OptionError as error:
+        raise OptionError(f'{name}: {error}') from error
+    if rule is not None and _is_average(rule):
+        rule = replace(rule, match_horizon=False, granularity='tensor')
+    return Cell(name, cfg, rule)
+
+
+def _is_average(rule: Rule) -> bool:
+    """Whether all units follow at every update."""
+    return rule.keep_prob.function is constant and rule.keep_prob.parameters['value'] == 0
+
+
+def _same(one: Cell, other: Cell) -> bool:
+    """Whether two cells would train the same."""
+    return one.rule == other.rule and _rest(one.config) == _rest(other.config)
+
+
+def _rest(cfg: Config) -> dict[str, Any]:
+    """A config without what a cell says of smoothing."""
+    rest = cfg.to_dict()
+    hooks = list(rest.get('custom_hooks') or [])
+    place = _smoothing_hook(cfg, hooks)
+    if place is not None:
+        dropped = {*_DROPPED, *_AVERAGE, 'fp32_teacher', '_scope_'}
+        hooks[place] = {k: v for k, v in hooks[place].items() if k not in dropped}
+    rest['custom_hooks'] = hooks
+    return rest

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cells of a matrix of smoothings, and their controls."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.config import Config
+
+pytest.importorskip('mmpretrain')
+import se_mm  # noqa: F401
+from se_mm.evaluation.matrix import matched_momentum, matrix_cells, plain_cell, with_controls
+from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
+from se_mm.smoothing.options import OptionError
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+def config(name='fixmatch_tma_conv4_1xb32_digits-2'):
+    return Config.fromfile(CONFIGS / f'{name}.py')
+
+
+def hook_of(cell):
+    return dict(cell.config.custom_hooks[0])
+
+
+def test_each_smoothing_varies_in_what_it_has_and_its_control_is_added():
+    matrix = [
+        dict(smoothing='none'),
+        dict(smoothing=['tma', 'sts'], momentum=0.02, keep_prob=[0.5, 0.75]),
+        dict(smoothing='se', keep_prob=0.98, granularity=['tensor', 'channel']),
+    ]
+    cells = {cell.name: cell for cell in matrix_cells(config(), matrix)}
+    assert {name: cell.control for name, cell in cells.items()} == {
+        'none': None,
+        'TMA momentum 0.02': None,
+        'STS keep_prob 0.5 momentum 0.02': 'TMA momentum 0.01',
+        'STS keep_prob 0.75 momentum 0.02': 'TMA momentum 0.005',
+        'SE keep_prob 0.98': 'TMA momentum 0.02',
+        'SE keep_prob 0.98 channel': 'TMA momentum 0.02',
+        'TMA momentum 0.01': None,
+        'TMA momentum 0.005': None,
+    }
+    assert hook_of(cells['none']) == dict(type='SpatialEnsembleHook', keep_prob=0.0)
+    assert hook_of(cells['TMA momentum 0.005']) == dict(
+        type='SETMAHook', keep_prob=0.0, momentum=0.005
+    )
+    assert hook_of(cells['SE keep_prob 0.98 channel']) == dict(
+        type='SpatialEnsembleHook', keep_prob=0.98, granularity='channel'
+    )
+    folders = [cell.folder for cell in cells.values()]
+    assert len(set(folders)) == len(folders)
+
+
+def test_other_options_and_hooks_of_a_config_stay():
+    cfg = config()
+    cfg.custom_hooks = [
+        dict(type='EMAHook', momentum=0.03, update_buffers=True, priority=49),
+        dict(type='NumClassCheckHook', _scope_='mmdet'),
+    ]
+    cfg.model = cfg.model.classifier
+    cfg.model.data_preprocessor = dict(type='ClsDataPreprocessor')
+    cells = matrix_cells(cfg, [dict(smoothing=['tma', 'se', 'sts'])])
+    lines = {cell.name: hook_of(cell) for cell in cells}
+    kept = dict(update_buffers=True, priority=49)
+    assert lines['TMA'] == dict(type='SETMAHook', keep_prob=0.0, momentum=0.03, **kept)
+    assert lines['SE keep_prob 0.99'] == dict(type='SpatialEnsembleHook', keep_prob=0.99, **kept)
+    assert lines['STS keep_prob 0.7'] == dict(
+        type='SETMAHook', keep_prob=0.7, momentum=0.03, **kept
+    )
+    # The control of an average that the config has itself is worked out from the bound teacher.
+    assert 'TMA momentum 0.009' in lines
+    assert all(cell.config.custom_hooks[1] == cfg.custom_hooks[1] for cell in cells)
+
+
+def test_configs_as_they_are_get_controls_and_know_those_that_they_are():
+    names = ['fixmatch_se_conv4_1xb32_glyphs-4', 'fixmatch_tma_conv4_1xb32_glyphs-4']
+    cells = with_controls([plain_cell(name, config(name)) for name in names])
+    assert [(cell.name, cell.control) for cell in cells] == [(names[0], names[1]), (names[1], None)]
+    (cell, control) = with_controls([plain_cell('a', config(names[0]))])
+    assert cell.control == control.name == 'TMA momentum 0.05'
+
+
+def test_average_of_the_config_itself_keeps_its_schedule_in_the_control():
+    cfg = config('byol_sts_r50_8xb256')
+    (_, control) = matrix_cells(cfg, [dict(smoothing='sts', keep_prob=0.5)])
+    momentum = hook_of(control)['momentum']
+    assert momentum['type'] == 'cosine' and momentum['end'] == 0
+    assert momentum['start'] == pytest.approx(0.5 * cfg.model.base_momentum)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.floats(0, 0.99),
+    st.floats(0, 0.99),
+    st.one_of(st.none(), st.floats(0.001, 1)),
+    st.booleans(),
+    st.integers(0, 50),
+)
+def test_control_moves_as_far_at_every_update_as_the_mean_over_picks(p, q, m, match, step):
+    changing = p != q
+    keep = dict(type='linear', start=p, end=q) if changing else p
+    momentum = None if m is None else momentum_schedule('momentum', m)
+    rule = Rule(keep_prob_schedule('keep_prob', keep), momentum, match and m is not None, 'tensor')
+    if match and m is not None and changing:
+        return  # What is capped at 1 depends on the update then.
+    control = momentum_schedule('momentum', matched_momentum(rule))
+    average = rule.average(step, 50)
+    moved = 1.0 if average is None else average
+    taken = 1 - rule.keep_prob(step, 50)
+    assert control(step, 50) == pytest.approx(taken * moved, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    'matrix, message',
+    [
+        ([dict(smoothing='sts', keepprob=0.5)], "no option 'keepprob'.*Did you mean 'keep_prob'"),
+        ([dict(keep_prob=0.5)], r'matrix\[0\] lacks smoothing: one or several of none, tma'),
+        ([dict(smoothing='ema')], "smoothing='ema' is not allowed: one of.*'tma'"),
+        ([dict(smoothing='tma', keep_prob=0.5)], 'keep_prob has no meaning for smoothing tma'),
+        ([dict(smoothing='sts', keep_prob=[])], r'keep_prob=\[\] is not allowed'),
+        ([dict(smoothing='sts', keep_prob=1.0)], 'STS keep_prob 1: keep_prob=1.0 is not allowed'),
+        (['sts'], r"matrix\[0\]='sts' is not allowed: a dict"),
+    ],
+)
+def test_wrong_matrix_is_one_line(matrix, message):
+    with pytest.raises(OptionError, match=message) as raised:
+        matrix_cells(config(), matrix)
+    assert '\n' not in str(raised.value)
+
+
+def test_average_that_is_no_momentum_has_no_control_and_says_so():
+    cfg = config()
+    cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, ema_type='StochasticWeightAverage')]
+    (cell,) = with_controls([plain_cell('swa', cfg)])
+    assert cell.control is None and 'swa: its control at the matched horizon' in cell.note
