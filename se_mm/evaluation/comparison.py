@@ -10,7 +10,7 @@ from typing import Any, Optional
 import numpy as np
 
 from se_mm.evaluation.matrix import Cell
-from se_mm.evaluation.paired import Difference, paired_difference
+from se_mm.evaluation.paired import MIN_PAIRS, Difference, paired_difference
 from se_mm.evaluation.runs import Run
 from se_mm.evaluation.study import Group, Study
 
@@ -90,13 +90,18 @@ class Comparison:
             if not told:
                 yield 'These data cannot tell any of them from another.'
         if 2 <= len(self.seeds) < 10:
-            yield f'Bootstrap intervals over {len(self.seeds)} seeds are too narrow: take 10.'
+            few = f'; fewer than {MIN_PAIRS} tell nothing' if len(self.seeds) < MIN_PAIRS else ''
+            yield f'Bootstrap intervals over {len(self.seeds)} seeds are too narrow{few}: take 10.'
+        missing: dict[tuple[int, ...], list[str]] = {}
         for row in self.rows:
-            missing = [seed for seed in self.seeds if seed not in row.values]
-            if missing:
-                yield f'{row.cell.name}: no result of seed {", ".join(map(str, missing))}.'
+            seeds = tuple(seed for seed in self.seeds if seed not in row.values)
+            missing.setdefault(seeds, []).append(row.cell.name)
             if row.cell.note:
                 yield row.cell.note
+        for seeds, names in missing.items():
+            if seeds:
+                which = 'all' if len(names) == len(self.rows) else ', '.join(names)
+                yield f'Not complete: seed {", ".join(map(str, seeds))} of {which}.'
 
 
 def compare(

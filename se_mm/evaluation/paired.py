@@ -11,6 +11,8 @@ from typing import Optional
 import numpy as np
 
 CONFIDENCE = 0.95
+# Of five differences all have one sign by chance once in 16 times, more often than once in 20.
+MIN_PAIRS = 6
 # With so many resamples an interval's ends vary by about a hundredth of its width.
 RESAMPLES = 9999
 
@@ -36,11 +38,13 @@ class Difference:
         if self.interval is None:
             return 'one seed cannot tell' if self.values else 'no seed in common'
         low, high = self.interval
-        if low > 0:
-            return 'higher'
-        if high < 0:
-            return 'lower'
-        return 'equal' if low == high == 0 else 'cannot tell'
+        if low == high == 0:
+            return 'equal'
+        if low <= 0 <= high:
+            return 'cannot tell'
+        if len(self.values) < MIN_PAIRS:
+            return f'{len(self.values)} seeds cannot tell'
+        return 'higher' if low > 0 else 'lower'
 
 
 def paired_difference(one: Mapping[int, float], other: Mapping[int, float]) -> Difference:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_mm.evaluation.paired import bootstrap_interval, paired_difference
+from se_mm.evaluation.paired import MIN_PAIRS, bootstrap_interval, paired_difference
 
 VALUES = st.lists(st.floats(-100, 100), min_size=2, max_size=8)
 
@@ -31,12 +31,19 @@ def test_interval_lies_among_the_differences_and_turns_with_its_sign(values):
     low, high = found.interval
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
     assert paired_difference(zeros, by_seed(values)).mean == -found.mean
-    if low > 0:
-        assert found.verdict == 'higher'
-    elif high < 0:
-        assert found.verdict == 'lower'
+    if low == high == 0:
+        assert found.verdict == 'equal'
+    elif low <= 0 <= high:
+        assert found.verdict == 'cannot tell'
+    elif len(values) < MIN_PAIRS:
+        assert found.verdict == f'{len(values)} seeds cannot tell'
     else:
-        assert found.verdict in ('cannot tell', 'equal')
+        assert found.verdict == ('higher' if low > 0 else 'lower')
+
+
+def test_so_few_seeds_that_they_may_all_agree_by_chance_tell_nothing():
+    # Each difference has one of two signs, so all of n agree once in 2^(n - 1) times.
+    assert 2.0 ** (1 - MIN_PAIRS) < 0.05 < 2.0 ** (2 - MIN_PAIRS)
 
 
 def test_interval_of_ten_normal_values_covers_their_mean_about_as_often_as_it_says():
@@ -49,7 +56,7 @@ def test_interval_of_ten_normal_values_covers_their_mean_about_as_often_as_it_sa
 
 
 def test_what_differs_alike_for_all_seeds_has_an_interval_without_width():
-    found = paired_difference({0: 2.0, 1: 3.0}, {0: 1.5, 1: 2.5})
+    found = paired_difference(by_seed([2.0] * 6), by_seed([1.5] * 6))
     assert found.interval == (0.5, 0.5) and found.verdict == 'higher'
     assert paired_difference({0: 2.0, 1: 3.0}, {0: 2.0, 1: 3.0}).verdict == 'equal'
 
