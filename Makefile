@@ -7,7 +7,7 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults lint format test-floor test-onedl lock clean
+.PHONY: help demo test test-faults lint format test-floor test-onedl docs lock clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ test-floor: .venv-floor/installed  ## Test the core and the hooks with torch 2.1
 test-onedl: .venv-onedl/installed  ## Test the core and the hooks with the OneDL forks.
 	.venv-onedl/bin/python -m pytest $(CORE_TESTS)
 
+docs: .venv-docs/installed  ## Build the documentation into build/docs; a bad reference is an error.
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 .venv/installed: requirements/openmmlab.txt requirements/install.sh
 	@bash requirements/install.sh openmmlab .venv
 	@touch $@
@@ -45,16 +48,22 @@ test-onedl: .venv-onedl/installed  ## Test the core and the hooks with the OneDL
 	@$(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Without torch and without se_mm, whose docstrings are read as text.
+.venv-docs/installed: requirements/docs.txt
+	@rm -rf .venv-docs && $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/pip --disable-pip-version-check -qq install --no-deps -r $<
+	@touch $@
+
 .venv-%/installed: requirements/%.txt requirements/install.sh
 	@bash requirements/install.sh $* .venv-$*
 	@touch $@
 
 lock:  ## Pin the newest versions that requirements/*.in allow (needs uv).
-	@cd requirements && for name in openmmlab floor onedl; do \
+	@cd requirements && for name in openmmlab floor onedl docs; do \
 	  uv --config-file uv.toml pip compile -q --upgrade --universal --python-version 3.10 \
 	    --no-python-downloads --override override.txt --no-annotate --no-header $$name.in \
 	    | grep -v "'never'" > $$name.txt || exit 1; \
 	done
 
 clean:  ## Remove the environments and what runs have written.
-	rm -rf .venv .venv-floor .venv-onedl work_dirs build dist *.egg-info se_mm/smoothing/*.so
+	rm -rf .venv .venv-floor .venv-onedl .venv-docs work_dirs build dist *.egg-info se_mm/smoothing/*.so

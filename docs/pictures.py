@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw the pictures of the documentation from the package's own picks and updates.
+
+``python docs/pictures.py`` writes them into ``docs/pictures``; ``--out`` and ``--format`` are for
+another place or format. Nothing in them is sketched: each is what ``se_mm.smoothing`` does to a
+small network whose student is known at every update.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import matplotlib
+import torch
+from torch import Tensor, nn
+
+matplotlib.use('Agg')
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # Works from a checkout, too.
+
+from se_mm.smoothing import (  # noqa: E402
+    GRANULARITIES,
+    Rule,
+    Rules,
+    Smoother,
+    Units,
+    draw_picks,
+    keep_prob_schedule,
+    momentum_schedule,
+    pair_modules,
+)
+
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+BLUE, ORANGE, GREEN, VERMILION = '#0072B2', '#E69F00', '#009E73', '#D55E00'
+SEED = 0
+
+
+def smoother_of(
+    teacher: nn.Module,
+    student: nn.Module,
+    keep_prob: float,
+    momentum: float | None,
+    granularity: str,
+) -> Smoother:
+    """A smoother with one rule for all tensors."""
+    average = None if momentum is None else momentum_schedule('momentum', momentum)
+    rule = Rule(keep_prob_schedule('keep_prob', keep_prob), average, False, granularity)
+    return Smoother(*pair_modules(teacher, student), Rules(rule, {}), 'copy')
+
+
+class Numbers(nn.Module):
+    """A network that is nothing but one vector."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(count), requires_grad=False)
+
+
+def follow(
+    student: nn.Module,
+    teacher: nn.Module,
+    values: list[float],
+    keep_prob: float,
+    momentum: float | None,
+    granularity: str,
+) -> list[list[Tensor]]:
+    """Let every number of a student have one value at each update, and watch the teacher.
+
+    Args:
+        student: Any network.
+        teacher: One like it.
+        values: The student's numbers at each update; the first update copies them.
+        keep_prob: Of the teacher.
+        momentum: Of the teacher; None for SE.
+        granularity: Of the teacher.
+
+    Returns:
+        The teacher's tensors after each update.
+    """
+    smoother = smoother_of(teacher, student, keep_prob, momentum, granularity)
+    history = []
+    for step, value in enumerate(values):
+        for parameter in student.parameters():
+            parameter.data.fill_(value)
+        if step == 0:
+            smoother.copy()
+        else:
+            smoother.update(step, len(values), SEED)
+        history.append([parameter.detach().clone() for parameter in teacher.parameters()])
+    return history
+
+
+def bare(axes: Axes) -> None:
+    """Take the two lines away that mean nothing."""
+    axes.spines[['top', 'right']].set_visible(False)
+
+
+def draw_history() -> Figure:
+    """Which student the units of a teacher come from, under each smoothing."""
+    updates, layers = 60, 12
+    ways = {
+        'TMA: momentum 0.1': (0.0, 0.1),
+        'SE: keep_prob 0.9': (0.9, None),
+        'STS: keep_prob 0.7, momentum 1/3': (0.7, 1 / 3),
+    }
+    figure, rows = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True, layout='constrained')
+    for axes, (title, (keep_prob, momentum)) in zip(rows, ways.items()):
+        student, teacher = (
+            nn.Sequential(*[nn.Linear(2, 2) for _ in range(layers)]) for _ in range(2)
+        )
+        # The student's numbers are the number of the update: so the teacher's say what it holds.
+        values = [float(step) for step in range(updates + 1)]
+        history = follow(student, teacher, values, keep_prob, momentum, 'tensor')
+        held = torch.stack(
+            [torch.stack([tensor.mean() for tensor in tensors]) for tensors in history], dim=1
+        )
+        image = axes.imshow(
+            held, aspect='auto', cmap='viridis', vmin=0, vmax=updates, interpolation='nearest'
+        )
+        axes.set_title(title, loc='left', fontsize=10)
+        axes.set_ylabel(f'unit (one of {2 * layers} tensors)', fontsize=9)
+        axes.set_yticks([0, 11, 23], ['1', '12', '24'])
+    rows[-1].set_xlabel('update')
+    bar = figure.colorbar(image, ax=rows, shrink=0.6, aspect=30)
+    bar.set_label('update of the student that the unit holds (of an average: the mean)')
+    return figure
+
+
+def draw_ages() -> Figure:
+    """How old units are under SE, beside the geometric law."""
+    updates, count = 400, 400_000
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout='constrained')
+    for keep_prob, colour, marker in ((0.5, VERMILION, 's'), (0.7, BLUE, 'o'), (0.9, GREEN, '^')):
+        values = [float(step) for step in range(updates + 1)]
+        teacher = Numbers(count)
+        follow(Numbers(count), teacher, values, keep_prob, None, 'element')
+        ages = updates - teacher.weight.long()
+        shown = range(31)
+        shares = torch.bincount(ages, minlength=31)[:31] / count
+        law = [(1 - keep_prob) * keep_prob**age for age in shown]
+        axes.plot(shown, law, color=colour, linewidth=1.2)
+        seen = [age for age in shown if shares[age] > 0]
+        axes.plot(
+            seen,
+            [float(shares[age]) for age in seen],
+            linestyle='none',
+            marker=marker,
+            markersize=4.5,
+            markerfacecolor='white',
+            color=colour,
+            label=f'keep_prob {keep_prob}: mean age {ages.double().mean():.2f}, '
+            f'by the law {keep_prob / (1 - keep_prob):.2f}',
+        )
+    axes.set_yscale('log')
+    axes.set_ylim(1e-5, 1)
+    axes.set_xlabel('age of a unit (updates since it was taken over)')
+    axes.set_ylabel('share of the units')
+    title = 'points: measured; lines: (1 - p) p^age'
+    axes.legend(frameon=False, fontsize=9, title=title, title_fontsize=9, alignment='left')
+    bare(axes)
+    return figure
+
+
+def draw_mean() -> Figure:
+    """The mean of many SE teachers beside TMA, of a student on a random walk."""
+    updates, count, keep_prob = 300, 1000, 0.95
+    steps = torch.randn(updates, generator=torch.Generator().manual_seed(SEED))
+    walk = steps.cumsum(0).tolist()
+    # Each number is a teacher of its own, of the same student.
+    history = follow(Numbers(count), Numbers(count), walk, keep_prob, None, 'element')
+    several = torch.stack([tensors[0] for tensors in history])
+    (average,) = zip(*follow(Numbers(1), Numbers(1), walk, 0.0, 1 - keep_prob, 'tensor'))
+    figure, axes = plt.subplots(figsize=(6.4, 3.8), layout='constrained')
+    axes.plot(walk, color='0.75', linewidth=0.8, label='student')
+    axes.plot(several[:, 0], color=ORANGE, linewidth=1, drawstyle='steps-post', label='one SE unit')
+    axes.plot(torch.cat(average), color=BLUE, linewidth=3, alpha=0.55, label='TMA, momentum 0.05')
+    axes.plot(
+        several.mean(1),
+        color='black',
+        linewidth=1,
+        linestyle='--',
+        label=f'mean of {count:,} SE units, keep_prob 0.95',
+    )
+    axes.set_xlabel('update')
+    axes.set_ylabel('value of one weight')
+    axes.legend(frameon=False, fontsize=9)
+    bare(axes)
+    return figure
+
+
+def draw_granularity() -> Figure:
+    """What is taken over at one update, by granularity."""
+    names = {
+        'tensor': "'tensor'\nweight and bias apart",
+        'layer': "'layer'\nweight with bias",
+        'channel': "'channel'\na row with its bias",
+        'element': "'element'\neach number",
+    }
+    torch.manual_seed(SEED)
+    teacher, student = (
+        nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)]).requires_grad_(False) for _ in range(2)
+    )
+    pairs, _ = pair_modules(teacher, student)
+    figure, grid = plt.subplots(
+        2, 4, figsize=(7.2, 3.7), layout='constrained', sharex=True, sharey=True
+    )
+    # An update at which no granularity takes all or nothing of these two layers.
+    step, shown = 22, 2
+    for column, granularity in enumerate(GRANULARITIES):
+        picks = draw_picks(Units(pairs, granularity), SEED, step, keep_prob=0.5)
+        full = [
+            torch.as_tensor(pick).expand(pair.teacher.shape) for pair, pick in zip(pairs, picks)
+        ]
+        for layer in range(shown):
+            weight, bias = full[2 * layer], full[2 * layer + 1]
+            axes = grid[layer, column]
+            # A column between them shows that the bias is another tensor.
+            cells = torch.full((8, 10), float('nan'))
+            cells[:, :8] = weight.float()
+            cells[:, 9] = bias.float()
+            axes.pcolormesh(
+                cells,
+                cmap=ListedColormap(['#D9D9D9', BLUE]),
+                vmin=0,
+                vmax=1,
+                edgecolors='white',
+                linewidth=1.2,
+            )
+            if layer == column == 0:  # The axes are shared.
+                axes.invert_yaxis()
+            axes.set_aspect('equal')
+            axes.set_xticks([4, 9.5], ['weight', 'bias'], fontsize=9)
+            axes.set_yticks([])
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+            if layer == 0:
+                axes.set_title(names[granularity], fontsize=10)
+            if column == 0:
+                axes.set_ylabel(f'layer {layer + 1}\n(8 outputs)', fontsize=9)
+    handles = [
+        plt.Rectangle((0, 0), 1, 1, color=colour, label=label)
+        for colour, label in ((BLUE, 'follows the student'), ('#D9D9D9', 'is kept'))
+    ]
+    figure.legend(handles=handles, loc='outside lower center', ncols=2, frameon=False, fontsize=9)
+    return figure
+
+
+PICTURES = {
+    'history': draw_history,
+    'ages': draw_ages,
+    'mean': draw_mean,
+    'granularity': draw_granularity,
+}
+
+
+def main() -> None:
+    """Draw them all."""
+    parser = argparse.ArgumentParser(description='Draw the pictures of the documentation.')
+    parser.add_argument('--out', type=Path, default=HERE / 'pictures')
+    parser.add_argument('--format', choices=['svg', 'png'], default='svg')
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    # The same picture is then the same file.
+    plt.rcParams.update({'svg.hashsalt': 'se_mm', 'font.size': 10})
+    for name, draw in PICTURES.items():
+        figure = draw()
+        metadata = {'Date': None} if args.format == 'svg' else None
+        figure.savefig(args.out / f'{name}.{args.format}', dpi=150, metadata=metadata)
+        plt.close(figure)
+
+
+if __name__ == '__main__':
+    main()
