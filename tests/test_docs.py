@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pages of the site: their code blocks work as they stand, and they leave nothing out."""
+
+import importlib
+import itertools
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip('mmpretrain')
+sys.path.insert(0, str(Path(__file__).parent))
+from code_blocks import (
+    PAGES,
+    README,
+    ROOT,
+    blocks_of,
+    check_command,
+    check_config_block,
+    check_scripts,
+    commands_of,
+    configs_of,
+    run_block,
+)
+
+from se_mm.engine import SETMAHook
+
+DOCS = ROOT / 'docs'
+MKDOCS = ROOT / '.venv-docs/bin/mkdocs'
+SCRIPTS = [
+    pytest.param(page, id=page.relative_to(DOCS).as_posix())
+    for page in PAGES
+    if any(block.language == 'python' and block.is_script for block in blocks_of(page))
+]
+RUN = [pytest.param(b, id=b.place) for page in PAGES for b in blocks_of(page) if b.run]
+PACKAGES = [
+    'se_mm.smoothing',
+    'se_mm.engine',
+    'se_mm.engine.teachers',
+    'se_mm.models',
+    'se_mm.models.semi_supervised',
+    'se_mm.datasets',
+    'se_mm.evaluation',
+]
+
+
+@pytest.mark.parametrize('block', configs_of(PAGES))
+def test_config_block_loads_and_what_it_names_can_be_built(block, tmp_path):
+    check_config_block(block, tmp_path)
+
+
+@pytest.mark.parametrize('page', SCRIPTS)
+def test_scripts_run_and_print_what_the_page_says(page):
+    check_scripts(page)
+
+
+@pytest.mark.parametrize('command', commands_of(PAGES))
+def test_command_is_one_that_exists(command, tmp_path, monkeypatch):
+    check_command(command, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize('block', RUN)
+def test_commands_that_are_cheap_run_and_print_what_the_page_says(block, tmp_path):
+    run_block(block, tmp_path)
+
+
+def test_every_block_is_of_a_language_that_is_tried():
+    for page in [README, *PAGES]:
+        for block in blocks_of(page):
+            assert block.language in ('python', 'bash', 'text', ''), block.place
+            assert not block.run or block.language == 'bash', block.place
+        fences = len(re.findall(r'^ *```', page.read_text(), re.MULTILINE))
+        answered = sum(block.output is not None for block in blocks_of(page))
+        assert fences == 2 * (len(blocks_of(page)) + answered), f'{page}: a fence is open'
+
+
+def tables(heading, end):
+    """The table under a heading, in each file that has it: the page, and the README as well."""
+    found = {}
+    for path in [README, *PAGES]:
+        text = '\n' + path.read_text()
+        if heading in text:
+            found[path.name] = text.split(heading)[1].split(end)[0]
+    assert len(found) >= 1
+    return found
+
+
+def test_option_table_has_every_option_and_no_other():
+    for name, table in tables('\n| option |', '\n\n').items():
+        rows = re.findall(r'^\| (`.*?) \|', table, re.MULTILINE)
+        named = {word for row in rows for word in re.findall(r'`(\w+)`', row.split('(')[0])}
+        assert named == set(SETMAHook()._option_names()), name
+
+
+def test_config_table_names_configs_that_exist_and_all_of_them():
+    for page, table in tables('\n| config |', '\n\n').items():
+        written = set()
+        for name in re.findall(r'`([\w.{},-]+\.py)`', table):
+            if name.startswith('...'):
+                name = 'byol_sts_r50_8xb32' + name[3:]
+            # Every second part is a list of choices.
+            parts = re.split(r'{(.*?)}', name)
+            written |= {
+                ''.join(chosen) for chosen in itertools.product(*(p.split(',') for p in parts))
+            }
+        assert written == {path.name for path in (ROOT / 'configs').glob('*.py')}, page
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_api_pages_have_every_public_name(package):
+    pages = '\n'.join(page.read_text() for page in (DOCS / 'api').glob('*.md'))
+    # The function `update` has its module's name, so that it is written in full.
+    written = {
+        name.replace('update.update', 'update') for name in re.findall(r'^::: (\S+)', pages, re.M)
+    }
+    module = importlib.import_module(package)
+    for name in module.__all__:
+        if not hasattr(getattr(module, name), '__path__'):  # Not a package.
+            assert f'{package}.{name}' in written
+
+
+def test_navigation_has_every_page_once():
+    def paths(entries):
+        for entry in entries:
+            for value in entry.values():
+                yield from [value] if isinstance(value, str) else paths(value)
+
+    named = list(paths(yaml.safe_load((ROOT / 'mkdocs.yml').read_text())['nav']))
+    assert sorted(named) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+def test_pictures_are_those_that_the_script_draws_and_are_all_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['pictures.py', '--out', str(tmp_path)])
+    runpy.run_path(str(DOCS / 'pictures.py'), run_name='__main__')
+    drawn = {path.name for path in tmp_path.iterdir()}
+    assert drawn == {path.name for path in (DOCS / 'pictures').iterdir()}
+    pages = '\n'.join(page.read_text() for page in PAGES)
+    for name in drawn:
+        assert f'pictures/{name})' in pages
+
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    """The site, built as `make docs` does; it has an environment of its own."""
+    if not MKDOCS.exists():
+        pytest.skip('`make docs` has not been run, which makes the environment of the site')
+    folder = tmp_path_factory.mktemp('site')
+    result = subprocess.run(
+        [MKDOCS, 'build', '--strict', '--site-dir', folder],
+        cwd=ROOT,
+        env={**os.environ, 'NO_MKDOCS_2_WARNING': '1'},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_site_has_no_reference_that_leads_nowhere_and_asks_for_nothing(site):
+    for path in site.rglob('*.html'):
+        text = path.read_text()
+        asked = re.findall(r'<(?:script|img|iframe)[^>]* src="([^"]*)"', text)
+        asked += re.findall(r'<link[^>]* rel="(?:stylesheet|preconnect)"[^>]* href="([^"]*)"', text)
+        assert not [address for address in asked if re.match(r'(https?:)?//', address)], path.name
+        # Roles and tables of reStructuredText would be seen as they are.
+        assert not re.search(r':(?:class|func|meth|attr|mod|data):<|={5} ={5}', text), path.name
+
+
+@pytest.mark.parametrize('width', [1280, 390])
+@pytest.mark.parametrize('page', ['index', 'method', 'options', 'api/engine'])
+def test_page_opens_without_a_network(site, open_page, page, width):
+    opened = open_page(site / f'{page}.html', width=width)
+    assert opened.errors == []
+    assert [address for address in opened.requests if not address.startswith('file:')] == []
+    assert all(drawn and alt for drawn, alt in opened.images)
+    assert not opened.overflows
