@@ -2,9 +2,11 @@
 """Installs se_mm into an OpenMMLab environment: ``pip install -e .``."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (HERE / 'se_mm/version.py').read_text()).group(1)
@@ -27,6 +29,7 @@ EXTRAS = {
         'onedl-mmdetection>=3.5.1',
     ],
     'benchmark': ['timm', 'ema-pytorch'],
+    'compare': ['matplotlib', 'rich', 'scipy'],
     'embedded': ['scikit-learn', 'matplotlib', 'pillow'],
     'test': ['pytest', 'hypothesis', 'scipy', 'scikit-learn', 'matplotlib', 'pillow'],
 }
@@ -40,6 +43,23 @@ CPU_KERNEL = Extension(
     optional=True,
 )
 
+
+class BuildPy(build_py):
+    """Puts configs and tools into the package, where OpenMMLab's ``mim`` and we look for them."""
+
+    def run(self) -> None:
+        """Build the package, and add them."""
+        super().run()
+        if self.editable_mode:  # Those of the checkout are used.
+            return
+        home = Path(self.build_lib) / 'se_mm/.mim'
+        shutil.rmtree(home, ignore_errors=True)  # What an earlier build has left.
+        for name in ('configs', 'tools'):
+            skipped = shutil.ignore_patterns('__pycache__')
+            shutil.copytree(HERE / name, home / name, ignore=skipped)
+        shutil.copy(HERE / 'model-index.yml', home)
+
+
 setup(
     name='se_mm',
     version=VERSION,
@@ -49,7 +69,11 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.13',
     packages=find_packages(include=['se_mm', 'se_mm.*']),
+    package_data={'se_mm.smoothing': ['*.c']},
     ext_modules=[CPU_KERNEL],
+    cmdclass={'build_py': BuildPy},
+    options={'bdist_wheel': {'py_limited_api': 'cp310'}},
+    entry_points={'console_scripts': ['se_mm = se_mm.__main__:main']},
     install_requires=['torch>=2.1', 'numpy'],
     extras_require=EXTRAS,
     classifiers=[

@@ -30,7 +30,7 @@ sys.path.insert(0, str(TOOLS.parent))  # Works from a checkout, too.
 
 try:
     import se_mm  # noqa: F401 -- registers what configs name
-    from se_mm.engine.launch import KeyValues, require_file
+    from se_mm.engine.launch import KeyValues, config_file
     from se_mm.evaluation.comparison import as_json, compare
     from se_mm.evaluation.comparison_report import show, write_report
     from se_mm.evaluation.matrix import AXES
@@ -89,20 +89,19 @@ def study_of(args: argparse.Namespace) -> Study:
     """
     names = ('smoothing', 'keep_prob', 'momentum', 'granularity')
     axes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    for path in args.configs:
-        require_file('config', path)
-    studies = [path for path in args.configs if is_study(path)]
+    paths = [config_file(path) for path in args.configs]
+    studies = [path for path in paths if is_study(path)]
     if studies:
-        if len(args.configs) > 1 or axes:
+        if len(paths) > 1 or axes:
             other = f'--{next(iter(axes)).replace("_", "-")}' if axes else 'other configs'
             raise OptionError(f'{studies[0]!r} is a study, which {other} cannot be added to.')
         return read_study(studies[0], args.seeds, args.metric, args.cfg_options)
-    stems = [Path(path).stem for path in args.configs]
+    stems = [Path(path).stem for path in paths]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
         raise OptionError(f'{twice!r} has the name of another config: rename one of them.')
     return make_study(
-        dict(zip(stems, args.configs)),
+        dict(zip(stems, paths)),
         [axes] if axes else [],
         args.seeds or DEFAULT_SEEDS,
         args.metric or DEFAULT_METRICS,

@@ -21,9 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
 
 from se_mm.evaluation.runs import Run, RunFailure, run_all  # noqa: E402
+from se_mm.home import CONFIGS, TOOLS  # noqa: E402
 from se_mm.smoothing.options import OptionError  # noqa: E402
 
-CONFIG = 'configs/byol_{}_conv5_1xb128_glyphs.py'
+CONFIG = 'byol_{}_conv5_1xb128_glyphs.py'
 SMOOTHINGS = {'TMA': 'tma', 'SE': 'se', 'STS': 'sts'}
 ITERS = 600
 METRICS = {
@@ -45,7 +46,7 @@ def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
     """The runs of the demo: a network that is not trained, and a training for each smoothing."""
 
     def command(short: str, folder: Path, *changes: str) -> list[str]:
-        tool, config = str(ROOT / 'tools/train.py'), str(ROOT / CONFIG.format(short))
+        tool, config = str(TOOLS / 'train.py'), str(CONFIGS / CONFIG.format(short))
         words = [sys.executable, tool, config, '--work-dir', str(folder)]
         return [*words, '--cfg-options', *changes, *options]
 
@@ -120,7 +121,7 @@ def draw(results: dict[str, dict[str, float]], path: Path) -> None:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Compare TMA, SE and STS in a few minutes.')
-    parser.add_argument('--work-dir', type=Path, default=ROOT / 'work_dirs/demo')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
     parser.add_argument('--iters', type=int, default=ITERS, help='training iterations of each run')
     parser.add_argument('--fresh', action='store_true', help='repeat runs that are complete')
     parser.add_argument(

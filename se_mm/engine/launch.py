@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from se_mm.engine.config_errors import ConfigError, Watch, explained
 from se_mm.engine.cpu import CPURunner
 from se_mm.engine.resumable_runner import ResumableRunner
+from se_mm.home import CONFIGS, config_names
 from se_mm.smoothing.guard import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
 
@@ -82,7 +83,7 @@ def load_config(args: argparse.Namespace, keys: Iterable[str]) -> Config:
         OptionError: If there is no such file, it cannot be read, or it lacks a key.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    path = require_file('config', args.config)
+    path = config_file(args.config)
     try:
         cfg = Config.fromfile(path)
     except (
@@ -180,6 +181,23 @@ def train(cfg: Config) -> None:
         runner = build_runner(cfg)
         runner.register_hook(watch)
         runner.train()
+
+
+def config_file(name: str) -> str:
+    """The path of a config: a file, or the name of one that comes with this.
+
+    Raises:
+        OptionError: If it is neither.
+    """
+    if isinstance(name, str) and not os.path.isfile(name) and name in config_names():
+        return str(CONFIGS / name)
+    try:
+        return require_file('config', name)
+    except OptionError as error:
+        hint = did_you_mean(name, config_names())
+        if 'Did you mean' in str(error) or not hint:
+            raise
+        raise OptionError(f'{error}{hint}') from error
 
 
 def require_file(key: str, path: str) -> str:

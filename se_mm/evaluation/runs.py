@@ -20,7 +20,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from se_mm.smoothing.options import OptionError, did_you_mean
 
-ROOT = Path(__file__).resolve().parents[2]
 # What MMEngine logs beside the metrics of an evaluation.
 _NO_METRICS = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory')
 

@@ -122,7 +122,7 @@ def make_study(
         OptionError: If something in them is wrong.
     """
     # Imported late: it imports from here what the command line tools share.
-    from se_mm.engine.launch import require_file
+    from se_mm.engine.launch import config_file
 
     for seed in seeds:
         check_count('seeds', seed)
@@ -132,7 +132,7 @@ def make_study(
         metrics = [metrics]
     cfgs = {}
     for name, path in configs.items():
-        cfg = Config.fromfile(require_file('config', path))
+        cfg = Config.fromfile(config_file(path))
         cfg.merge_from_dict(dict(cfg_options))
         cfgs[name] = cfg
     if matrix:

@@ -17,7 +17,8 @@ import time
 import pytest
 from rich.console import Console
 
-from se_mm.evaluation.runs import ROOT, Run, RunFailure, run_all
+from se_mm.evaluation.runs import Run, RunFailure, run_all
+from se_mm.home import HOME as ROOT
 from se_mm.smoothing.options import OptionError
 
 SCRIPT = """

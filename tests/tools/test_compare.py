@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from se_mm.evaluation.paired import paired_difference
-from se_mm.evaluation.runs import ROOT
+from se_mm.home import HOME as ROOT
 
 SHRUNK = [
     'train_dataloader.batch_size=4',
