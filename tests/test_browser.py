@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The browser that tests open pages in tells a good page from a bad one."""
 
-BAD = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>Dürftig</title></head><body>
-<p>text</p><img src="https://example.com/a.png" alt="far away"><script>nothing()</script></body></html>
+BAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Dürftig</title></head><body>
+<p>text</p><img src="https://example.com/a.png" alt="far away"><script>nothing()</script>
+</body></html>
 """
 
 
