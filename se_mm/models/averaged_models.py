@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from se_mm.smoothing import Rule, Smoother, build_rules, keep_prob_schedule, momentum_schedule
 from se_mm.smoothing.guard import Guard
+from se_mm.smoothing.history import History
 from se_mm.smoothing.options import OptionError, check_choice, check_count, check_flag
 from se_mm.smoothing.units import GRANULARITIES, pair_modules
 
@@ -42,6 +43,7 @@ class SmoothedModel(BaseAveragedModel):
         following: While True an update copies everything and is not counted.
         held: While True :meth:`update_parameters` does nothing.
         guard: What looks at student and teacher around each update; None: nothing does.
+        history: What is noted of updates for the teacher's history; None: nothing is.
     """
 
     def __init__(self, module: nn.Module, steps: Tensor, interval: int = 1) -> None:
@@ -56,6 +58,7 @@ class SmoothedModel(BaseAveragedModel):
         self.following = False
         self.held = False
         self.guard: Optional[Guard] = None
+        self.history: Optional[History] = None
         self._step = int(steps)
         self._verified = False
         self._loaded = False
@@ -95,6 +98,8 @@ class SmoothedModel(BaseAveragedModel):
         if self.following:
             if allowed:
                 self.smoother.copy()
+                if self.history is not None:
+                    self.history.copy(self._step)
             return
         if self._step == 0:
             if not allowed:
@@ -104,6 +109,8 @@ class SmoothedModel(BaseAveragedModel):
             self.smoother.update(self._step, self._total(), self.seed)
         elif allowed:
             self.smoother.follow()
+        if not allowed and self.history is not None:
+            self.history.skip(self._step)
         self._step += 1
         self.steps.add_(1)
         if self.guard is not None:

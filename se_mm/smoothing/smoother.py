@@ -47,6 +47,7 @@ class Smoother:
         rules: As given.
         smoothed: The rules in use, each with the plan of the units that it holds for.
         fp32: Name -> the average in float32, for tensors that have one.
+        followed: Names of the tensors of floating dtype that are copied at every update.
 
     Raises:
         OptionError: If an override matches no tensor.
@@ -97,6 +98,7 @@ class Smoother:
             if rounded:
                 copies = [replace(pair, student=self.fp32[pair.name]) for pair in rounded]
                 self._rounded.append((rule, Plan(Units(copies, rule.granularity))))
+        self.followed = [pair.name for pair in followed if pair.teacher.is_floating_point()]
         self._followed = _copies(followed)
         everything = [*self.parameters, *self.buffers]
         averages = [

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from torch import Tensor
 
+from se_mm.smoothing.history import read_history
 from se_mm.smoothing.options import OptionError
 from se_mm.version import __version__
 
@@ -16,7 +17,12 @@ CHECKPOINT_KEY = 'se_mm'
 
 
 def record(
-    hook: str, seed: int, step: int, options: Mapping[str, Any], fp32: Mapping[str, Tensor]
+    hook: str,
+    seed: int,
+    step: int,
+    options: Mapping[str, Any],
+    fp32: Mapping[str, Tensor],
+    history: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """What goes under :data:`CHECKPOINT_KEY`: with the state dict, all that the picks depend on.
 
@@ -26,6 +32,7 @@ def record(
         step: Updates made.
         options: The hook's options as the config has them.
         fp32: The averages that the teacher of a low precision has in float32.
+        history: What was in force at each update: see :mod:`se_mm.smoothing.history`.
     """
     return {
         'version': __version__,
@@ -34,6 +41,7 @@ def record(
         'step': step,
         'options': plain(options),
         'fp32': {name: average.cpu() for name, average in fp32.items()},
+        'history': plain(history),
     }
 
 
@@ -57,12 +65,20 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
         raise OptionError(
             f'the checkpoint was written by se_mm {version}, and this is {__version__}: update it.'
         )
-    kinds = {'hook': str, 'seed': int, 'step': int, 'options': Mapping, 'fp32': Mapping}
+    kinds = {
+        'hook': str,
+        'seed': int,
+        'step': int,
+        'options': Mapping,
+        'fp32': Mapping,
+        'history': list,
+    }
     for key, kind in kinds.items():
         if not isinstance(saved.get(key), kind):
             raise OptionError(
                 f'the record of se_mm in the checkpoint has {key}={saved.get(key)!r}: damaged.'
             )
+    read_history(saved['history'], saved['step'])
     return saved
 
 

@@ -21,6 +21,7 @@ from se_mm.engine.teachers import Pair, Shadow, Teacher, find_teacher
 from se_mm.models import SmoothedModel
 from se_mm.smoothing import BUFFER_POLICIES, GRANULARITIES, Rule, Smoother, build_rules
 from se_mm.smoothing.guard import NON_FINITE, Guard, sharded
+from se_mm.smoothing.history import History, settings_of
 from se_mm.smoothing.options import (
     OptionError,
     check_choice,
@@ -181,6 +182,7 @@ class SpatialEnsembleHook(Hook):
         self._smoothed: Optional[SmoothedModel] = None
         self._resumed_seed: Optional[int] = None
         self._resumed_fp32: dict[str, Tensor] = {}
+        self._history = History()
         # What of an override can be wrong without a model is found now.
         build_rules(self._rule(), self._options['overrides'])
 
@@ -256,7 +258,13 @@ class SpatialEnsembleHook(Hook):
         if runner.iter == 0:
             # A teacher that was only loaded is no history: the first update copies the student.
             self._smoothed.step = 0
-        self._smoothed.guard = self._guard(runner)
+        smoothed = self._smoothed
+        self._history.go_on(
+            smoothed.step,
+            settings_of(smoothed.smoother, smoothed.seed, smoothed.total, self.interval),
+        )
+        smoothed.history = self._history
+        smoothed.guard = self._guard(runner)
         runner.logger.info(
             f'{type(self).__name__}: {self.teacher}; {self._rule(self.teacher)}; buffers '
             f'{self.buffers}; seed {seed}; update {self._smoothed.step} of {self._smoothed.total}.'
@@ -317,6 +325,7 @@ class SpatialEnsembleHook(Hook):
             self._smoothed.step,
             self._options,
             self._smoothed.smoother.fp32,
+            self._history.segments,
         )
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -498,6 +507,7 @@ class SpatialEnsembleHook(Hook):
             return
         self._resumed_seed = saved['seed']
         self._resumed_fp32 = saved['fp32']
+        self._history = History(saved['history'])
         changes = changed_options(saved, name, self._options)
         if changes:
             runner.logger.warning(
