@@ -10,9 +10,10 @@ needed, only names and shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -138,6 +139,60 @@ class _Probes:
     numbers: Tensor
 
 
+@dataclass
+class _Tally:
+    """What is known of each probe so far.
+
+    Attributes:
+        rest: The part of its contents that is not explained yet.
+        taken: The update at which it was last taken over.
+        found: Whether that is known.
+        age: Mean age of its contents, as far as they are explained.
+        numbers: The part of the teacher that it stands for.
+        share: ``(updates + 1,)``: the part of the teacher from each update; the last is from
+            before.
+    """
+
+    rest: Tensor
+    taken: Tensor
+    found: Tensor
+    age: Tensor
+    numbers: Tensor
+    share: Tensor
+
+    def some(self, index: Tensor) -> _Tally:
+        """That of some probes, as a copy; the shares are the same."""
+        return _Tally(
+            self.rest[index],
+            self.taken[index],
+            self.found[index],
+            self.age[index],
+            self.numbers[index],
+            self.share,
+        )
+
+    def put(self, index: Tensor, some: _Tally) -> None:
+        """Take over what is known of some probes by now."""
+        self.rest[index], self.taken[index] = some.rest, some.taken
+        self.found[index], self.age[index] = some.found, some.age
+
+    def give(self, picks: Tensor, weight: float, step: int, of: int) -> None:
+        """Let the probes that were picked have got a part of their rest from an update.
+
+        Args:
+            picks: ``(n,)`` bool.
+            weight: The part.
+            step: The update, for ages.
+            of: The update, for shares: it, or :data:`BEFORE`.
+        """
+        part = self.rest * picks * weight
+        self.age += part * (len(self.share) - 2 - step)
+        self.share[of] += part @ self.numbers
+        self.rest -= part
+        self.taken = torch.where(picks & ~self.found, of, self.taken)
+        self.found |= picks
+
+
 @torch.no_grad()
 def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) -> Provenance:
     """Work out where each unit of a teacher came from.
@@ -150,41 +205,33 @@ def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) 
     granularity = {name: _finest(segments, name) for name in _names(segments)}
     probes = _probes(segments[-1], granularity, sample)
     count = len(probes.places)
-    rest = torch.ones(count, dtype=torch.float64)
-    taken = torch.full((count,), BEFORE)
-    found = torch.zeros(count, dtype=torch.bool)
-    age = torch.zeros(count, dtype=torch.float64)
-    share = torch.zeros(updates + 1, dtype=torch.float64)  # The last is what is from before.
-    whole = probes.numbers.sum()
-
-    def give(index: Tensor, weight: Tensor, step: int, of: int) -> None:
-        """Let units have got the part ``weight`` of what is not explained from a step."""
-        part = rest[index] * weight
-        age[index] += part * (updates - 1 - step)
-        share[of] += (part * probes.numbers[index]).sum() / whole
-        rest[index] -= part
-        new = index[~found[index]]
-        taken[new] = of
-        found[new] = True
-
-    every = torch.arange(count)
-    one = torch.ones((), dtype=torch.float64)
+    tally = _Tally(
+        rest=torch.ones(count, dtype=torch.float64),
+        taken=torch.full((count,), BEFORE),
+        found=torch.zeros(count, dtype=torch.bool),
+        age=torch.zeros(count, dtype=torch.float64),
+        numbers=probes.numbers / probes.numbers.sum(),
+        share=torch.zeros(updates + 1, dtype=torch.float64),
+    )
+    every = torch.ones(count, dtype=torch.bool)
     ends = [*(segment.begin for segment in segments[1:]), updates]
     for segment, end in zip(reversed(segments), reversed(ends)):
         if not segment.known:
-            give(every, one, end - 1, BEFORE)
+            tally.give(every, 1.0, end - 1, BEFORE)
             continue
+        followed = torch.zeros(count, dtype=torch.bool)
         for name in segment.followed & probes.spans.keys():
-            give(torch.arange(*probes.spans[name]), one, end - 1, end - 1)
+            followed[slice(*probes.spans[name])] = True
+        if followed.any():
+            tally.give(followed, 1.0, end - 1, end - 1)
         for group in segment.rules:
             names = [name for name in group.shapes if name in probes.spans]
             if names:
                 index = torch.cat([torch.arange(*probes.spans[name]) for name in names])
-                keys, low = _keys(probes, names, group.rule.granularity)
-                _walk(segment, group.rule, end, index, keys, low, rest, give)
+                _walk(segment, group.rule, end, tally, index, *_keys(probes, names, group.rule))
         if segment.begin == 0 or segment.copied:
             step = max(segment.begin - 1, 0)
-            give(every, one, step, step)
+            tally.give(every, 1.0, step, step)
     tensors = []
     for name, (begin, stop) in probes.spans.items():
         keys, low = _keys(probes, [name], granularity[name])
@@ -194,36 +241,36 @@ def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) 
                 probes.shapes[name],
                 _count(probes.shapes[name], granularity[name]),
                 keys * 2 + low,
-                taken[begin:stop],
-                age[begin:stop],
+                tally.taken[begin:stop],
+                tally.age[begin:stop],
             )
         )
-    return Provenance(updates, tuple(tensors), share[:updates], float(share[BEFORE]))
+    return Provenance(updates, tuple(tensors), tally.share[:updates], float(tally.share[BEFORE]))
 
 
 def _walk(
-    segment: Segment,
-    rule: Rule,
-    end: int,
-    index: Tensor,
-    keys: Tensor,
-    low: Tensor,
-    rest: Tensor,
-    give: Callable[[Tensor, Tensor, int, int], None],
+    segment: Segment, rule: Rule, end: int, tally: _Tally, index: Tensor, keys: Tensor, low: Tensor
 ) -> None:
     """Go back through the updates of a segment that one rule made."""
     steps = [step for step in range(max(segment.begin, 1), end) if segment.moves(step)]
-    many = max(1, _BLOCK // max(1, len(index)))
     while steps:
-        some, steps = steps[-many:], steps[:-many]
-        active = rest[index] > LEAST
+        active = tally.rest[index] > LEAST
         if not active.any():
             return
         index, keys, low = index[active], keys[active], low[active]
-        for step, picks in zip(reversed(some), _picks(segment, rule, some, keys, low).flip(0)):
-            weight = _weight(rule, step, segment.total)
-            if weight > 0:
-                give(index[picks], torch.tensor(weight, dtype=torch.float64), step, step)
+        some = tally.some(index)
+        # So far that those that are done can be left out again.
+        stop = max(0, len(steps) - 256)
+        steps, now = steps[:stop], steps[stop:]
+        many = max(1, _BLOCK // len(index))
+        for first in range(len(now), 0, -many):
+            block = now[max(0, first - many) : first]
+            picks = _picks(segment, rule, block, keys, low)
+            for step, taken in zip(reversed(block), picks.flip(0)):
+                weight = _weight(rule, step, segment.total)
+                if weight != 0:
+                    some.give(taken, weight, step, step)
+        tally.put(index, some)
 
 
 def _weight(rule: Rule, step: int, total: int) -> float:
@@ -239,7 +286,7 @@ def _picks(segment: Segment, rule: Rule, steps: Sequence[int], keys: Tensor, low
     streams = torch.tensor([signed(stream(segment.seed, step)) for step in steps])
     bits = mix_(keys[None, :] + streams[:, None])
     # The two halves of a hash are those of two neighbouring elements; others have the upper.
-    drawn = torch.where(low, bits << 32, bits) >> 32
+    drawn = (torch.where(low, bits << 32, bits) if low.any() else bits) >> 32
     least = [threshold(rule.keep_prob(step, segment.total)) for step in steps]
     taken = drawn >= torch.tensor(least)[:, None]
     # Nothing is drawn where nothing can be kept.
@@ -282,8 +329,12 @@ def _probes(last: Segment, granularity: dict[str, str], sample: int) -> _Probes:
     return _Probes(spans, shapes, torch.cat(places), torch.cat(numbers))
 
 
-def _keys(probes: _Probes, names: Sequence[str], granularity: str) -> tuple[Tensor, Tensor]:
+def _keys(
+    probes: _Probes, names: Sequence[str], granularity: Union[str, Rule]
+) -> tuple[Tensor, Tensor]:
     """Keys of the units of some tensors, and whether each has the lower half of its hash."""
+    if isinstance(granularity, Rule):
+        granularity = granularity.granularity
     keys, low = [], []
     for name in names:
         places = probes.places[slice(*probes.spans[name])]

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draw what the teacher in a checkpoint is made of: how old each of its units is.
+
+``python tools/teacher_history.py work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth``
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a checkout, too.
+
+try:
+    import se_mm  # noqa: F401 -- lets PyTorch read MMEngine's checkpoints
+    from se_mm.engine.checkpoints import read_checkpoint
+    from se_mm.engine.hooks.record import read_record
+    from se_mm.engine.launch import run_tool
+    from se_mm.engine.publish import teacher_and_student
+    from se_mm.smoothing.history import read_history
+    from se_mm.smoothing.options import OptionError
+    from se_mm.smoothing.provenance import law, provenance
+    from se_mm.visualization import distances, draw_distances, draw_history, stage_table, summary
+    from se_mm.visualization.page import embedded, page, png, table
+    from se_mm.whole_file import whole_file
+except ImportError as error:  # Something is not installed, or installed twice.
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(2)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Draw what a teacher is made of.')
+    parser.add_argument('checkpoint', help='a training checkpoint')
+    parser.add_argument(
+        '--out', type=Path, help='folder of the picture and the page; that of the checkpoint'
+    )
+    return parser.parse_args()
+
+
+def history_of(record: dict, name: str) -> tuple[bytes, str]:
+    """The picture of a teacher with our record, and what a page says of it."""
+    segments = read_history(record['history'], record['step'])
+    found, expected = provenance(segments, record['step']), law(segments, record['step'])
+    rule = segments[-1].rules[0].rule
+    title = f'{name}: {record["hook"]}, {rule}, after {record["step"]:,} updates'
+    rows = summary(found, expected)
+    width = max(len(what) for what, _, _ in rows)
+    for what, measured, law_says in rows:
+        print(f'{what:<{width}}  {measured}' + (f' (expected {law_says})' if law_says else ''))
+    notes = []
+    if len(segments) > 1:
+        notes.append(f'Settings changed {len(segments) - 1} times: the title has the last.')
+    if found.sampled:
+        notes.append('Of tensors with very many units the first 1,024 are followed.')
+    for note in notes:
+        print(note)
+    body = table(['', 'this teacher', 'expected'], rows)
+    body += ''.join(f'<p>{note}</p>' for note in notes)
+    picture = png(draw_history(found, expected, title))
+    alt = 'A map of the age of every unit, and the distributions of ages beside their law'
+    return picture, f'{body}\n{embedded(picture, alt)}\n<h2>Parts</h2>{table(*stage_table(found))}'
+
+
+def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
+    """The picture of a teacher of whose updates nothing is known.
+
+    Raises:
+        OptionError: If there is no teacher.
+    """
+    both = teacher_and_student(checkpoint)
+    if both.kind is None:
+        raise OptionError(f'checkpoint={name!r} holds one model and no teacher.')
+    note = (
+        'no record of se_mm is in it: another hook moved its teacher, and where its units came '
+        'from is not known. Drawn is how far it is from its student.'
+    )
+    print(note)
+    found = distances(both.teacher, both.student)
+    picture = png(draw_distances(found, f'{name}: teacher ({both.kind}) and student'))
+    rows = [[tensor, f'{distance:.4g}'] for tensor, distance in found.items()]
+    body = f'<p>{note.capitalize()}</p>' + embedded(picture, 'Distance of each tensor')
+    return picture, f'{body}\n{table(["tensor", "distance"], rows)}'
+
+
+def main() -> None:
+    """Draw."""
+    args = parse_args()
+    path = Path(args.checkpoint)
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
+        raise OptionError(
+            f"checkpoint={str(path)!r} is no training checkpoint: it has no 'state_dict'."
+        )
+    record = read_record(checkpoint)
+    if record is not None and record['step'] == 0:
+        raise OptionError(f'checkpoint={str(path)!r} is from before the first update: a later one.')
+    if record is None:
+        picture, body = distance_of(checkpoint, path.name)
+    else:
+        picture, body = history_of(record, path.name)
+    out = path.parent if args.out is None else args.out
+    title = f'What the teacher of {path.name} is made of'
+    for name, data in (
+        ('teacher_history.png', picture),
+        ('teacher_history.html', page(title, body).encode()),
+    ):
+        with whole_file('--out', out / name) as file:
+            file.write(data)
+    print(f'{out}/teacher_history.png and .html')
+
+
+if __name__ == '__main__':
+    run_tool(main, 'interrupted: nothing was written.')
