@@ -105,7 +105,7 @@ def main() -> None:
         ('teacher_history.html', page(title, body).encode()),
     ):
         with whole_file('--out', out / name) as file:
-            file.write(data)
+            file.write_bytes(data)
     print(f'{out}/teacher_history.png and .html')
 
 

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What joins the method to OpenMMLab: hooks, kinds of teacher, and runs that can be resumed."""
 
-from se_mm.engine.hooks import BurnInHook, PseudoLabelHook, SETMAHook, SpatialEnsembleHook
+from se_mm.engine.hooks import (
+    BurnInHook,
+    PseudoLabelHook,
+    SETMAHook,
+    SpatialEnsembleHook,
+    TeacherHistoryHook,
+)
 from se_mm.engine.resumable_runner import ResumableRunner
 from se_mm.engine.semi_supervised_train_loop import SemiSupervisedTrainLoop
 
@@ -12,4 +18,5 @@ __all__ = [
     'SETMAHook',
     'SemiSupervisedTrainLoop',
     'SpatialEnsembleHook',
+    'TeacherHistoryHook',
 ]

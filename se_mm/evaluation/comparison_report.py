@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -15,6 +13,7 @@ from rich.table import Table
 
 from se_mm.evaluation.comparison import Comparison, Row
 from se_mm.evaluation.paired import Difference
+from se_mm.visualization.page import embedded, page, png, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,67 +140,22 @@ def write_report(comparisons: Sequence[Comparison], command: str, folder: Path) 
         command: The command that trained what is compared.
         folder: Where; ``report.md``, ``report.html`` and ``<group>_<metric>.png``.
     """
-    from matplotlib import pyplot as plt
-
     (folder / 'report.md').write_text(f'{markdown(comparisons)}\n```bash\n{command}\n```\n')
-    body = []
+    body = [_INTRODUCTION]
     for comparison in comparisons:
-        figure = draw(comparison)
-        picture = io.BytesIO()
-        figure.savefig(picture, format='png', dpi=130)
-        plt.close(figure)
+        picture = png(draw(comparison))
         name = '_'.join(filter(None, [comparison.group.name, comparison.metric.replace('/', '_')]))
-        (folder / f'{name}.png').write_bytes(picture.getvalue())
-        body.append(_section(comparison, picture.getvalue()))
-    page = _PAGE.format(command=html.escape(command), body='\n'.join(body))
-    (folder / 'report.html').write_text(page)
+        (folder / f'{name}.png').write_bytes(picture)
+        heading = html.escape(title(comparison))
+        header, *rows = rows_of(comparison)
+        notes = ''.join(f'<li>{html.escape(note)}</li>' for note in comparison.notes)
+        alt = f'Seeds and differences of {title(comparison)}, as in the table above'
+        body += [f'<h2>{heading}</h2>', table(header, rows), f'<ul>{notes}</ul>']
+        body.append(embedded(picture, alt))
+    body.append(f'<h2>Command</h2>\n<pre>{html.escape(command)}</pre>')
+    (folder / 'report.html').write_text(page('Comparison of smoothings', '\n'.join(body)))
 
 
-def _section(comparison: Comparison, picture: bytes) -> str:
-    header, *rows = (list(map(html.escape, row)) for row in rows_of(comparison))
-    head = ''.join(f'<th scope="col">{cell}</th>' for cell in header)
-    lines = [
-        f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
-        for first, *rest in rows
-    ]
-    heading = html.escape(title(comparison))
-    notes = ''.join(f'<li>{html.escape(note)}</li>' for note in comparison.notes)
-    encoded = base64.b64encode(picture).decode()
-    return (
-        f'<section><h2>{heading}</h2>\n<div class="wide"><table><thead><tr>{head}</tr></thead>'
-        f'<tbody>\n{chr(10).join(lines)}\n</tbody></table></div>\n<ul>{notes}</ul>\n'
-        f'<img alt="Seeds and differences of {heading}, as in the table above" '
-        f'src="data:image/png;base64,{encoded}"></section>'
-    )
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>Comparison of smoothings</title>
-<style>
-body {{ font: 16px/1.5 sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }}
-th, td {{ padding: .25rem .75rem; text-align: left; border-bottom: 1px solid #ddd; }}
-th {{ font-weight: normal; }}
-:is(th, td):is(:nth-child(2), :nth-child(3)) {{ text-align: right; }}
-thead th {{ border-bottom: 2px solid #888; font-weight: bold; }}
-img {{ max-width: 100%; height: auto; }}
-pre {{ background: #f4f4f4; padding: .75rem; overflow-x: auto; }}
-</style>
-</head>
-<body>
-<h1>Comparison of smoothings</h1>
-<p>Each difference is taken seed by seed, from the reference and from the average (TMA) that the
-teacher is in the mean over its picks, its control at the matched horizon. Intervals are 95 %
-bootstrap intervals of the mean difference; "cannot tell" means that they contain 0.</p>
-{body}
-<h2>Command</h2>
-<pre>{command}</pre>
-</body>
-</html>
-"""
+_INTRODUCTION = """<p>Each difference is taken seed by seed, from the reference and from the average
+(TMA) that the teacher is in the mean over its picks, its control at the matched horizon. Intervals
+are 95 % bootstrap intervals of the mean difference; "cannot tell" means that they contain 0.</p>"""

@@ -434,3 +434,28 @@ def _runs(rules: Sequence[SmoothedTensors], granularity: dict[str, str]) -> dict
             shared = name.rpartition('.')[0] if kind in ('layer', 'channel') else name
             owners.setdefault((f'{kind} {shared}', _count(shape, kind)), []).append(name)
     return {name: count / len(names) for (_, count), names in owners.items() for name in names}
+
+
+def share_taken(segment: Segment, steps: Sequence[int], sample: int = 128) -> float:
+    """The share of units that some updates took over, in the mean over them.
+
+    Args:
+        segment: What is in force at all of them.
+        steps: The updates, at least one, each at least 1.
+        sample: So many units of a tensor are looked at, at most.
+    """
+    moving = [step for step in steps if segment.moves(step)]
+    taken, units = 0.0, 0
+    for group in segment.rules:
+        granularity = {name: group.rule.granularity for name in group.shapes}
+        probes = _probes(Segment(0, True, rules=(group,)), granularity, sample)
+        keys, low = _keys(probes, list(group.shapes), group.rule)
+        both = torch.unique(torch.stack([keys, low.long()]), dim=1)
+        keys, low = both[0], both[1].bool()
+        units += len(keys)
+        many = max(1, _BLOCK // len(keys))
+        for first in range(0, len(moving), many):
+            taken += float(
+                _picks(segment, group.rule, moving[first : first + many], keys, low).sum()
+            )
+    return taken / (max(1, units) * len(steps))

@@ -111,7 +111,7 @@ def draw_history(found: Provenance, expected: Law, title: str) -> Figure:
 
 
 def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
-    """Tensors down, units across, age as colour."""
+    """Tensors down, units across, as colour how long ago a unit was last taken over."""
     from matplotlib.colors import FuncNorm
 
     image = np.stack([_row(tensor, found.updates) for tensor in found.tensors])
@@ -125,7 +125,13 @@ def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
         axes.set_yticks(range(len(names)), names, fontsize=8)
     else:
         firsts = [names.index(group[0]) for group in groups.values()]
-        axes.set_yticks(firsts, list(groups), fontsize=8, va='top')
+        apart = len(names) / 50  # Names that are nearer would lie on each other.
+        named = [
+            (first, name)
+            for first, name, after in zip(firsts, groups, [*firsts[1:], len(names)])
+            if after - first >= apart
+        ]
+        axes.set_yticks(*zip(*named), fontsize=8, va='top')
         for first in firsts[1:]:
             axes.axhline(first - 0.5, color='white', lw=0.8)
     axes.set_xticks([])
@@ -137,14 +143,12 @@ def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
     bar = figure.colorbar(shown, ax=axes, location='top', shrink=0.9, aspect=40, ticks=ticks)
     bar.ax.set_xticklabels([f'{tick:,}' for tick in ticks])
     bar.ax.minorticks_off()
-    bar.set_label('mean age of what a unit holds, in updates (yellow: fresh)')
+    bar.set_label('updates since a unit was last taken over (yellow: just now)')
 
 
 def _row(tensor: TensorHistory, updates: int) -> np.ndarray:
     """Ages of a tensor's units, as one row of the map."""
-    ages = tensor.age.numpy()
-    if np.isnan(ages).any():  # An average that is no momentum: only when units moved is known.
-        ages = (updates - 1 - tensor.taken.clamp(min=0)).double().numpy()
+    ages = (updates - 1 - tensor.taken.clamp(min=0)).double().numpy()
     if len(ages) <= _COLUMNS:
         return ages[np.arange(_COLUMNS) * len(ages) // _COLUMNS]
     edges = np.arange(_COLUMNS) * len(ages) // _COLUMNS

@@ -5,5 +5,12 @@ from se_mm.engine.hooks.burn_in_hook import BurnInHook
 from se_mm.engine.hooks.pseudo_label_hook import PseudoLabelHook
 from se_mm.engine.hooks.setma_hook import SETMAHook
 from se_mm.engine.hooks.spatial_ensemble_hook import SpatialEnsembleHook
+from se_mm.engine.hooks.teacher_history_hook import TeacherHistoryHook
 
-__all__ = ['BurnInHook', 'PseudoLabelHook', 'SETMAHook', 'SpatialEnsembleHook']
+__all__ = [
+    'BurnInHook',
+    'PseudoLabelHook',
+    'SETMAHook',
+    'SpatialEnsembleHook',
+    'TeacherHistoryHook',
+]

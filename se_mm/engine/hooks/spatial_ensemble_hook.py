@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, changed_options, read_record, record
 from se_mm.engine.hooks.stock_options import stock_buffers, stock_evaluate_on
+from se_mm.engine.hooks.teacher_curves import TeacherCurves
 from se_mm.engine.teachers import Pair, Shadow, Teacher, find_teacher
 from se_mm.models import SmoothedModel
 from se_mm.smoothing import BUFFER_POLICIES, GRANULARITIES, Rule, Smoother, build_rules
@@ -79,6 +80,9 @@ class SpatialEnsembleHook(Hook):
             starts, as masks of ``-inf``, are left out. 0: never.
         non_finite: What then happens: ``'stop'``: the run ends; ``'skip'``: the update is left out
             and counted in the scalar ``train/skipped_updates``, which needs ``check_finite=1``.
+        curves: Whether the log has ``teacher/keep_prob``, ``teacher/momentum``, ``teacher/taken``
+            (share of units taken over since the last log) and, for each part of the model,
+            ``teacher/distance/PART``, ``|t - s| / |s|`` of its parameters.
         teacher: Dotted name of the teacher in the model. None: the only one.
         student: Dotted name of its student, or a list of the names of its parts. None: found.
         evaluate_on: For a teacher beside the model, what is validated and tested: ``'teacher'``,
@@ -112,6 +116,7 @@ class SpatialEnsembleHook(Hook):
         check_teachers: int = 0,
         check_finite: int = 100,
         non_finite: str = 'stop',
+        curves: bool = True,
         teacher: Optional[str] = None,
         student: Union[str, Sequence[str], None] = None,
         evaluate_on: Optional[str] = None,
@@ -133,6 +138,7 @@ class SpatialEnsembleHook(Hook):
             'check_teachers': check_teachers,
             'check_finite': check_finite,
             'non_finite': non_finite,
+            'curves': curves,
             'teacher': teacher,
             'student': student,
             'evaluate_on': evaluate_on,
@@ -155,6 +161,7 @@ class SpatialEnsembleHook(Hook):
         self.check_teachers = check_count('check_teachers', check_teachers)
         self.check_finite = check_count('check_finite', check_finite)
         self.non_finite = check_choice('non_finite', non_finite, NON_FINITE)
+        self.curves = check_flag('curves', curves)
         if check_teachers and diff_rank_picks:
             raise OptionError(
                 f'check_teachers={check_teachers} is not allowed with diff_rank_picks=True, by '
@@ -183,6 +190,7 @@ class SpatialEnsembleHook(Hook):
         self._resumed_seed: Optional[int] = None
         self._resumed_fp32: dict[str, Tensor] = {}
         self._history = History()
+        self._curves: Optional[TeacherCurves] = None
         # What of an override can be wrong without a model is found now.
         build_rules(self._rule(), self._options['overrides'])
 
@@ -264,6 +272,8 @@ class SpatialEnsembleHook(Hook):
             settings_of(smoothed.smoother, smoothed.seed, smoothed.total, self.interval),
         )
         smoothed.history = self._history
+        if self.curves:
+            self._curves = TeacherCurves(smoothed, self.teacher.parameters)
         smoothed.guard = self._guard(runner)
         runner.logger.info(
             f'{type(self).__name__}: {self.teacher}; {self._rule(self.teacher)}; buffers '
@@ -293,6 +303,8 @@ class SpatialEnsembleHook(Hook):
         if not self.teacher.updated_by_model:
             self._arm(runner, student_updates=runner.iter + 1)
             self._smoothed.update_parameters(self.teacher.student)
+        if self._curves is not None:
+            self._curves.log(runner, batch_idx)
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Put a teacher beside the model into it, to be validated."""
@@ -348,6 +360,11 @@ class SpatialEnsembleHook(Hook):
             if not self.teacher.saved_with_steps:
                 # A stock hook or model makes an update at every iteration.
                 self._smoothed.step = saved['step'] if saved else checkpoint['meta']['iter']
+
+    @property
+    def history(self) -> tuple[int, list[dict[str, Any]]]:
+        """Updates made, and what was in force at each: see :mod:`se_mm.smoothing.history`."""
+        return self._smoothed.step, self._history.segments
 
     def _option_names(self) -> list[str]:
         return list(self._options)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The curves of a teacher: how much of it is taken over, and how far it is from its student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from mmengine.hooks import LoggerHook
+from mmengine.runner import Runner
+
+from se_mm.models import SmoothedModel
+from se_mm.smoothing.history import Segment, read_history
+from se_mm.smoothing.provenance import share_taken
+from se_mm.smoothing.stages import stages
+from se_mm.smoothing.units import Pair, is_sharded
+
+LAST = 100
+"""The share of units taken over is that of so many updates at most, the last ones."""
+
+
+class TeacherCurves:
+    """Logs a teacher's curves whenever the run's logger logs.
+
+    Between two logs nothing is computed, and at a log the host waits for the device once.
+
+    Args:
+        smoothed: What moves the teacher.
+        pairs: The parameters of the teacher and its student.
+
+    Attributes:
+        scalars: What was logged last, by name.
+    """
+
+    def __init__(self, smoothed: SmoothedModel, pairs: Sequence[Pair]) -> None:
+        self._smoothed = smoothed
+        by_name = {pair.name: pair for pair in pairs if pair.teacher.is_floating_point()}
+        self._stages = {
+            stage: [by_name[name] for name in names] for stage, names in stages(by_name).items()
+        }
+        self._logged = smoothed.step
+        self.scalars: dict[str, float] = {}
+
+    def log(self, runner: Runner, batch_idx: int) -> None:
+        """Put the curves into the message hub, if the logger is about to log.
+
+        Args:
+            runner: The runner of the run.
+            batch_idx: Index of the batch in the loop, as hooks are told.
+        """
+        logger = next((h for h in runner.hooks if isinstance(h, LoggerHook)), None)
+        if logger is None or not _is_due(runner, logger, batch_idx):
+            return
+        self.scalars = {**self._rules(), **self._distances()}
+        self._logged = self._smoothed.step
+        for name, value in self.scalars.items():
+            runner.message_hub.update_scalar(f'train/teacher/{name}', value)
+
+    def _rules(self) -> dict[str, float]:
+        """keep_prob and momentum in force at the last update, and the share of units taken over."""
+        smoothed, history = self._smoothed, self._smoothed.history
+        step = smoothed.step - 1
+        if history is None or step < 1 or smoothed.following:
+            return {}
+        segments = read_history(history.segments, smoothed.step)
+        last: Segment = segments[-1]
+        rule = last.rules[0].rule if last.rules else None
+        if rule is None:
+            return {}
+        found = {'keep_prob': rule.keep_prob(step, last.total)}
+        average = rule.average(step, last.total)
+        if isinstance(average, float):
+            found['momentum'] = average
+        begin = max(self._logged, smoothed.step - LAST, last.begin, 1)
+        if begin < smoothed.step:
+            found['taken'] = share_taken(last, range(begin, smoothed.step))
+        return found
+
+    @torch.no_grad()
+    def _distances(self) -> dict[str, float]:
+        """``|t - s| / |s|`` of each stage."""
+        squares = []
+        for pairs in self._stages.values():
+            apart = torch.stack([_square(p.teacher, p.student) for p in pairs]).sum()
+            size = torch.stack([_square(p.student) for p in pairs]).sum()
+            squares.append((apart / size.clamp(min=1e-24)).sqrt())
+        if not squares:
+            return {}
+        values = torch.stack(squares).tolist()
+        return {f'distance/{stage}': value for stage, value in zip(self._stages, values)}
+
+
+def _is_due(runner: Runner, logger: LoggerHook, batch_idx: int) -> bool:
+    """Whether the logger logs after this iteration."""
+    if logger.every_n_inner_iters(batch_idx, logger.interval):
+        return True
+    last = logger.end_of_epoch(runner.train_dataloader, batch_idx)
+    short = len(runner.train_dataloader) <= logger.interval
+    return last and (not logger.ignore_last or short)
+
+
+def _square(tensor: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+    """Squared norm of a tensor, or of its difference from another, in float32."""
+    value = tensor.detach().float()
+    if other is not None:
+        value = value - other.detach().float().to(value.device)
+    square = value.square().sum()
+    return square.full_tensor() if is_sharded(square) else square
