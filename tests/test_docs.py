@@ -46,6 +46,7 @@ PACKAGES = [
     'se_mm.models.semi_supervised',
     'se_mm.datasets',
     'se_mm.evaluation',
+    'se_mm.visualization',
 ]
 
 
