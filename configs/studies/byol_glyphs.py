@@ -9,7 +9,7 @@ matrix = [
     dict(smoothing='none'),
     dict(smoothing='tma', momentum=0.01),
     dict(smoothing='se', keep_prob=[0.9, 0.99]),
-    dict(smoothing='sts', keep_prob=[0.3, 0.5, 0.7, 0.9], momentum=0.01),
+    dict(smoothing='sts', keep_prob=[0.1, 0.3, 0.5, 0.7, 0.9], momentum=0.01),
     dict(
         smoothing='sts', keep_prob=0.7, momentum=0.01, granularity=['layer', 'channel', 'element']
     ),
