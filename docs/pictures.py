@@ -3,7 +3,7 @@
 
 ``python docs/pictures.py`` writes them into ``docs/pictures``; ``--out`` and ``--format`` are for
 another place or format. Nothing in them is sketched: each is what ``se_mm.smoothing`` does to a
-small network whose student is known at every update.
+small network whose student is known at every update, or says of a teacher's history.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from torchvision.models import resnet18
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # Works from a checkout, too.
@@ -36,6 +37,9 @@ from se_mm.smoothing import (  # noqa: E402
     momentum_schedule,
     pair_modules,
 )
+from se_mm.smoothing.history import Segment, SmoothedTensors  # noqa: E402
+from se_mm.smoothing.provenance import law, provenance  # noqa: E402
+from se_mm.visualization import teacher_picture  # noqa: E402
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 BLUE, ORANGE, GREEN, VERMILION = '#0072B2', '#E69F00', '#009E73', '#D55E00'
@@ -252,7 +256,29 @@ def draw_granularity() -> Figure:
     return figure
 
 
+def draw_teacher() -> Figure:
+    """What tools/teacher_history.py draws: a ResNet-18 under STS, by its shapes alone."""
+    updates = 3000
+    with torch.device('meta'):
+        network = resnet18()
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
+    rule = Rule(
+        keep_prob_schedule('keep_prob', 0.7),
+        momentum_schedule('momentum', 0.01),
+        False,
+        'channel',
+    )
+    segment = Segment(
+        0, known=True, seed=SEED, total=updates, rules=(SmoothedTensors(rule, shapes),)
+    )
+    found, expected = provenance([segment], updates), law([segment], updates)
+    return teacher_picture.draw_history(
+        found, expected, f'ResNet-18, {rule}, after {updates:,} updates'
+    )
+
+
 PICTURES = {
+    'teacher_history': draw_teacher,
     'history': draw_history,
     'ages': draw_ages,
     'mean': draw_mean,

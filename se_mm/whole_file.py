@@ -37,3 +37,20 @@ def whole_file(key: str, path: Union[str, Path]) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OptionError(f'{key}={str(path)!r} cannot be written: {error}') from error
+
+
+def check_out(source: Path, out: Path, overwrite: bool) -> None:
+    """Refuse to write over what is not to be lost.
+
+    Args:
+        source: The checkpoint that is read.
+        out: The file that is to be written.
+        overwrite: Whether a file that is there is replaced.
+
+    Raises:
+        OptionError: If ``out`` is the source, or is there and is to stay.
+    """
+    if out.resolve() == source.resolve():
+        raise OptionError(f'out={str(out)!r} is the checkpoint itself, which is not overwritten.')
+    if out.exists() and not overwrite:
+        raise OptionError(f'out={str(out)!r} is there already: another name, or --overwrite.')

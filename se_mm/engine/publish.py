@@ -16,7 +16,7 @@ from se_mm.engine.checkpoints import read_checkpoint
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, plain
 from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 from se_mm.version import __version__
-from se_mm.whole_file import whole_file
+from se_mm.whole_file import check_out, whole_file
 
 WEIGHTS = ('teacher', 'student')
 State = dict[str, Tensor]
@@ -103,10 +103,7 @@ def publish(
     """
     check_choice('weights', weights, WEIGHTS)
     source, out = Path(source), Path(out)
-    if out.resolve() == source.resolve():
-        raise OptionError(f'out={str(out)!r} is the checkpoint itself, which is not overwritten.')
-    if out.exists() and not overwrite:
-        raise OptionError(f'out={str(out)!r} is there already: another name, or --overwrite.')
+    check_out(source, out, overwrite)
     if not hasattr(torch.serialization, 'add_safe_globals'):
         raise OptionError(
             f'checkpoint={str(source)!r} cannot be read without running what is in it by PyTorch '

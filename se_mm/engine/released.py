@@ -20,7 +20,7 @@ from se_mm.engine.checkpoints import read_checkpoint
 from se_mm.engine.hooks.record import CHECKPOINT_KEY
 from se_mm.smoothing.options import OptionError, check_choice
 from se_mm.version import __version__
-from se_mm.whole_file import whole_file
+from se_mm.whole_file import check_out, whole_file
 
 FORMATS = ('byol', 'backbone')
 WEIGHTS = ('teacher', 'student')
@@ -59,10 +59,7 @@ def convert(
     check_choice('to', to, FORMATS)
     check_choice('weights', weights, WEIGHTS)
     source, out = Path(source), Path(out)
-    if out.resolve() == source.resolve():
-        raise OptionError(f'out={str(out)!r} is the checkpoint itself, which is not overwritten.')
-    if out.exists() and not overwrite:
-        raise OptionError(f'out={str(out)!r} is there already: another name, or --overwrite.')
+    check_out(source, out, overwrite)
     checkpoint = read_checkpoint(source)
     model = checkpoint.get('model') if isinstance(checkpoint, Mapping) else None
     if not isinstance(model, Mapping):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MEASURED, EXPECTED = '#56B4E9', '#D55E00'
 _COLUMNS = 256  # Of the map: more units than these share one.
 _BINS = 30
+_AGES = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10**4, 10**5)  # With a tick on the scale.
 _NAMED = 40  # So many rows of the map have names of their own.
 
 
@@ -115,7 +116,8 @@ def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
     from matplotlib.colors import FuncNorm
 
     image = np.stack([_row(tensor, found.updates) for tensor in found.tensors])
-    norm = FuncNorm((np.log1p, np.expm1), vmin=0, vmax=max(1.0, np.nanmax(image)))
+    oldest = max(1, int(np.ceil(np.nanmax(image))))
+    norm = FuncNorm((np.log1p, np.expm1), vmin=0, vmax=oldest)
     shown = axes.imshow(
         image, aspect='auto', cmap='viridis_r', norm=norm, interpolation='nearest', extent=None
     )
@@ -137,9 +139,8 @@ def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
     axes.set_xticks([])
     axes.set_xlabel('units of each tensor, one beside the other')
     axes.set_ylabel('tensors, in the order of the model')
-    ticks = [
-        age for age in (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10**4, 10**5) if age <= norm.vmax
-    ]
+    # The oldest has a tick, and none is so near that their numbers would touch.
+    ticks = [age for age in _AGES if np.log1p(age) < 0.93 * np.log1p(oldest)] + [oldest]
     bar = figure.colorbar(shown, ax=axes, location='top', shrink=0.9, aspect=40, ticks=ticks)
     bar.ax.set_xticklabels([f'{tick:,}' for tick in ticks])
     bar.ax.minorticks_off()

@@ -1,7 +1,7 @@
-# FixMatch on glyphs with 4 labels a class: at which keep_prob a smoothing loses, and stops losing.
+# FixMatch on glyphs, 4 labels for each letter: at which keep_prob a smoothing stops losing.
 #
-# The trainings are those of fixmatch_glyphs.py, 150 of them, three quarters of an hour on two cores:
-#   python tools/compare.py configs/studies/fixmatch_keep-prob_glyphs.py --work-dir work_dirs/keep-prob
+# The trainings are as in fixmatch_glyphs.py; 150 of them take 45 minutes on two cores:
+#   python tools/compare.py configs/studies/fixmatch_keep-prob.py --work-dir work_dirs/keep-prob
 _base_ = 'fixmatch_glyphs.py'
 configs = {'_delete_': True, '4-labels': '../fixmatch_tma_conv4_1xb32_glyphs-4.py'}
 matrix = [
