@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, Optional
 
+import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
+from mmengine.dist import barrier, is_distributed
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
 
@@ -247,7 +249,20 @@ def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
         # interrupt, which is still pending, be handled first.
         time.sleep(0)
         raise
+    leave_group()
     sys.exit(0)
+
+
+def leave_group() -> None:
+    """Leave the group of ranks, after work that all have completed.
+
+    A rank that ends within it may abort in a thread of gloo's, with everything done
+    (pytorch/pytorch#190489), and its job counts as failed. After an error nobody leaves: others may
+    be waiting for this rank, and this one would then wait for them.
+    """
+    if is_distributed():
+        barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _end(message: str, status: int) -> NoReturn:

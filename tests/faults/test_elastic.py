@@ -58,6 +58,7 @@ randomness = dict(seed=0)
 """
 
 FAULT_HOOK = """
+import atexit
 import os
 import signal
 import torch
@@ -70,9 +71,14 @@ class FaultHook(Hook):
     '''Does to one rank, at one iteration, what the environment asks for.'''
 
     def before_run(self, runner):
+        atexit.register(self.note_end, f'{runner.work_dir}/ends.txt')
         # A line for each start of a rank.
         with open(f'{runner.work_dir}/starts.txt', 'a') as starts:
             starts.write(f'{get_rank()}\\n')
+
+    def note_end(self, path):
+        with open(path, 'a') as ends:
+            ends.write(f'{torch.distributed.is_initialized()}\\n')
 
     def before_train(self, runner):
         self.began = runner.iter
@@ -157,10 +163,12 @@ def same(left, right):
 def test_a_job_of_which_one_rank_is_killed_ends_as_if_it_had_not_been(project):
     job, said = train(project, 'whole')
     assert job.returncode == 0, said[-3000:]
+    # A rank that ends with its group still there may abort, with all its work done.
+    assert (project / 'whole/ends.txt').read_text().split() == ['False', 'False']
     # In the middle of the third of four epochs of three iterations.
     job, said = train(project, 'killed', MAX_RESTARTS='3', FAULT='kill 1 7')
     assert job.returncode == 0, said[-3000:]
-    assert starts(project, 'killed') == ['0', '0', '1', '1']
+    assert starts(project, 'killed') == ['0', '0', '1', '1'], said[-9000:]
     ranks = [load(project / f'killed/rank{rank}.pth') for rank in (0, 1)]
     assert [rank['began'] for rank in ranks] == [6, 6]
     whole = load(project / 'whole/rank0.pth')
