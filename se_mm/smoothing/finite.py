@@ -63,6 +63,8 @@ class FiniteCheck:
             order.setdefault(batch, []).append(name)
             # A NaN is both the least and the greatest. There is no sum that could overflow.
             some = part if part.numel() else part.new_zeros(1)
+            if some.dtype == torch.float16 and some.device.type == 'cpu':
+                some = some.float()  # PyTorch 2.1 has no aminmax for these.
             ends.setdefault(batch, []).extend(torch.aminmax(some))
         if not order:
             return []

@@ -121,6 +121,7 @@ def test_stages_are_as_deep_as_there_are_few_enough_of_them():
 
 @pytest.mark.parametrize('by_epoch', [False, True])
 def test_picture_goes_to_every_backend_of_the_visualizer(runs, by_epoch):
+    events = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     visualizer = dict(
         type='Visualizer',
         vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')],
@@ -136,7 +137,6 @@ def test_picture_goes_to_every_backend_of_the_visualizer(runs, by_epoch):
     folder = next(Path(runner.work_dir).glob('*/vis_data'))
     pictures = sorted(path.name for path in folder.glob('vis_image/teacher_history_*.png'))
     assert pictures == ['teacher_history_12.png', 'teacher_history_6.png']
-    events = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
     found = events.EventAccumulator(str(folder), size_guidance={'images': 0}).Reload()
     assert [image.step for image in found.Images('teacher_history')] == [6, 12]
 
