@@ -46,6 +46,13 @@ class KeyValues(DictAction):
         for value in values:
             if '=' not in value:
                 parser.error(f'argument {option_string}: {value!r} is not of the form KEY=VALUE')
+            try:
+                self._parse_iterable(value.split('=', 1)[1])
+            except (RecursionError, AssertionError):  # MMEngine's ways to say that it cannot.
+                parser.error(
+                    f'argument {option_string}: {value!r} cannot be read: its value may be a '
+                    f'number, a text, or a list or tuple of these'
+                )
         super().__call__(parser, namespace, values, option_string)
 
 

@@ -223,7 +223,7 @@ def draw_distances(found: Mapping[str, float], title: str) -> Figure:
     else:
         groups = stages(names)
         axes.set_yticks([names.index(group[0]) for group in groups.values()], list(groups))
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.set_ylabel('tensors, in the order of the model')
     axes.set_xlabel('distance from the student, |t - s| / |s|')
     axes.spines[['top', 'right']].set_visible(False)

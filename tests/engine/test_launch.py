@@ -65,11 +65,19 @@ def test_config_that_cannot_be_used_is_one_line(tmp_path, text, said):
     assert '\n' not in str(error.value)
 
 
-def test_option_that_is_no_pair_is_refused_as_any_wrong_option(capsys):
+@pytest.mark.parametrize(
+    ('option', 'said'),
+    [
+        ('c', "'c' is not of the form KEY=VALUE"),
+        ('c=[dict(type=1,b=2)]', "'c=[dict(type=1,b=2)]' cannot be read: its value may be"),
+        ('c=[(1,2', "'c=[(1,2' cannot be read: its value may be"),
+    ],
+)
+def test_option_that_cannot_be_read_is_refused_as_any_wrong_option(capsys, option, said):
     with pytest.raises(SystemExit) as end:
-        parsed('config.py', '--cfg-options', 'a.b=1', 'c')
+        parsed('config.py', '--cfg-options', 'a.b=1', option)
     assert end.value.code == 2
-    assert "'c' is not of the form KEY=VALUE" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
 def test_option_that_leads_nowhere_is_refused():
