@@ -87,6 +87,10 @@ class Code:
         return os.system, ('touch was_run',)
 
 
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, 'add_safe_globals'),
+    reason='needs the safe loading of PyTorch 2.4',
+)
 @pytest.mark.parametrize('protocol', ['torch', 'pickle'])
 def test_code_is_refused_and_not_run(tmp_path, monkeypatch, protocol):
     monkeypatch.chdir(tmp_path)
