@@ -362,9 +362,15 @@ class Launch:
 
 
 def descendants(pid):
-    """The processes that one has started, and those that these have."""
-    found = []
-    for path in Path(f'/proc/{pid}/task').glob('*/children'):
-        for child in map(int, path.read_text().split()):
-            found += [child, *descendants(child)]
+    """The processes that one has started, and those that these have, of those that are there."""
+    children = {}
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        try:
+            parent = int(path.read_text().rsplit(')', 1)[1].split()[1])
+        except (OSError, IndexError):  # It has just ended.
+            continue
+        children.setdefault(parent, []).append(int(path.parent.name))
+    found = list(children.get(pid, []))
+    for child in found:  # which grows on the way
+        found += children.get(child, [])
     return found
