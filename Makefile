@@ -44,7 +44,7 @@ docs: .venv-docs/installed  ## Build the documentation into build/docs; a bad re
 	@touch $@
 
 # The update of teachers on the CPU is in C.
-.venv/built: .venv/installed se_mm/smoothing/cpu_kernel.c setup.py
+.venv/built: .venv/installed se_mm/smoothing/kernels/cpu_kernel.c setup.py
 	@$(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -66,4 +66,4 @@ lock:  ## Pin the newest versions that requirements/*.in allow (needs uv).
 	done
 
 clean:  ## Remove the environments and what runs have written.
-	rm -rf .venv .venv-floor .venv-onedl .venv-docs work_dirs build dist *.egg-info se_mm/smoothing/*.so
+	rm -rf .venv .venv-floor .venv-onedl .venv-docs work_dirs build dist *.egg-info se_mm/smoothing/kernels/*.so

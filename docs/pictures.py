@@ -37,9 +37,9 @@ from se_mm.smoothing import (  # noqa: E402
     momentum_schedule,
     pair_modules,
 )
-from se_mm.smoothing.history import Segment, SmoothedTensors  # noqa: E402
-from se_mm.smoothing.provenance import law, provenance  # noqa: E402
-from se_mm.visualization import teacher_picture  # noqa: E402
+from se_mm.history.segments import Segment, SmoothedTensors  # noqa: E402
+from se_mm.history.provenance import law, provenance  # noqa: E402
+from se_mm.history import picture as teacher_picture  # noqa: E402
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 BLUE, ORANGE, GREEN, VERMILION = '#0072B2', '#E69F00', '#009E73', '#D55E00'

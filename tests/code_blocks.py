@@ -28,7 +28,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import DATASETS, HOOKS, MODELS, TASK_UTILS, init_default_scope
 
-from se_mm.engine.config_check import check_config
+from se_mm.engine.check import check_config
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.teachers import find_teacher
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a che
 try:
     from mmengine.config import Config
 
-    from se_mm.engine.config_check import check_config
+    from se_mm.engine.check import check_config
     from se_mm.engine.config_errors import explained
     from se_mm.engine.elastic import resume_option
     from se_mm.engine.launch import (

@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import Registry
 from torch import nn
 
-from se_mm.smoothing.guard import TeacherFault
+from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
 
 # Methods of Runner -> the key of the config that they read.

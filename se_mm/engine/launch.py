@@ -25,7 +25,7 @@ from se_mm.engine.config_errors import ConfigError, Watch, explained
 from se_mm.engine.cpu import CPURunner
 from se_mm.engine.resumable_runner import ResumableRunner
 from se_mm.home import CONFIGS, config_names
-from se_mm.smoothing.guard import TeacherFault
+from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
 
 TRACEBACK = '--traceback'

@@ -27,7 +27,7 @@ class TeacherAndStudent:
     """What a training checkpoint holds, both by the names of the student's model.
 
     Attributes:
-        kind: Kind of the teacher, as in :data:`~se_mm.engine.teachers.TEACHERS`; None if there is
+        kind: Kind of the teacher, as in :data:`~se_mm.teachers.TEACHERS`; None if there is
             none.
         teacher: Its tensors; of a teacher that is a part of the model, only that part's.
         student: All of the student's tensors.

@@ -26,7 +26,6 @@ from se_mm.engine.checkpoints import (
 )
 from se_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from se_mm.engine.keyed_data import KeyedBatches, Skipping, key_dataloader, remembers
-from se_mm.engine.teachers import Shadow
 from se_mm.rng import seed_all
 from se_mm.smoothing.options import OptionError
 
@@ -223,9 +222,9 @@ class ResumableRunner(Runner):
         """The buffers of the model, and of a teacher beside it."""
         buffers = dict(_plain(self.model).named_buffers())
         for hook in self.hooks:
-            if isinstance(getattr(hook, 'teacher', None), Shadow):
-                pairs = hook.teacher.buffers
-                buffers |= {f'teacher.{pair.name}': pair.teacher for pair in pairs}
+            outside = getattr(getattr(hook, 'teacher', None), 'outside', None)
+            if outside is not None:
+                buffers |= {f'teacher.{name}': b for name, b in outside.named_buffers()}
         return buffers
 
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.keyed_data import Skipping
-from se_mm.engine.teachers import Pair
-from se_mm.smoothing.options import OptionError
+from se_mm.teachers import Pair
+from se_mm.smoothing import OptionError, Settings
 
 SPLIT_FILE = 'split.json'
 """Where in its work dir a run leaves which images are labelled."""
@@ -95,7 +95,7 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
             isinstance(hook, SpatialEnsembleHook) or hasattr(hook, 'momentum_update')
             for hook in self.runner.hooks
         )
-        if Pair.candidates(model) and not moved:
+        if Pair.candidates(model, Settings()) and not moved:
             raise OptionError(
                 f'custom_hooks has no hook that moves the teacher of {name}: add '
                 f"dict(type='SETMAHook'), or, for a teacher equal to the student, "

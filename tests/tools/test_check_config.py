@@ -8,7 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from se_mm.engine.config_check import check_config
+from se_mm.engine.check import check_config
 from se_mm.smoothing.options import OptionError
 
 

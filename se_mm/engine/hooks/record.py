@@ -8,40 +8,55 @@ from typing import Any, Optional
 
 from torch import Tensor
 
-from se_mm.smoothing.history import read_history
+from se_mm.history.segments import read_history
 from se_mm.smoothing.options import OptionError
 from se_mm.version import __version__
 
 CHECKPOINT_KEY = 'se_mm'
 """The key that a checkpoint has beside the stock ones."""
 
+# Beside the state dict, all that the picks depend on, and what publishing needs to know.
+_TYPES = {
+    'hook': str,
+    'seed': int,
+    'step': int,
+    'options': Mapping,
+    'teacher': Mapping,
+    'fp32': Mapping,
+    'history': list,
+}
+
 
 def record(
+    *,
     hook: str,
     seed: int,
     step: int,
     options: Mapping[str, Any],
+    teacher: Mapping[str, Any],
     fp32: Mapping[str, Tensor],
     history: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What goes under :data:`CHECKPOINT_KEY`: with the state dict, all that the picks depend on.
+    """What goes under :data:`CHECKPOINT_KEY`.
 
     Args:
         hook: Name of the hook.
         seed: Seed of the picks.
         step: Updates made.
-        options: The hook's options as the config has them.
-        fp32: The averages that the teacher of a low precision has in float32.
-        history: What was in force at each update: see :mod:`se_mm.smoothing.history`.
+        options: The options, as :meth:`~se_mm.smoothing.Settings.plain` has them.
+        teacher: ``kind``, and ``parts`` as :attr:`~se_mm.teachers.Teacher.parts`.
+        fp32: Averages in float32 of a low-precision teacher.
+        history: What was in force at each update: see :mod:`se_mm.history.segments`.
     """
     return {
         'version': __version__,
         'hook': hook,
         'seed': seed,
         'step': step,
-        'options': plain(options),
+        'options': dict(options),
+        'teacher': {'kind': teacher['kind'], 'parts': dict(teacher['parts'])},
         'fp32': {name: average.cpu() for name, average in fp32.items()},
-        'history': plain(history),
+        'history': [dict(segment) for segment in history],
     }
 
 
@@ -49,7 +64,7 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
     """The record in a checkpoint; None if another hook wrote it.
 
     Raises:
-        OptionError: If it is of a newer version than this, or incomplete.
+        OptionError: If it was written by a newer version, or is incomplete.
     """
     saved = checkpoint.get(CHECKPOINT_KEY)
     if saved is None:
@@ -57,32 +72,24 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
     version = saved.get('version') if isinstance(saved, Mapping) else None
     try:
         newer = _numbers(version) > _numbers(__version__)
-    except (TypeError, ValueError):
+    except (AttributeError, ValueError):
         raise OptionError(
-            f'the record of se_mm in the checkpoint has version={version!r}: damaged.'
+            f"the checkpoint's record of se_mm is damaged: its version is {version!r}"
         ) from None
     if newer:
         raise OptionError(
-            f'the checkpoint was written by se_mm {version}, and this is {__version__}: update it.'
+            f'the checkpoint needs se_mm {version}, and this is {__version__}: update se_mm'
         )
-    kinds = {
-        'hook': str,
-        'seed': int,
-        'step': int,
-        'options': Mapping,
-        'fp32': Mapping,
-        'history': list,
-    }
-    for key, kind in kinds.items():
+    for key, kind in _TYPES.items():
         if not isinstance(saved.get(key), kind):
             raise OptionError(
-                f'the record of se_mm in the checkpoint has {key}={saved.get(key)!r}: damaged.'
+                f"the checkpoint's record of se_mm is damaged: its {key} is {saved.get(key)!r}"
             )
     read_history(saved['history'], saved['step'])
     return saved
 
 
-def _numbers(version: str) -> list[int]:
+def _numbers(version: Any) -> list[int]:
     return [int(part) for part in version.split('.')]
 
 
@@ -94,18 +101,9 @@ def changed_options(saved: Mapping[str, Any], hook: str, options: Mapping[str, A
         hook: Name of the hook that goes on.
         options: Its options.
     """
-    before, now = saved['options'], plain(options)
+    before = saved['options']
     changes = [] if saved['hook'] == hook else [f'{hook} (was {saved["hook"]})']
-    for key in {**before, **now}:
-        if now.get(key) != before.get(key):
-            changes.append(f'{key}={now.get(key)!r} (was {before.get(key)!r})')
+    for key in {**before, **options}:
+        if options.get(key) != before.get(key):
+            changes.append(f'{key}={options.get(key)!r} (was {before.get(key)!r})')
     return changes
-
-
-def plain(value: Any) -> Any:
-    """``value`` made of Python's own types, which a checkpoint may hold."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from se_mm.smoothing.provenance import BEFORE, Law, Provenance, TensorHistory, effective_size
-from se_mm.smoothing.stages import stages
+from se_mm.history.provenance import BEFORE, Law, Provenance, TensorHistory, effective_size
+from se_mm.history.stages import stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

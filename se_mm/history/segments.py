@@ -1,28 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """What was in force at each update of a teacher, in plain types that a checkpoint holds.
 
-Picks are functions of the seed, the step and names, so that this is all that it takes to say later
-where each unit of the teacher came from: see :mod:`~se_mm.smoothing.provenance`.
+Picks are functions of the seed, the step and names, so this is enough to work out later where each
+unit of the teacher came from: see :mod:`~se_mm.history.provenance`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Optional, Union
-
-from torch import Tensor
+from typing import Any, Optional
 
 from se_mm.smoothing.options import OptionError
-from se_mm.smoothing.rules import AverageFunction, Rule
 from se_mm.smoothing.schedules import (
     KEEP_PROB_SCHEDULES,
     MOMENTUM_SCHEDULES,
     Schedule,
     running_mean,
 )
+from se_mm.smoothing.settings import COPY, GRANULARITIES, Rule
 from se_mm.smoothing.smoother import Smoother
-from se_mm.smoothing.units import GRANULARITIES
 
 OTHER = 'other'
 """Stands for an average that is no momentum."""
@@ -130,15 +127,25 @@ class History:
         self.segments[-1]['copied'] = True
 
 
-def settings_of(smoother: Smoother, seed: int, total: int, interval: int) -> dict[str, Any]:
+def settings_of(
+    smoother: Smoother, inherited: Optional[Schedule], seed: int, total: int, interval: int
+) -> dict[str, Any]:
     """What the updates of a smoother depend on, in plain types.
 
     Args:
-        smoother: What makes them.
+        smoother: What makes them, bound to a student.
+        inherited: The schedule of an average that the teacher had before; None: not known.
         seed: Seed of the picks.
-        total: Updates that the whole run makes.
-        interval: Update steps of which one moves what is smoothed.
+        total: Updates of the whole run.
+        interval: Update steps from one that moves what is smoothed to the next.
     """
+    rules: dict[Rule, dict[str, list[int]]] = {}
+    followed = []
+    for member, pair in smoother.pairs.items():
+        if isinstance(member.rule, Rule):
+            rules.setdefault(member.rule, {})[member.name] = list(pair.teacher.shape)
+        elif member.rule == COPY and pair.teacher.is_floating_point():
+            followed.append(member.name)
     return {
         'seed': seed,
         'total': total,
@@ -146,14 +153,14 @@ def settings_of(smoother: Smoother, seed: int, total: int, interval: int) -> dic
         'rules': [
             {
                 'keep_prob': _plain(rule.keep_prob),
-                'momentum': _plain(rule.momentum),
+                'momentum': _plain(rule.momentum or inherited),
                 'match_horizon': rule.match_horizon,
                 'granularity': rule.granularity,
-                'tensors': {pair.name: list(pair.teacher.shape) for pair in plan.units.pairs},
+                'tensors': shapes,
             }
-            for rule, plan in smoother.smoothed
+            for rule, shapes in rules.items()
         ],
-        'followed': smoother.followed,
+        'followed': followed,
     }
 
 
@@ -177,22 +184,13 @@ def read_history(saved: Any, updates: int) -> tuple[Segment, ...]:
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         reason = ' '.join(str(error).split())[:200]
         raise OptionError(
-            f'the record of se_mm in the checkpoint has a history that is damaged: '
-            f'{type(error).__name__}, {reason}.'
+            f'the history in the checkpoint is damaged: {type(error).__name__}, {reason}'
         ) from error
     return segments
 
 
-def _plain(value: Union[Schedule, AverageFunction, None]) -> Any:
-    if value is None:
-        return None
-    if not isinstance(value, Schedule):
-        return OTHER
-    return {'type': value.function.__name__, **value.parameters}
-
-
-def _other(teacher: Tensor, student: Tensor, step: int) -> None:
-    raise NotImplementedError('the average is not in the history')
+def _plain(value: Optional[Schedule]) -> Any:
+    return OTHER if value is None else {'type': value.function.__name__, **value.parameters}
 
 
 def _schedule(value: Mapping[str, Any]) -> Schedule:
@@ -219,7 +217,7 @@ def _segment(saved: Mapping[str, Any]) -> Segment:
         momentum = some['momentum']
         rule = Rule(
             _schedule(some['keep_prob']),
-            _other if momentum == OTHER else None if momentum is None else _schedule(momentum),
+            None if momentum == OTHER else _schedule(momentum),
             bool(some['match_horizon']),
             GRANULARITIES[GRANULARITIES.index(some['granularity'])],
         )

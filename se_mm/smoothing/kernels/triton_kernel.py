@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernel of :mod:`~se_mm.smoothing.fused`. Needs Triton."""
+"""The Triton kernel of :mod:`~se_mm.smoothing.kernels.cuda`. Needs Triton."""
 
 from __future__ import annotations
 
@@ -99,5 +99,6 @@ def update(
         # First to the teacher's dtype: the plain way averages what a copy would write.
         new = _converted(new, TEACHER).to(exact)
         way = new - old
-        new = tl.where(share < 0.5, old + share * way, new - way * (1 - share))
+        moved = tl.where(share < 0.5, old + share * way, new - way * (1 - share))
+        new = tl.where(old == new, old, moved)  # Equal infinities do not become NaN.
     tl.store(teacher + index, _converted(new, TEACHER), mask=taken)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernel of se_mm.smoothing.fused for the CPU: all units of all tensors, in one pass over what
-// is picked. It does what cuda_kernel.py does, and reads the same table.
+// The kernel of se_mm.smoothing.kernels.cpu: all units of all tensors, in one pass over what is picked.
+// It does what triton_kernel.py does, and reads the same table.
 
 #define _GNU_SOURCE  // for RTLD_DEFAULT
 #define PY_SSIZE_T_CLEAN
@@ -104,9 +104,12 @@ static inline float load_float16(_Float16 number) { return (float)number; }
 static inline _Float16 store_float16(float number) { return (_Float16)number; }
 #endif
 
-// How old follows new: as torch.lerp does it, from the nearer end.
+// How old follows new: as torch.lerp does it, from the nearer end. What is equal stays, so that equal
+// infinities, as of a mask, do not become NaN.
 #define MOVED(OLD, NEW, WEIGHT)                                                                   \
-    ((WEIGHT) < 0.5f ? (OLD) + (WEIGHT) * ((NEW) - (OLD)) : (NEW) - ((NEW) - (OLD)) * (1 - (WEIGHT)))
+    ((OLD) == (NEW)    ? (OLD)                                                                    \
+     : (WEIGHT) < 0.5f ? (OLD) + (WEIGHT) * ((NEW) - (OLD))                                       \
+                       : (NEW) - ((NEW) - (OLD)) * (1 - (WEIGHT)))
 
 // Draw the picks of `count` elements, and do what DO says of each.
 #define EACH_PICK(T, S, DO)                                                                       \
@@ -323,7 +326,7 @@ static PyMethodDef methods[] = {
     {"update", update, METH_VARARGS,
      "update(teacher, student, table, programs, count, bytes, key, least, averages, weight, by_element, "
      "threads)\n--\n\n"
-     "Update the picked units of many tensors. The arguments are those of cuda_kernel.update but for\n"
+     "Update the picked units of many tensors. The arguments are those of triton_kernel.update but for\n"
      "names of dtypes, addresses of the tables, and the numbers of programs, of bytes that all teachers\n"
      "have, and of threads."},
     {NULL, NULL, 0, NULL},

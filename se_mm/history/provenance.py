@@ -18,9 +18,9 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.history import Segment, SmoothedTensors
+from se_mm.history.segments import Segment, SmoothedTensors
 from se_mm.smoothing.picks import INCREMENT, mix_, signed, stream, threshold, unit_key
-from se_mm.smoothing.rules import Rule
+from se_mm.smoothing.settings import Rule
 
 SAMPLE = 1024
 """So many units of a tensor are followed, the first ones."""
@@ -275,10 +275,11 @@ def _walk(
 
 def _weight(rule: Rule, step: int, total: int) -> float:
     """Share of the new value in a unit that was picked; NaN if it is not known."""
+    if rule.momentum is None:
+        return float('nan')
     average = rule.average(step, total)
-    if average is None:
-        return 1.0
-    return float('nan') if callable(average) else average
+    assert not callable(average)
+    return 1.0 if average is None else average
 
 
 def _picks(segment: Segment, rule: Rule, steps: Sequence[int], keys: Tensor, low: Tensor) -> Tensor:
