@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Optional, Union
 
 from mmengine.dist import get_rank
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
@@ -258,11 +258,12 @@ class SpatialEnsembleHook(Hook):
             OptionError: If one does.
         """
         name = type(self).__name__
-        # By name, since mmdet need not be installed. Other movers are noticed by what they do.
-        stock = {'shadow': 'EMAHook', 'pair': 'MeanTeacherHook'}.get(self.teacher.kind)
+        # Mean teachers are told by their method, since mmdet need not be installed. Other movers
+        # are noticed by what they do.
+        shadow = isinstance(self.teacher, Shadow)
         for hook in others:
-            classes = [cls.__name__ for cls in hook.__mro__]
-            if issubclass(hook, SpatialEnsembleHook) or stock in classes:
+            replaced = issubclass(hook, EMAHook) if shadow else hasattr(hook, 'momentum_update')
+            if issubclass(hook, SpatialEnsembleHook) or replaced:
                 raise OptionError(
                     f'custom_hooks must have one hook that moves the teacher, got {name} and '
                     f"{hook.__name__}: remove the line dict(type='{hook.__name__}', ...)"
