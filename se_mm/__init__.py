@@ -17,7 +17,7 @@ if find_spec('mmengine') is not None:
 
     check_environment()
 
-    from se_mm import datasets, engine, evaluation, models  # noqa: F401
+    from se_mm import datasets, engine, evaluation, models
     from se_mm.engine.safe_loading import allow_mmengine_checkpoints
 
     allow_mmengine_checkpoints()

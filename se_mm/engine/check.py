@@ -20,6 +20,7 @@ from mmengine.visualization import Visualizer
 from torch import nn
 
 from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.engine.hooks.run_length import check_begin, check_interval, count_updates
 from se_mm.rng import rng_untouched
 from se_mm.smoothing import Rule, Schedule, Settings
 from se_mm.smoothing.options import OptionError, did_you_mean
@@ -35,7 +36,8 @@ class Group:
     """The tensors that are updated in one way.
 
     Attributes:
-        source: The option that says so: ``'default'``, ``"overrides['norm']"``, ``"buffers='copy'"``.
+        source: The option that says so: ``'default'``, ``"overrides['norm']"`` or
+            ``"buffers='copy'"``.
         how: In words.
         names: Names of the tensors in the student.
         units: Units that they split into; 0 where nothing is picked.
@@ -138,14 +140,14 @@ def check_config(cfg: Config) -> Report:
         if not hooks:
             return _report_without(model, device, [kind for _, kind in kinds])
         hook = hooks[0]
-        hook.bind(model)
+        mover = hook.bind(model)
         others = [kind for entry, kind in kinds if entry is not ours[0][0]]
         hook.check_other_hooks(others)
         length = _length(cfg)
-        hook.check_begin(*length)
-        updates = _updates(cfg, hook, length[0])
+        check_begin(hook.settings, *length)
+        updates = _updates(cfg, mover, length[0])
         if updates is not None:
-            hook.check_interval(updates)
+            check_interval(mover, updates)
         seed = hook.settings.seed
         seed = (cfg.get('randomness') or {}).get('seed') if seed is None else seed
         return report(hook, model, updates, seed, device)
@@ -168,7 +170,6 @@ def report(
         device: Where the model is.
     """
     settings, mover = hook.settings, hook.mover
-    assert mover is not None
     begin = (
         f'epoch {settings.begin_epoch}'
         if settings.begin_epoch
@@ -178,7 +179,7 @@ def report(
     return Report(
         model=type(model).__name__,
         hook=type(hook).__name__,
-        lines=tuple(hook.describe()),
+        lines=tuple(mover.describe()),
         groups=tuple(_groups(mover, updates)),
         settings={
             'interval': f'every {interval} opportunities' if interval > 1 else '1',
@@ -278,12 +279,12 @@ def _length(cfg: Config) -> tuple[Optional[int], Optional[int]]:
     return None, None if epochs is None else int(epochs)
 
 
-def _updates(cfg: Config, hook: SpatialEnsembleHook, max_iters: Optional[int]) -> Optional[int]:
+def _updates(cfg: Config, mover: Mover, max_iters: Optional[int]) -> Optional[int]:
     """Opportunities for an update, where they are known."""
     wrapper = cfg.optim_wrapper
-    if max_iters is None or hook.settings.begin_epoch or 'optimizer' not in wrapper:
+    if max_iters is None or mover.ensemble.settings.begin_epoch or 'optimizer' not in wrapper:
         return None
-    return hook.count_updates(max_iters, 1, int(wrapper.get('accumulative_counts', 1)))
+    return count_updates(mover, max_iters, 1, int(wrapper.get('accumulative_counts', 1)))
 
 
 def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
@@ -311,7 +312,7 @@ def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
             units=0 if rule is None else len(Units(filled, rule.granularity)),
             numbers=sum(pair.teacher.numel() for pair in pairs),
             bytes=sum(pair.teacher.numel() * pair.teacher.element_size() for pair in pairs),
-            horizon=None if rule is None else _horizon(rule, mover.describe(), updates),
+            horizon=None if rule is None else _horizon(rule, mover.inherited_momentum(), updates),
         )
 
 

@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.keyed_data import Skipping
-from se_mm.teachers import Pair
 from se_mm.smoothing import OptionError, Settings
+from se_mm.teachers import Pair
 
 SPLIT_FILE = 'split.json'
 """Where in its work dir a run leaves which images are labelled."""

@@ -90,8 +90,8 @@ class Smoother:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the settings and the averages; its next update binds it to a student."""
-        unbound = dict(pairs={}, _groups=[], _everything=None, _trackers=None, _built=None)
-        return {**vars(self), **unbound}
+        unbound: dict[str, Any] = {'pairs': {}, '_groups': []}
+        return {**vars(self), **unbound, '_everything': None, '_trackers': None, '_built': None}
 
     def bind(self, student: nn.Module) -> None:
         """Pair the teacher's tensors with a student's. The first update does so by itself.
@@ -207,8 +207,8 @@ class Smoother:
         parameters = [member for member in members if member.is_parameter]
         if not parameters and not self.shared:
             raise OptionError(
-                f'the student must have parameters for a teacher, and {type(self.teacher).__name__} '
-                f'has none'
+                f'the student must have parameters for a teacher to follow, and '
+                f'{type(self.teacher).__name__} has none'
             )
         if parameters and all(member.rule == SKIP for member in parameters):
             raise OptionError(
@@ -352,6 +352,7 @@ def _same_memory(pair: Pair) -> bool:
     if pair.teacher.is_meta or _is_odd(pair.teacher) or is_sharded(pair.teacher):
         return False
     return bool(
-        pair.teacher.numel() and pair.teacher.device == pair.student.device
+        pair.teacher.numel()
+        and pair.teacher.device == pair.student.device
         and pair.teacher.data_ptr() == pair.student.data_ptr()
     )

@@ -22,7 +22,7 @@ def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``."""
     parallel = (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)
     while isinstance(module, parallel) or _COMPILED in module._modules:
-        module = module.module if isinstance(module, parallel) else module._modules[_COMPILED]
+        module = module.get_submodule('module' if isinstance(module, parallel) else _COMPILED)
     return module
 
 

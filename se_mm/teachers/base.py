@@ -136,7 +136,7 @@ class Teacher(ABC):
 
 def plain_model(model: nn.Module) -> nn.Module:
     """The model inside MMEngine's wrapper, if there is one."""
-    return model.module if is_model_wrapper(model) else model
+    return model.get_submodule('module') if is_model_wrapper(model) else model
 
 
 def submodule(key: str, model: nn.Module, path: str) -> nn.Module:

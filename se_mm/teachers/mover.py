@@ -32,13 +32,15 @@ class Mover:
         settings: The options. A momentum of None is the average that the teacher has.
 
     Attributes:
+        teacher: As given.
         ensemble: The teacher as a :class:`~se_mm.smoothing.SpatialEnsemble`.
         inherited: The average that the teacher has, in place of a momentum. None: not used.
         following: While True an opportunity copies the student and is not counted.
         held: While True an opportunity is none, as between two steps of the optimizer.
         started: Whether the teacher is more than a copy of its student.
         guard: Checks of finite values and equal ranks; None: nothing is checked.
-        history: Record of the updates; None: nothing is recorded.
+        history: Record of the updates.
+        seed: Seed of the picks of the whole job, before it is made the rank's.
     """
 
     def __init__(self, teacher: Teacher, settings: Settings) -> None:
@@ -54,12 +56,13 @@ class Mover:
             inherited=self.inherited,
             buffers='average' if averaged is not None and averaged.update_buffers else COPY,
         )
-        self._teacher = teacher
+        self.teacher = teacher
         self.following = False
         self.held = False
         self.started = False
         self.guard: Optional[Guard] = None
-        self.history: Optional[History] = None
+        self.history = History()
+        self.seed: Optional[int] = None
         self._watch: Optional[Watch] = None
         self._described: Optional[Schedule] = None
         self._calls = 0
@@ -67,13 +70,14 @@ class Mover:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a model has a mover without the checks of the run that it was copied from."""
-        return {**vars(self), 'guard': None, 'history': None, '_watch': None}
+        return {**vars(self), 'guard': None, '_watch': None}
 
     @property
     def interval(self) -> int:
         """Opportunities from one update to the next."""
-        averaged = self._teacher.averaged
-        return self.ensemble.settings.interval or getattr(averaged, 'interval', 1)
+        averaged = self.teacher.averaged
+        stock = averaged.interval if averaged is not None else 1
+        return int(self.ensemble.settings.interval or stock)
 
     def __call__(self, student: Optional[nn.Module] = None, *_: object, **__: object) -> None:
         """Make one update, if one is due.
@@ -88,7 +92,7 @@ class Mover:
         if self.held:
             return
         if not isinstance(student, nn.Module):
-            student = self._teacher.student
+            student = self.teacher.student
         assert student is not None
         ensemble = self.ensemble
         step = ensemble.step
@@ -101,15 +105,13 @@ class Mover:
         if self.following:
             if allowed:
                 ensemble.copy(student)
-                if self.history is not None:
-                    self.history.copy(step)
+                self.history.copy(step)
         elif allowed:
-            if self.inherited is not None and self.describe() != self._described:
+            if self.inherited is not None and self.inherited_momentum() != self._described:
                 self.record_settings(step)  # Its momentum was set from outside.
             ensemble.update(student, self.interval)
         elif step:  # Before the first update the teacher is a copy, and stays one.
-            if self.history is not None:
-                self.history.skip(step)
+            self.history.skip(step)
             ensemble.step = step + 1
         self.started |= ensemble.step > 0 and not self.following
         if self.guard is not None and ensemble.step != step:
@@ -119,13 +121,32 @@ class Mover:
     @torch.no_grad()
     def copy_student(self) -> None:
         """Make the teacher equal to its student, as long as it is nothing more."""
-        student = self._teacher.student
+        student = self.teacher.student
         if not self.started and student is not None:
             self.ensemble.copy(student)
             self._leave()
 
-    def watch(self) -> None:
-        """Begin to watch for another mover. Called once the weights are there."""
+    def start(self, seed: int, updates: int, fresh: bool, following: bool) -> None:
+        """Begin or continue a training. Called once the weights are there.
+
+        Args:
+            seed: Seed of the picks of this rank.
+            updates: Updates of the whole run.
+            fresh: Whether the training begins, and is not resumed.
+            following: Whether the teacher equals its student at first.
+        """
+        ensemble = self.ensemble
+        ensemble.seed, ensemble.total = seed, updates
+        if self.started:
+            ensemble.step = max(1, ensemble.step)  # The next update is no copy.
+        elif fresh:
+            ensemble.step = 0
+        self.started = ensemble.step > 0
+        self.copy_student()
+        self.record_settings(ensemble.step)
+        if self.teacher.taught_from_start and fresh and not self.started:
+            self.following = following
+            self()
         self._watch = Watch()
         self._calls = self._opportunities = 0
         self._leave()
@@ -147,7 +168,7 @@ class Mover:
         self._opportunities += 1
         if self._opportunities < WATCHED and not last:
             return
-        if self._teacher.updated_by_model and not self._calls:
+        if self.teacher.updated_by_model and not self._calls:
             self._check_idle()
         if not self.ensemble.settings.check_teachers:
             self._watch = None
@@ -158,7 +179,7 @@ class Mover:
         pairs = self.ensemble.smoother.named()
         if not pairs or equal(pairs.values()):
             return  # Something keeps it equal: the updates begin later.
-        path, many = self._teacher.path, self._opportunities
+        path, many = self.teacher.path, self._opportunities
         moved = self._watch.moved(pairs)
         if moved:
             raise TeacherFault(
@@ -172,7 +193,22 @@ class Mover:
             f"kind='pair' with teacher= and student= to let the hook move it, or remove the hook"
         )
 
-    def describe(self) -> Optional[Schedule]:
+    def describe(self) -> list[str]:
+        """What is done, and what may surprise, one line each: for the log and the check."""
+        smoother = self.ensemble.smoother
+        rule = str(self.ensemble.settings.default)
+        momentum = self.inherited_momentum()
+        if momentum is not None:
+            rule = rule.replace("the model's own average", f"the average's momentum {momentum}")
+        lines = [f'{self.teacher}; {rule}; buffers {smoother.buffers}']
+        if smoother.shared:
+            lines.append(
+                f'teacher and student share {len(smoother.shared)} tensors, for example '
+                f'{smoother.shared[0]!r}, which are left as they are'
+            )
+        return lines + list(self.teacher.cautions)
+
+    def inherited_momentum(self) -> Optional[Schedule]:
         """The schedule of the average that the teacher has, where it is known."""
         return self.inherited.describe() if self.inherited is not None else None
 
@@ -183,8 +219,8 @@ class Mover:
             step: The first update that it holds for.
         """
         ensemble = self.ensemble
-        self._described = self.describe()
-        if self.history is not None and ensemble.smoother.pairs:
+        self._described = self.inherited_momentum()
+        if ensemble.smoother.pairs:
             settings = settings_of(
                 ensemble.smoother, self._described, ensemble.seed, ensemble.total, self.interval
             )

@@ -46,10 +46,11 @@ class Pair(Teacher):
     def _pairs(cls, model: nn.Module) -> Iterator[tuple[str, str]]:
         """Dotted names of teacher and student."""
         for folder, module in [('', model), *model.named_children()]:
-            pair = [getattr(unwrapped(module), name, None) for name in cls.names]
-            modules = all(isinstance(m, nn.Module) for m in pair)
-            averages = any(isinstance(m, BaseAveragedModel) for m in pair)
-            if modules and not averages and signature(pair[0]) == signature(pair[1]) != {}:
+            found = [getattr(unwrapped(module), name, None) for name in cls.names]
+            modules = [m for m in found if isinstance(m, nn.Module)]
+            averages = any(isinstance(m, BaseAveragedModel) for m in modules)
+            signatures = [signature(m) for m in modules]
+            if len(modules) == 2 and not averages and signatures[0] == signatures[1] != {}:
                 teacher, student = (f'{folder}.{name}'.lstrip('.') for name in cls.names)
                 yield teacher, student
 

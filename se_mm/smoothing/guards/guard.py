@@ -11,7 +11,7 @@ from torch import Tensor
 from se_mm.smoothing.guards.digest import differing
 from se_mm.smoothing.guards.finite import not_finite
 from se_mm.smoothing.guards.ranks import world_size
-from se_mm.smoothing.smoother import Smoother, TeacherFault
+from se_mm.smoothing.smoother import Member, Smoother, TeacherFault
 from se_mm.smoothing.units import Pair
 
 # A batch norm's buffers that a diverging run damages. Others are the model's own: a mask may be
@@ -139,7 +139,7 @@ def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
     )
 
 
-def _checked(pairs: Mapping[object, Pair]) -> list[Pair]:
+def _checked(pairs: Mapping[Member, Pair]) -> list[Pair]:
     """The pairs that are to be finite."""
     return [
         pair
