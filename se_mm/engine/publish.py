@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from se_mm.engine.checkpoints import read_checkpoint
-from se_mm.engine.hooks.record import CHECKPOINT_KEY, plain
+from se_mm.engine.hooks.record import CHECKPOINT_KEY
 from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 from se_mm.version import __version__
 from se_mm.whole_file import check_out, whole_file
@@ -135,7 +135,7 @@ def publish(
                 'weights': weights,
                 'prefixes': list(prefixes),
                 'teacher': found.kind,
-                'hook': plain(checkpoint.get(CHECKPOINT_KEY)),
+                'hook': checkpoint.get(CHECKPOINT_KEY),
             },
         },
     }
