@@ -87,6 +87,7 @@ class Tracked:
         self._edges: list[tuple[dict[str, Optional[nn.Module]], str]] = []
         self._children: list[nn.Module] = []
         self._places: list[tuple[Dict, str]] = []
+        self._missing = False
 
     def now(self, root: nn.Module) -> list[Optional[Tensor]]:
         """The tensors that have the names now, None for names that are gone.
@@ -97,8 +98,8 @@ class Tracked:
         """
         if root is not self._root:
             self._move_to(root)
-        # Each edge still leads to the module that was there.
-        if not all(map(is_, [d.get(key) for d, key in self._edges], self._children)):
+        # Each edge still leads to the module that was there, and no name was gone.
+        if self._missing or not all(map(is_, [d.get(key) for d, key in self._edges], self._children)):
             self._find(root)
         return [d.get(key) for d, key in self._places]
 
@@ -126,6 +127,7 @@ class Tracked:
                 edges[id(edge.modules), edge.key] = edge
         self._edges = [(edge.modules, edge.key) for edge in edges.values()]
         self._children = [edge.child for edge in edges.values()]
+        self._missing = None in places
         nowhere: Dict = {}
         self._places = [(p.tensors, p.key) if p else (nowhere, '') for p in places]
 
