@@ -55,7 +55,9 @@ def test_flag_is_a_bool(value):
 
 
 def test_choice_names_all_and_the_nearest():
-    with pytest.raises(OptionError, match=r"must be one of 'copy', 'skip', got 'coppy'. Did you mean 'copy'"):
+    with pytest.raises(
+        OptionError, match=r"one of 'copy', 'skip', got 'coppy'. Did you mean 'copy'"
+    ):
         check_choice('buffers', 'coppy', ['copy', 'skip'])
     with pytest.raises(OptionError):
         check_choice('buffers', ['copy'], ['copy', 'skip'])

@@ -91,7 +91,8 @@ def test_wrong_override_is_refused_by_one_line(overrides, message):
 def test_override_of_the_momentum_needs_an_average():
     with pytest.raises(OptionError, match="no option 'momentum'"):
         settings({'head': dict(momentum=0.1)}, momentum=1.0)
-    assert settings({'head': dict(momentum=0.1)}, momentum=None).rule_of('head').average(0, 1) == 0.1
+    made = settings({'head': dict(momentum=0.1)}, momentum=None)
+    assert made.rule_of('head').average(0, 1) == 0.1
 
 
 def test_override_that_matches_nothing_is_refused_naming_the_nearest_module():

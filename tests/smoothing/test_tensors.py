@@ -134,6 +134,7 @@ def test_same_tensors_are_found_without_a_walk(monkeypatch):
     root = net()
     tracked = Tracked(NAMES)
     tracked.now(root)
+
     def walk(*args):
         raise AssertionError('the module tree was walked over')
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from se_mm.smoothing import Rule, Rules, Smoother, keep_prob_schedule, pair_modules
 from se_mm.smoothing.finite import FiniteCheck
 from se_mm.smoothing.guard import Guard, TeacherFault
+
+from se_mm.smoothing import Rule, Rules, Smoother, keep_prob_schedule, pair_modules
 
 FLOATING = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 BAD = [math.inf, -math.inf, math.nan]

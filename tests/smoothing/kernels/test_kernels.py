@@ -107,7 +107,9 @@ def assert_as_plain(build, made, granularity, seed, step, keep_prob, average):
     average=st.sampled_from([None, 0.001, 0.3, 0.8]),
 )
 @settings(max_examples=60)
-def test_chosen_backends_do_what_the_plain_one_does(granularity, made, seed, step, keep_prob, average):
+def test_chosen_backends_do_what_the_plain_one_does(
+    granularity, made, seed, step, keep_prob, average
+):
     assert_as_plain(chosen, made, granularity, seed, step, keep_prob, average)
 
 
