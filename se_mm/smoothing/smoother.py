@@ -145,7 +145,7 @@ class Smoother:
 
     def copy(self, student: nn.Module) -> None:
         """Make the teacher equal to the student, all parameters and all buffers."""
-        self._prepare(student)
+        self.find(student)
         if self._everything is None:
             self._everything = _Group(COPY)
             self._everything.build(list(self.pairs.values()), {})
@@ -157,7 +157,7 @@ class Smoother:
 
     def follow(self, student: nn.Module) -> None:
         """Copy what follows the student at every update, and smooth nothing."""
-        self._prepare(student)
+        self.find(student)
         for group in self._groups:
             if group.rule == COPY:
                 group.update(0, 0, 0.0, None)
@@ -174,7 +174,7 @@ class Smoother:
         Raises:
             TeacherFault: If a tensor has another shape than when the two were paired.
         """
-        self._prepare(student)
+        self.find(student)
         for group in self._groups:
             if isinstance(group.rule, Rule):
                 keep_prob = group.rule.keep_prob(step, total)
@@ -226,8 +226,12 @@ class Smoother:
                 f'{dict(self.settings.overrides)!r}, which skips all {len(parameters)}'
             )
 
-    def _prepare(self, student: nn.Module) -> None:
-        """Find the tensors that have the names now, and rebuild the groups if any has changed."""
+    def find(self, student: nn.Module) -> None:
+        """Find the tensors that have the names now, and rebuild the groups if any has changed.
+
+        Raises:
+            TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
+        """
         if self._trackers is None:
             self.bind(student)
         assert self._trackers is not None

@@ -113,6 +113,7 @@ class Shadow(Teacher):
         if self._swapped:
             pairs, self._swapped = self._swapped, []
         else:
+            self._mover.ensemble.smoother.find(self.student)
             pairs = [
                 (pair.teacher, pair.student)
                 for member, pair in self._mover.ensemble.smoother.pairs.items()
