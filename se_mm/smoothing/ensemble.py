@@ -134,6 +134,8 @@ class SpatialEnsemble(nn.Module):
         device: Union[torch.device, str, None] = None,
     ) -> None:
         super().__init__()
+        if momentum is None:
+            raise OptionError('momentum must be a number in (0, 1] or a schedule, got None')
         settings = Settings(
             keep_prob=keep_prob,
             momentum=momentum,
@@ -147,8 +149,7 @@ class SpatialEnsemble(nn.Module):
         )
         if total_updates is None:
             for name in ('keep_prob', 'momentum'):
-                schedule = getattr(settings, name)
-                if schedule is None or schedule.needs_total:
+                if getattr(settings, name).needs_total:
                     raise OptionError(
                         f'total_updates must be set for {name}={getattr(settings, name)}'
                     )
@@ -159,6 +160,7 @@ class SpatialEnsemble(nn.Module):
             module.to(device)
         self._adopt(module, settings, total_updates or 1)
         self.smoother.bind(student)
+        self.eval()
 
     @classmethod
     def around(

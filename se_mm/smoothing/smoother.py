@@ -15,7 +15,15 @@ from se_mm.smoothing.kernels import Kernel, choose
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.settings import COPY, SKIP, Average, Rule, Settings
 from se_mm.smoothing.tensors import Tracked, slots, unique, unwrapped
-from se_mm.smoothing.units import Pair, Units, is_sharded, local, local_pair, sharded_alike
+from se_mm.smoothing.units import (
+    Pair,
+    Units,
+    check_split,
+    is_sharded,
+    local,
+    local_pair,
+    sharded_alike,
+)
 from se_mm.smoothing.update import draw_picks, update
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
@@ -115,6 +123,8 @@ class Smoother:
             member = Member(name, inner, slot.is_parameter, self._rule(name, slot))
             other = theirs[inner].tensors[theirs[inner].key] if inner in theirs else None
             pair = _paired(name, teacher, other, OptionError)
+            if isinstance(member.rule, Rule):
+                check_split(name, pair.teacher, member.rule.granularity)
             if _same_memory(pair):
                 self.shared.append(name)
             else:
@@ -135,7 +145,7 @@ class Smoother:
 
     def copy(self, student: nn.Module) -> None:
         """Make the teacher equal to the student, all parameters and all buffers."""
-        self._prepare(student)
+        self.find(student)
         if self._everything is None:
             self._everything = _Group(COPY)
             self._everything.build(list(self.pairs.values()), {})
@@ -147,7 +157,7 @@ class Smoother:
 
     def follow(self, student: nn.Module) -> None:
         """Copy what follows the student at every update, and smooth nothing."""
-        self._prepare(student)
+        self.find(student)
         for group in self._groups:
             if group.rule == COPY:
                 group.update(0, 0, 0.0, None)
@@ -164,7 +174,7 @@ class Smoother:
         Raises:
             TeacherFault: If a tensor has another shape than when the two were paired.
         """
-        self._prepare(student)
+        self.find(student)
         for group in self._groups:
             if isinstance(group.rule, Rule):
                 keep_prob = group.rule.keep_prob(step, total)
@@ -216,8 +226,12 @@ class Smoother:
                 f'{dict(self.settings.overrides)!r}, which skips all {len(parameters)}'
             )
 
-    def _prepare(self, student: nn.Module) -> None:
-        """Find the tensors that have the names now, and rebuild the groups if any has changed."""
+    def find(self, student: nn.Module) -> None:
+        """Find the tensors that have the names now, and rebuild the groups if any has changed.
+
+        Raises:
+            TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
+        """
         if self._trackers is None:
             self.bind(student)
         assert self._trackers is not None
@@ -273,8 +287,9 @@ class _Group:
         self._odd = [pair for pair in pairs if _is_odd(pair.teacher) or _is_odd(pair.student)]
         dense = [pair for pair in pairs if pair not in self._odd] if self._odd else pairs
         dense = [_real(pair) for pair in dense if pair.teacher.numel()]
-        moved = [replace(pair, teacher=fp32.get(pair.name, pair.teacher)) for pair in dense]
-        copies = [replace(pair, student=fp32[pair.name]) for pair in dense if pair.name in fp32]
+        averages = {pair.name: local(fp32[pair.name]) for pair in dense if pair.name in fp32}
+        moved = [replace(pair, teacher=averages.get(pair.name, pair.teacher)) for pair in dense]
+        copies = [replace(p, student=averages[p.name]) for p in dense if p.name in averages]
         self._units = Units(moved, granularity)
         self._kernels = choose(moved, granularity)
         self._rounding = choose(copies, granularity)
@@ -326,10 +341,13 @@ def _paired(
 def _memory(tensors: list[Optional[Tensor]]) -> list[int]:
     """Addresses and sizes of tensors, which change where ``.data`` is replaced."""
     try:
-        return [*map(Tensor.data_ptr, tensors), *map(Tensor.numel, tensors)]  # type: ignore[arg-type]
+        addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
     except (RuntimeError, TypeError):  # A sparse tensor has no address, and None is no tensor.
-        dense = [local(t) for t in tensors if t is not None and not _is_odd(t)]
-        return [*map(Tensor.data_ptr, dense), *map(Tensor.numel, dense)]
+        addresses = [0]
+    if 0 in addresses:  # A sharded tensor has none either: that of its shard counts.
+        tensors = [local(t) for t in tensors if t is not None and not _is_odd(t)]
+        addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
+    return [*addresses, *map(Tensor.numel, tensors)]  # type: ignore[arg-type]
 
 
 def _is_odd(tensor: Tensor) -> bool:

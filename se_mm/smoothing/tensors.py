@@ -90,7 +90,7 @@ class Tracked:
         self._edges: list[tuple[dict[str, Optional[nn.Module]], str]] = []
         self._children: list[nn.Module] = []
         self._places: list[tuple[Dict, str]] = []
-        self._in_root = False
+        self._in_root = self._missing = False
 
     def now(self, root: nn.Module) -> list[Optional[Tensor]]:
         """The tensors that have the names now, None for names that are gone.
@@ -100,6 +100,8 @@ class Tracked:
                 ``Sequential`` of its backbone and neck at every iteration.
         """
         if root is not self._root and (self._root is None or self._in_root):
+            self._find(root)
+        if self._missing:
             self._find(root)
         try:
             # Each edge still leads to the module that was there.
@@ -129,6 +131,7 @@ class Tracked:
         self._children = [edge.child for edge in below]
         nowhere: Dict = {'': None}
         self._places = [(p.tensors, p.key) if p else (nowhere, '') for p in places]
+        self._missing = None in places
         self._in_root = any(place is not None and not place.edges for place in places)
 
 

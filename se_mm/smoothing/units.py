@@ -82,6 +82,19 @@ def same_layout(pair: Pair, granularity: str) -> bool:
     )
 
 
+def check_split(name: str, tensor: Tensor, granularity: str) -> None:
+    """Check that a tensor may be split into units of a granularity.
+
+    Raises:
+        OptionError: If it is sharded, so that a rank does not know the index of its numbers.
+    """
+    if granularity in ('channel', 'element') and is_sharded(tensor):
+        raise OptionError(
+            f"granularity must be 'tensor' or 'layer' for the sharded parameter {name!r}, got "
+            f'{granularity!r}'
+        )
+
+
 class Units:
     """The units that some pairs split into.
 
@@ -102,9 +115,6 @@ class Units:
         pairs: The pairs, of floating dtype and not empty.
         granularity: One of :data:`~se_mm.smoothing.settings.GRANULARITIES`.
 
-    Raises:
-        OptionError: If sharded tensors are to be split.
-
     Attributes:
         pairs: As given.
         granularity: As given.
@@ -122,11 +132,6 @@ class Units:
         self.firsts: list[int] = []
         self.sizes: list[int] = []
         for pair in self.pairs:
-            if is_sharded(pair.teacher) and granularity in ('channel', 'element'):
-                raise OptionError(
-                    f"granularity must be 'tensor' or 'layer' for the sharded parameter "
-                    f'{pair.name!r}, got {granularity!r}'
-                )
             name, count = self._run(pair)
             self.firsts.append(unit_key(name))
             self.sizes.append(pair.teacher.numel() // max(1, count))

@@ -101,7 +101,7 @@ class Mover:
             self.record_settings(step)
         if self._watch is not None and self.started:
             self._watch.check(ensemble.smoother.named(), step)
-        allowed = self.guard is None or self.guard.allows(step)
+        allowed = self.guard is None or self.guard.allows(step, student)
         if self.following:
             if allowed:
                 ensemble.copy(student)

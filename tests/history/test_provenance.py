@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-
-from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
 from se_mm.smoothing.history import Segment, SmoothedTensors
 from se_mm.smoothing.provenance import effective_size, law, provenance
+
+from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
 
 
 def segment(keep_prob, momentum=None, granularity='tensor', shapes=None, **others):

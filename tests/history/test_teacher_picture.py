@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
 from se_mm.smoothing.history import Segment, SmoothedTensors
 from se_mm.smoothing.provenance import law, provenance
 from se_mm.visualization import distances, draw_distances, draw_history, stage_table, summary
+
+from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
 
 plt = pytest.importorskip('matplotlib.pyplot')
 SHAPES = {'a.weight': (300, 4), 'a.bias': (300,), 'b.weight': (3, 6)}

@@ -13,10 +13,10 @@ from mmengine.model import (
     StochasticWeightAverage,
 )
 from mmengine.registry import MODELS
-from torch import nn
-
 from se_mm.engine.teachers import find_teacher
 from se_mm.engine.teachers.inherited_average import inherited_average
+from torch import nn
+
 from se_mm.smoothing import (
     OptionError,
     Rule,

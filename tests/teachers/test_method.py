@@ -7,8 +7,8 @@ import pytest
 import torch
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.registry import MODELS
-
 from se_mm.engine.teachers import find_teacher
+
 from se_mm.smoothing import OptionError
 
 STS = dict(type='SETMAHook', keep_prob=0.5, momentum=0.1)

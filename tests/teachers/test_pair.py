@@ -5,8 +5,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-
 from se_mm.engine.teachers import Pair, find_teacher
+
 from se_mm.smoothing import OptionError
 
 STS = dict(type='SETMAHook', keep_prob=0.7)

@@ -17,6 +17,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, TRANSFORMS
+from se_mm.engine.teachers import find_teacher
 from sklearn.datasets import load_digits
 from stock_configs import (
     NOT_SUPPORTED,
@@ -30,7 +31,6 @@ from stock_configs import (
 
 from se_mm.engine import SpatialEnsembleHook
 from se_mm.engine.launch import build_runner
-from se_mm.engine.teachers import find_teacher
 from se_mm.rng import seed_all
 from se_mm.smoothing import Smoother, build_rules
 

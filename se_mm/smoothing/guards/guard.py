@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Optional
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from se_mm.smoothing.guards.digest import differing
 from se_mm.smoothing.guards.finite import not_finite
@@ -48,11 +48,12 @@ class Guard:
         self._left_out = 0
         self._opportunities = 0
 
-    def allows(self, step: int) -> bool:
+    def allows(self, step: int, student: nn.Module) -> bool:
         """Whether the update may be made. Called by all ranks before each.
 
         Args:
             step: The update step.
+            student: The student, whose tensors may be others than at the last update.
 
         Raises:
             TeacherFault: If the student is not finite, and updates are not to be left out.
@@ -62,6 +63,7 @@ class Guard:
         self._opportunities += 1
         if self._opportunities > 1 and self._opportunities % self._check_finite:
             return True
+        self._smoother.find(student)
         names = self.damaged_student(on_all_ranks=True)
         if not names:
             return True
