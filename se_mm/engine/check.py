@@ -302,7 +302,7 @@ def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
         key = source, words[rule] if isinstance(rule, str) else str(rule)
         groups.setdefault(key, []).append(pair)
         rules[key] = rule if isinstance(rule, Rule) else None
-    for (source, how), pairs in groups.items():
+    for (source, how), pairs in sorted(groups.items(), key=lambda item: item[0][0] != 'default'):
         rule = rules[source, how]
         filled = [pair for pair in pairs if pair.teacher.numel()]
         yield Group(

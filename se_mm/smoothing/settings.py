@@ -99,8 +99,8 @@ class Settings:
 
     With p the keep_prob and m the momentum, a moving average (TMA) is ``t <- (1 - m) t + m s`` for
     each unit t of the teacher and s of its student. SE keeps t with probability p, and else copies
-    s; its mean over the picks is TMA of momentum ``1 - p``. STS keeps t with probability p, and else
-    does as TMA; its mean is TMA of momentum ``(1 - p) m``.
+    s; its mean over the picks is TMA of momentum ``1 - p``. STS keeps t with probability p, and
+    else does as TMA; its mean is TMA of momentum ``(1 - p) m``.
 
     Attributes:
         keep_prob: Probability in [0, 1) that a unit is kept at an update, or a schedule:
