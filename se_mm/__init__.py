@@ -10,9 +10,6 @@ from se_mm.environment import check_environment
 check_environment()
 
 from se_mm import datasets, engine, evaluation, models  # noqa: E402
-from se_mm.engine.safe_loading import allow_mmengine_checkpoints  # noqa: E402
 from se_mm.version import __version__  # noqa: E402
-
-allow_mmengine_checkpoints()
 
 __all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']

@@ -12,16 +12,15 @@ try:
     from mmengine.config import Config
 
     from se_mm.engine.config_check import check_config
-    from se_mm.engine.config_errors import explained
-    from se_mm.engine.elastic import resume_option
     from se_mm.engine.launch import (
         add_common_options,
+        build_runner,
         load_config,
         merge_options,
         resume_from,
         run_tool,
-        train,
     )
+    from se_mm.engine.runner.elastic import resume_option
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     if os.environ.get('RANK', '0') == '0':
@@ -71,8 +70,7 @@ def main() -> None:
     """Train."""
     args = parse_args()
     cfg = load_config(args, ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
-    with explained(cfg):
-        apply_options(cfg, args)
+    apply_options(cfg, args)
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
@@ -81,7 +79,7 @@ def main() -> None:
     report = check_config(cfg)
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(report.short, flush=True)
-    train(cfg)
+    build_runner(cfg).train()
 
 
 if __name__ == '__main__':

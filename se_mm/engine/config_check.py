@@ -7,7 +7,7 @@ import copy
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -15,25 +15,10 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import (
-    DATA_SAMPLERS,
-    DATASETS,
-    FUNCTIONS,
-    HOOKS,
-    LOOPS,
-    METRICS,
-    MODELS,
-    OPTIM_WRAPPERS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    TRANSFORMS,
-    DefaultScope,
-)
+from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from se_mm.engine.config_errors import explained, unknown_type
-from se_mm.engine.config_values import check_values, hook_entries
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.teachers import TEACHERS, Pair, Teacher
 from se_mm.rng import rng_untouched
@@ -137,16 +122,13 @@ def check_config(cfg: Config) -> ConfigReport:
     Raises:
         OptionError: If something in it is wrong, or its teacher would never be updated.
     """
-    check_values(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
     with (
         rng_untouched(),
         _instances_untouched(),
         warnings.catch_warnings(),
         DefaultScope.overwrite_default_scope(scope),
-        explained(cfg),
     ):
-        _check_types(cfg)
         warnings.simplefilter('ignore')  # Those of the model come when it is built to be trained.
         kinds = _hook_kinds(cfg)
         ours = [(key, entry) for key, entry, kind in kinds if issubclass(kind, SpatialEnsembleHook)]
@@ -226,52 +208,19 @@ def _report_without(
     return ConfigReport(name, who, teacher, (), {}, None, device)
 
 
-def _check_types(cfg: Config) -> None:
-    """Refuse names that do not exist, of what is built late or from data that are long to load."""
-    loader = cfg.train_dataloader
-    wrapper, schedulers = cfg.optim_wrapper, cfg.get('param_scheduler')
-    if isinstance(schedulers, Mapping):
-        schedulers = [schedulers] if 'type' in schedulers else []
-    evaluators = cfg.get('val_evaluator')
-    evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
-    dataset = loader.get('dataset')
-    pipeline = dataset.get('pipeline') if isinstance(dataset, Mapping) else None
-    places = [
-        ('optim_wrapper', wrapper, OPTIM_WRAPPERS),
-        ('optim_wrapper.optimizer', wrapper.get('optimizer'), OPTIMIZERS),
-        ('train_cfg', cfg.train_cfg, LOOPS),
-        ('val_cfg', cfg.get('val_cfg'), LOOPS),
-        ('train_dataloader.dataset', dataset, DATASETS),
-        ('train_dataloader.sampler', loader.get('sampler'), DATA_SAMPLERS),
-        ('train_dataloader.batch_sampler', loader.get('batch_sampler'), DATA_SAMPLERS),
-        ('train_dataloader.collate_fn', loader.get('collate_fn'), FUNCTIONS),
-        *((f'param_scheduler[{i}]', s, PARAM_SCHEDULERS) for i, s in enumerate(schedulers or ())),
-        *((f'train_dataloader.dataset.pipeline[{i}]', t, TRANSFORMS) for i, t in _listed(pipeline)),
-        *((f'val_evaluator[{i}]', e, METRICS) for i, e in _listed(evaluators)),
-    ]
-    for key, part, registry in places:
-        name = part.get('type') if isinstance(part, Mapping) else None
-        if not isinstance(name, str):
-            continue
-        # Not every package has a registry of functions of its own, and MMEngine warns of that.
-        own = registry is not FUNCTIONS
-        with (
-            registry.switch_scope_and_registry(part.get('_scope_'))
-            if own
-            else nullcontext(registry) as scoped
-        ):
-            if scoped.get(name) is None:
-                raise OptionError(unknown_type(key, name, scoped))
-
-
-def _listed(value: Any) -> list[tuple[int, Any]]:
-    return list(enumerate(value)) if isinstance(value, (list, tuple)) else []
-
-
 def _build_average(key: str, entry: Mapping[str, Any], model: nn.Module) -> None:
     """Build what an ``EMAHook`` would keep, whose options are looked at only then."""
     hook = _build(key, entry, HOOKS.build)
     MODELS.build(hook.ema_cfg, default_args=dict(model=model))
+
+
+def hook_entries(cfg: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The hooks of a config, with the path of each."""
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        if hook is not None:
+            yield f'default_hooks.{name}', hook
+    for index, hook in enumerate(cfg.get('custom_hooks') or ()):
+        yield f'custom_hooks[{index}]', hook
 
 
 def _hook_kinds(cfg: Config) -> list[tuple[str, Any, type]]:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 
 import se_mm  # noqa: F401  (registers the hooks)
-from se_mm.engine.cpu import CPURunner
+from se_mm.engine.runner.cpu import CPURunner
 from se_mm.smoothing.options import OptionError
 
 pytest.importorskip('mmpretrain')

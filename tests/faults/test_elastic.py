@@ -14,8 +14,7 @@ import torch
 from mmengine.config import Config
 from sklearn.datasets import load_digits
 
-import se_mm  # noqa: F401  (lets checkpoints load)
-from se_mm.engine.elastic import resume_option
+from se_mm.engine.runner.elastic import resume_option
 from se_mm.smoothing.options import OptionError
 
 Image = pytest.importorskip('PIL.Image')
@@ -180,7 +179,7 @@ def test_a_job_of_which_one_rank_is_killed_ends_as_if_it_had_not_been(project):
     job, said = train(project, 'killed', MAX_RESTARTS='1')
     assert job.returncode == 2
     (line,) = (line for line in said.splitlines() if line.startswith('error: '))
-    assert "work_dir='killed' has checkpoints of another run" in line
+    assert "work_dir 'killed' must have no checkpoints of another run" in line
     assert len(starts(project, 'killed')) == 4
 
 
@@ -197,15 +196,13 @@ def test_without_restarts_a_killed_rank_ends_the_job(project):
     assert starts(project, 'once') == ['0', '1']
 
 
-@pytest.mark.parametrize('restarts', ['0', '2'])
-def test_a_teacher_that_differs_on_a_rank_stops_the_job_by_name(project, restarts):
-    job, said = train(project, 'altered', MAX_RESTARTS=restarts, FAULT='alter 1 4')
+def test_a_teacher_that_differs_on_a_rank_stops_the_job_by_name(project):
+    job, said = train(project, 'altered', FAULT='alter 1 4')
     assert job.returncode == 3, said[-3000:]
     (line,) = (line for line in said.splitlines() if line.startswith('error: '))
     assert "of rank 1 differs from rank 0's at update 5" in line
     assert "teacher tensor 'backbone." in line
     assert 'Traceback' not in said
-    # What has been explained is not tried again.
     assert starts(project, 'altered') == ['0', '1']
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Jobs whose launcher starts the ranks again when one of them dies."""
+"""Jobs whose launcher restarts the ranks when one of them dies."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from se_mm.smoothing.options import OptionError
 
 
 def resume_option(cfg: Config, resume: Optional[str]) -> Optional[str]:
-    """What ``--resume`` is to be, for ranks that may have been started again by torchrun.
+    """What ``--resume`` becomes for ranks that torchrun may have restarted.
 
-    Ranks that were go on from the newest checkpoint of the work dir, as soon as their run has
-    written one. That it is their run's, and not an earlier one's, is seen to at the first start.
+    Restarted ranks resume from the newest checkpoint of the work dir, once their run has saved one.
+    That it is not an earlier run's is checked at the first start.
 
     Args:
         cfg: The config of the run.
-        resume: What the command line has: None, ``'auto'`` or a path.
+        resume: The option of the command line: None, ``'auto'`` or a path.
 
     Raises:
-        OptionError: If the ranks may be started again, and the work dir has a newest checkpoint
-            that the run does not go on from.
+        OptionError: If ranks may be restarted, and the work dir has checkpoints of another run.
     """
     newest = Path(cfg.work_dir) / 'last_checkpoint'
     if not newest.is_file():
@@ -40,14 +39,13 @@ def resume_option(cfg: Config, resume: Optional[str]) -> Optional[str]:
         return resume
     if int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)):
         raise OptionError(
-            f'work_dir={cfg.work_dir!r} has checkpoints of another run, the newest of them '
-            f'{name!r}, from which ranks that are started again would go on: another --work-dir, '
-            f'--resume, or no MAX_RESTARTS.'
+            f'work_dir {cfg.work_dir!r} must have no checkpoints of another run with MAX_RESTARTS, '
+            f'got {name!r}; use another --work-dir, or --resume'
         )
     if source is None and os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(
-            f'warning: work_dir={cfg.work_dir!r} has checkpoints of an earlier run, which this one '
-            f'writes over: --resume goes on from them.',
+            f'warning: work_dir {cfg.work_dir!r} has checkpoints of an earlier run, which will be '
+            f'overwritten; resume from them with --resume',
             file=sys.stderr,
         )
     return resume
