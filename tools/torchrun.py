@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torchrun without its traceback after an error that the tool has reported in one line.
+"""torchrun that restarts only what a restart can help, and adds nothing to a one-line error.
 
-``dist_train.sh`` and ``dist_test.sh`` call it, with torchrun's own arguments.
+``dist_train.sh`` and ``dist_test.sh`` call it, with torchrun's own arguments. An invalid option, a
+damaged teacher or Ctrl-C ends the job with the line and the exit status of the tool.
 """
 
+import os
 import sys
 
 from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -15,16 +17,24 @@ REPORTED = (2, 3, 130)
 
 
 def main() -> None:
-    """Start the ranks, and exit with their status."""
-    try:
-        run(parse_args(sys.argv[1:]))
-    except SignalException as error:
-        sys.exit(128 + error.sigval)
-    except ChildFailedError as error:
-        _, first = error.get_first_failure()
-        if first.exitcode not in REPORTED:
-            raise
-        sys.exit(first.exitcode)
+    """Start the ranks, restart them if one dies, and exit with their status."""
+    args = parse_args(sys.argv[1:])
+    restarts, args.max_restarts = args.max_restarts, 0
+    os.environ['SE_MM_MAX_RESTARTS'] = str(restarts)
+    for restart in range(restarts + 1):
+        os.environ['SE_MM_RESTART'] = str(restart)
+        try:
+            run(args)
+            return
+        except SignalException as error:
+            sys.exit(128 + error.sigval)
+        except ChildFailedError as error:
+            _, first = error.get_first_failure()
+            if first.exitcode in REPORTED:
+                sys.exit(first.exitcode)
+            if restart == restarts:
+                raise
+            print(f'restarting the ranks: {restart + 1} of {restarts} restarts', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -32,7 +32,7 @@ def whole_file(key: Optional[str], path: Union[str, Path]) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open('rb') as file:
+            with temporary.open('r+b') as file:
                 os.fsync(file.fileno())  # Otherwise a power failure could leave an empty file.
             os.replace(temporary, path)
         finally:

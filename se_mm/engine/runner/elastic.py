@@ -14,7 +14,7 @@ from se_mm.smoothing.options import OptionError
 
 
 def resume_option(cfg: Config, resume: Optional[str]) -> Optional[str]:
-    """What ``--resume`` becomes for ranks that torchrun may have restarted.
+    """What ``--resume`` becomes for ranks that ``tools/torchrun.py`` may have restarted.
 
     Restarted ranks resume from the newest checkpoint of the work dir, once their run has saved one.
     That it is not an earlier run's is checked at the first start.
@@ -29,7 +29,7 @@ def resume_option(cfg: Config, resume: Optional[str]) -> Optional[str]:
     newest = Path(cfg.work_dir) / 'last_checkpoint'
     if not newest.is_file():
         return resume
-    if int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)):
+    if int(os.environ.get('SE_MM_RESTART', 0)):
         return 'auto'
     source = resume
     if resume is None and cfg.get('resume'):
@@ -37,7 +37,7 @@ def resume_option(cfg: Config, resume: Optional[str]) -> Optional[str]:
     name = newest.read_text().strip()
     if source == 'auto' or (source and os.path.realpath(source) == os.path.realpath(name)):
         return resume
-    if int(os.environ.get('TORCHELASTIC_MAX_RESTARTS', 0)):
+    if int(os.environ.get('SE_MM_MAX_RESTARTS', 0)):
         raise OptionError(
             f'work_dir {cfg.work_dir!r} must have no checkpoints of another run with MAX_RESTARTS, '
             f'got {name!r}; use another --work-dir, or --resume'

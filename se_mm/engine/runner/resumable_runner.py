@@ -153,6 +153,8 @@ class ResumableRunner(Runner):
         if self._resuming:
             check_training_checkpoint(filename, checkpoint)
             self._complete(checkpoint, filename)
+            if 'ema_state_dict' in checkpoint:  # Hooks load both.
+                _check_fit(_plain(self.model), checkpoint['state_dict'], filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         model = _plain(self.model)
         if self._resuming:
