@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 
@@ -26,7 +27,7 @@ from se_mm.smoothing import Rule, Schedule, Settings
 from se_mm.smoothing.options import OptionError, did_you_mean
 from se_mm.smoothing.units import Pair as TensorPair
 from se_mm.smoothing.units import Units
-from se_mm.teachers import Mover, Pair, candidates
+from se_mm.teachers import Mover, Pair, candidates, plain_model
 
 _LATE = 10**12  # An update at which a schedule without an end has reached its value.
 
@@ -151,6 +152,32 @@ def check_config(cfg: Config) -> Report:
         seed = hook.settings.seed
         seed = (cfg.get('randomness') or {}).get('seed') if seed is None else seed
         return report(hook, model, updates, seed, device)
+
+
+def check_runner(runner: Runner) -> Report:
+    """Bind the teacher of a run that is about to train, and report what will be updated.
+
+    The run then uses the same binding.
+
+    Args:
+        runner: The runner, with its model and hooks.
+
+    Raises:
+        OptionError: As :func:`check_config`.
+    """
+    model = plain_model(runner.model)
+    kinds = [type(hook) for hook in runner.hooks]
+    hook = next((hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)), None)
+    if hook is None:
+        return _report_without(model, 'cpu', kinds)
+    mover = hook.bind(model)
+    hook.check_other_hooks(type(other) for other in runner.hooks if other is not hook)
+    length = _length(runner.cfg)
+    check_begin(hook.settings, *length)
+    updates = _updates(runner.cfg, mover, length[0])
+    if updates is not None:
+        check_interval(mover, updates)
+    return report(hook, model, updates, hook.settings.seed or runner.seed)
 
 
 def report(

@@ -14,11 +14,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-import se_mm  # noqa: F401  (lets checkpoints load)
-
 Image = pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
-TOOLS = Path(__file__).parents[2] / 'tools'
+TOOLS = Path(__file__).parents[3] / 'tools'
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
 
 CONFIG = """
