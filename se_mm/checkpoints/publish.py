@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from se_mm.checkpoints.read import read_checkpoint
 from se_mm.checkpoints.write import check_out, whole_file
-from se_mm.engine.hooks.record import CHECKPOINT_KEY
+from se_mm.engine.hooks.record import CHECKPOINT_KEY, read_record
 from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 from se_mm.version import __version__
 
@@ -39,7 +39,9 @@ class TeacherAndStudent:
 
 
 def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
-    """Separate the teacher of a checkpoint from its student, by names and shapes alone.
+    """Separate the teacher of a checkpoint from its student.
+
+    The record of se_mm says where they are; in stock checkpoints, names and shapes do.
 
     Raises:
         OptionError: If the checkpoint holds several teachers, or several possible students.
@@ -48,6 +50,9 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
     if 'ema_state_dict' in checkpoint:
         student = _below(checkpoint['ema_state_dict'], 'module')
         return TeacherAndStudent('shadow', state, student)
+    record = read_record(checkpoint)
+    if record is not None:
+        return _recorded(state, record['teacher'])
     if _below(state, 'student') and _below(state, 'teacher'):
         return TeacherAndStudent('pair', _below(state, 'teacher'), _below(state, 'student'))
     averaged = [
@@ -62,7 +67,7 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
             f'{", ".join(map(repr, outermost))}'
         )
     if outermost:
-        path, kind = outermost[0], 'averaged module'
+        path, kind = outermost[0], 'averaged'
         module = _below(state, f'{path}.module')
     elif _below(state, 'teacher'):
         path, kind = 'teacher', 'method'
@@ -75,6 +80,20 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
     for inner, part in _parts(module, _siblings(student, folder)).items():
         teacher |= {f'{inner}.{name}': value for name, value in part.items()}
     return TeacherAndStudent(kind, teacher, student)
+
+
+def _recorded(state: State, where: Mapping[str, Any]) -> TeacherAndStudent:
+    """Teacher and student by what the record of se_mm has of them."""
+    teacher: State = {}
+    for part, published in where['parts'].items():
+        for name, value in _below(state, part).items():
+            teacher[f'{published}.{name}'.lstrip('.')] = value
+    if where['student']:
+        student = _below(state, where['student'])
+    else:
+        own = f'{where["path"]}.'
+        student = {name: value for name, value in state.items() if not name.startswith(own)}
+    return TeacherAndStudent(where['kind'], teacher, student)
 
 
 def publish(

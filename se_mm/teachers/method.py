@@ -86,6 +86,16 @@ class Method(Pair):
             f'own method {self._method}()'
         )
 
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Dotted name of the teacher in a checkpoint -> its student's, as which it is published."""
+        return {self.path: self._student_path}
+
+    @property
+    def student_path(self) -> str:
+        """Empty: the student is the model without its teacher."""
+        return ''
+
     def _student_of(self, model: nn.Module, path: str) -> str:
         known = dict(self._pairs(model))
         found = [known[path]] if path in known else []

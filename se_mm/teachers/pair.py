@@ -93,8 +93,13 @@ class Pair(Teacher):
 
     @property
     def parts(self) -> Mapping[str, str]:
-        """Dotted name of the teacher in a checkpoint -> its student's."""
-        return {self.path: self._student_path}
+        """Dotted name of the teacher in a checkpoint; it is published as the model itself."""
+        return {self.path: ''}
+
+    @property
+    def student_path(self) -> str:
+        """Dotted name of the student, which is published as the model itself."""
+        return self._student_path
 
     def student_name(self, inner: str) -> str:
         """Name of the student's tensor in the model, from the name in the teacher's module."""

@@ -55,7 +55,12 @@ def save_teacher(
         'seed': mover.seed or 0,
         'step': ensemble.step,
         'options': dict(options),
-        'teacher': {'kind': teacher.kind, 'parts': dict(teacher.parts)},
+        'teacher': {
+            'kind': teacher.kind,
+            'path': teacher.path,
+            'parts': dict(teacher.parts),
+            'student': teacher.student_path,
+        },
         'fp32': {name: average.cpu() for name, average in ensemble.smoother.fp32.items()},
         'history': [dict(segment) for segment in mover.history.segments],
     }
