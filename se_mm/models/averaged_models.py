@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from se_mm.smoothing import Settings
 from se_mm.smoothing import SpatialEnsemble as Ensemble
+from se_mm.smoothing.options import check_flag
 
 
 class SmoothedModel(BaseAveragedModel):
@@ -41,6 +42,7 @@ class SmoothedModel(BaseAveragedModel):
         device: Optional[torch.device],
         update_buffers: bool,
     ) -> None:
+        check_flag('update_buffers', update_buffers)
         super().__init__(model, interval, device, update_buffers)
         ensemble = Ensemble.around(
             self.module, settings, owner=self, buffers='average' if update_buffers else 'copy'
