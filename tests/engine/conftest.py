@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that start small runs: see ``tests/runs.py``."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.runs import byol_cfg, classifier_cfg, pair_cfg, runs  # noqa: E402, F401
