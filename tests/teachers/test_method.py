@@ -100,7 +100,7 @@ def test_two_possible_teachers_must_be_told_apart():
     named = find_teacher(model, Settings(teacher='averaged', student='backbone'))
     assert (named.kind, named.path) == ('averaged', 'averaged')
     assert find_teacher(model, Settings(teacher='teacher')).kind == 'method'
-    assert find_teacher(model, Settings(kind='averaged')).path == 'averaged'
+    assert find_teacher(model, Settings(kind='averaged', student='backbone')).path == 'averaged'
     assert find_teacher(model, Settings(kind='method')).path == 'teacher'
 
 

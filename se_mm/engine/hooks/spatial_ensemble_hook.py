@@ -161,6 +161,7 @@ class SpatialEnsembleHook(Hook):
         if isinstance(self.teacher, Pair) and runner.iter == 0 and not (mover.started or named):
             self.teacher.check_start()
         mover.copy_student()
+        mover.weight(max(1, ensemble.step))  # Fails if match_horizon does not fit the average.
         mover.record_settings(ensemble.step)
         if self.teacher.taught_from_start and runner.iter == 0 and not mover.started:
             mover.following = not self._begun(runner, student_updates=0)
