@@ -49,7 +49,9 @@ class StockAverage:
         steps = torch.tensor(step)
         averaged = _with_steps(self._averaged, steps)
         if self._by_weight is None:
-            self._by_weight = all(_weight(averaged, steps, s) is not None for s in _SHAPES)
+            weights = [_weight(averaged, steps, shape) for shape in _SHAPES]
+            same = [w is not None and abs(w - (weights[0] or 0)) < 1e-9 for w in weights]
+            self._by_weight = all(same)
         weight = _weight(averaged, steps, (4,)) if self._by_weight else None
         if weight is not None:
             return weight

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Optional
 
+from mmengine.model import BaseAveragedModel
 from torch import nn
 
 from se_mm.smoothing.options import OptionError
@@ -61,7 +62,10 @@ class Method(Pair):
         if own_method(model, settings.update_method) is None:
             return []
         path = settings.teacher or 'teacher'
-        return [path] if isinstance(_attribute(model, path), nn.Module) else []
+        module = _attribute(model, path)
+        # The method of a model with an averaged one asks that for the update.
+        averaged = isinstance(module, BaseAveragedModel)
+        return [path] if isinstance(module, nn.Module) and not averaged else []
 
     def __init__(
         self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]

@@ -5,7 +5,8 @@ import base64
 import re
 
 import pytest
-from se_mm.visualization.page import embedded, page, png, table
+
+from se_mm.history.page import embedded, page, png, table
 
 NASTY = '<script>alert("x")</script> & \'y\''
 

@@ -6,15 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from se_mm.smoothing.history import Segment, SmoothedTensors
-from se_mm.smoothing.provenance import effective_size, law, provenance
 
-from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
+from se_mm.history.provenance import effective_size, law, provenance
+from se_mm.history.segments import Segment, SmoothedTensors
+from se_mm.smoothing import Settings
 
 
 def segment(keep_prob, momentum=None, granularity='tensor', shapes=None, **others):
-    averaged = None if momentum is None else momentum_schedule('momentum', momentum)
-    rule = Rule(keep_prob_schedule('keep_prob', keep_prob), averaged, False, granularity)
+    rule = Settings(keep_prob, 1.0 if momentum is None else momentum, False, granularity).default
     shapes = shapes or {'a.weight': (6, 4), 'a.bias': (6,), 'b.weight': (3, 6)}
     return Segment(0, True, total=1000, rules=(SmoothedTensors(rule, shapes),), **others)
 

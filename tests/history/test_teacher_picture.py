@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from se_mm.smoothing.history import Segment, SmoothedTensors
-from se_mm.smoothing.provenance import law, provenance
-from se_mm.visualization import distances, draw_distances, draw_history, stage_table, summary
 
-from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
+from se_mm.history.picture import distances, draw_distances, draw_history, stage_table, summary
+from se_mm.history.provenance import law, provenance
+from se_mm.history.segments import Segment, SmoothedTensors
+from se_mm.smoothing import Settings
 
 plt = pytest.importorskip('matplotlib.pyplot')
 SHAPES = {'a.weight': (300, 4), 'a.bias': (300,), 'b.weight': (3, 6)}
@@ -20,8 +20,7 @@ SHAPES = {'a.weight': (300, 4), 'a.bias': (300,), 'b.weight': (3, 6)}
 
 def drawn(keep_prob, momentum, granularity, updates, shapes=None):
     """A provenance, its law, and the figure of both."""
-    averaged = None if momentum is None else momentum_schedule('momentum', momentum)
-    rule = Rule(keep_prob_schedule('keep_prob', keep_prob), averaged, False, granularity)
+    rule = Settings(keep_prob, 1.0 if momentum is None else momentum, False, granularity).default
     segment = Segment(0, True, total=1000, rules=(SmoothedTensors(rule, shapes or SHAPES),))
     found, expected = provenance([segment], updates), law([segment], updates)
     return found, expected, draw_history(found, expected, 'a title')

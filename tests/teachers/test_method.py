@@ -7,9 +7,9 @@ import pytest
 import torch
 from mmengine.model import BaseModel, ExponentialMovingAverage
 from mmengine.registry import MODELS
-from se_mm.engine.teachers import find_teacher
 
-from se_mm.smoothing import OptionError
+from se_mm.smoothing import OptionError, Settings
+from se_mm.teachers import find_teacher
 
 STS = dict(type='SETMAHook', keep_prob=0.5, momentum=0.1)
 
@@ -60,7 +60,7 @@ def test_method_of_the_model_asks_for_the_update(runs, classifier_cfg):
     (hook,) = [h for h in runner.hooks if type(h).__name__ == 'SETMAHook']
     assert str(hook.teacher) == 'teacher (method) follows backbone'
     # One before the first iteration, since the model is taught from the start; then one for each.
-    assert hook._smoothed.step == 5
+    assert hook.mover.ensemble.step == 5
     assert not torch.equal(model.teacher.weight, model.backbone.weight)
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
@@ -74,13 +74,19 @@ def test_names_in_the_checkpoint_are_the_model_s(runs, classifier_cfg):
 
 def test_momentum_that_is_not_known_must_be_given(runs, classifier_cfg):
     runner = build(runs, classifier_cfg, dict(STS, momentum=None))
-    with pytest.raises(OptionError, match='momentum=None cannot be inherited: OwnUpdate moves'):
+    with pytest.raises(
+        OptionError,
+        match='momentum must be set, since OwnUpdate moves its teacher by its own method',
+    ):
         runner.train()
 
 
 def test_student_that_is_not_the_only_one_alike_must_be_named(runs, classifier_cfg):
     runner = build(runs, classifier_cfg, STS, copies=2)
-    with pytest.raises(OptionError, match="student=None is not enough for the teacher 'teacher'"):
+    with pytest.raises(
+        OptionError,
+        match="student must be set for the teacher 'teacher': 'backbone', 'second' in OwnUpdate",
+    ):
         runner.train()
     runner = build(runs, classifier_cfg, dict(STS, student='second'), copies=2)
     runner.train()
@@ -89,23 +95,53 @@ def test_student_that_is_not_the_only_one_alike_must_be_named(runs, classifier_c
 def test_two_possible_teachers_must_be_told_apart():
     model = OwnUpdate()
     model.averaged = ExponentialMovingAverage(model.backbone)
-    with pytest.raises(OptionError, match='ambiguous: OwnUpdate has several'):
+    with pytest.raises(OptionError, match="OwnUpdate has several: 'averaged', 'teacher'"):
         find_teacher(model)
-    assert find_teacher(model, 'averaged', 'backbone').kind == 'averaged module'
-    assert find_teacher(model, 'teacher').kind == 'method'
+    named = find_teacher(model, Settings(teacher='averaged', student='backbone'))
+    assert (named.kind, named.path) == ('averaged', 'averaged')
+    assert find_teacher(model, Settings(teacher='teacher')).kind == 'method'
+    assert find_teacher(model, Settings(kind='averaged', student='backbone')).path == 'averaged'
+    assert find_teacher(model, Settings(kind='method')).path == 'teacher'
 
 
-def test_update_of_several_teachers_is_refused_and_not_passed_over():
-    class Several(torch.nn.Module):
+def test_averaged_model_that_a_method_asks_for_the_update_is_an_averaged_one():
+    class Asks(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            self.net, self.net_m = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+            self.net = torch.nn.Linear(2, 2)
+            self.teacher = ExponentialMovingAverage(self.net)
 
-        def _momentum_update(self):
-            pass
+        def momentum_update(self):
+            self.teacher.update_parameters(self.net)
 
-    with pytest.raises(OptionError, match=r'Several moves a teacher of its own by _momentum_upd'):
-        find_teacher(Several())
+    assert str(find_teacher(Asks())) == 'teacher (averaged) follows net'
+
+
+class Several(torch.nn.Module):
+    """Two networks and their averages, which one method moves."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.net_m = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        self.text, self.text_m = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+
+    def _momentum_update(self):
+        pass
+
+
+def test_model_that_moves_several_teachers_is_not_passed_over_in_silence():
+    teacher = find_teacher(Several())
+    assert teacher.kind == 'shadow'
+    (caution,) = teacher.cautions
+    assert (
+        'Several moves something by _momentum_update(), which this hook leaves as it is' in caution
+    )
+
+
+def test_one_of_several_teachers_can_be_named_with_its_method():
+    settings = Settings(teacher='net_m', student='net', update_method='_momentum_update')
+    teacher = find_teacher(Several(), settings)
+    assert (teacher.kind, str(teacher)) == ('method', 'net_m (method) follows net')
 
 
 def test_teacher_of_a_distillation_stays_and_that_is_said():
@@ -114,7 +150,13 @@ def test_teacher_of_a_distillation_stays_and_that_is_said():
     type(model).momentum_update, kept = None, type(model).momentum_update
     try:
         teacher = find_teacher(model)
+        (caution,) = teacher.cautions
     finally:
         type(model).momentum_update = kept
     assert teacher.kind == 'shadow'
-    assert 'has a teacher of its own, which stays as it is' in teacher.caution
+    assert 'a submodule `teacher` of its own, which this hook leaves as it is' in caution
+
+
+def test_method_that_the_model_lacks_is_one_line():
+    with pytest.raises(OptionError, match=r"update_method must be a method of OwnUpdate, got 'go'"):
+        find_teacher(OwnUpdate(), Settings(update_method='go'))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from se_mm.engine.teachers import Pair, find_teacher
 
 from se_mm.smoothing import OptionError
+from se_mm.teachers import Pair, find_teacher
 
 STS = dict(type='SETMAHook', keep_prob=0.7)
 SE = dict(type='SpatialEnsembleHook', keep_prob=0.7)
@@ -70,10 +70,12 @@ def test_pair_is_found_and_named(runs, pair_cfg):
 def test_layers_of_teacher_and_student_are_counterparts(runs, pair_cfg):
     model = runs.build(pair_cfg, STS).model
     teacher = find_teacher(model)
-    assert teacher.module('student', 'student.backbone') is model.student.backbone
-    assert teacher.module('teacher', 'student.backbone') is model.teacher.backbone
-    with pytest.raises(OptionError, match="layer='accept' has no counterpart"):
-        teacher.module('teacher', 'accept')
+    assert teacher.find('student', 'student.backbone') is model.student.backbone
+    assert teacher.find('teacher', 'student.backbone') is model.teacher.backbone
+    with pytest.raises(
+        OptionError, match="layer must be in the student of 'teacher'.*got 'accept'"
+    ):
+        teacher.find('teacher', 'accept')
 
 
 @pytest.mark.parametrize('hook', HOOK_TABLE, ids=ids)
@@ -158,18 +160,27 @@ def test_smoothing_is_switched_in_mid_run_both_ways(runs):
 def test_hook_that_is_replaced_must_go(runs, pair_cfg):
     pytest.importorskip('mmdet')
     runner = runs.build(pair_cfg, STS, STOCK)
-    with pytest.raises(OptionError, match=r"drop the line dict\(type='MeanTeacherHook'"):
+    with pytest.raises(
+        OptionError,
+        match=r"one hook that moves the teacher, .* remove the line dict\(type='MeanTeacherHook'",
+    ):
         runner.train()
 
 
 @pytest.mark.parametrize(
     'option, message',
     [
-        (dict(student=['student']), r"student=\['student'\] is not allowed: .* follows one module"),
-        (dict(student='studnt'), "student='studnt' does not exist.*Did you mean 'student'"),
-        (dict(student='accept'), "the teacher has a parameter .* no 'accept"),
-        (dict(teacher='techer'), "teacher='techer' does not exist"),
-        (dict(evaluate_on='both'), "evaluate_on='both' is not allowed"),
+        (dict(student=['student']), r"student must be one name .*, got \['student'\]"),
+        (
+            dict(student='studnt'),
+            "student must be the dotted name .*, got 'studnt'. Did you mean 'student'",
+        ),
+        (dict(student='accept'), "the student must have a tensor 'accept"),
+        (
+            dict(teacher='techer'),
+            "teacher must be the dotted name .*, got 'techer'. Did you mean 'teacher'",
+        ),
+        (dict(evaluate_on='both'), "evaluate_on needs a copy of the model, kind='shadow'"),
     ],
     ids=ids,
 )

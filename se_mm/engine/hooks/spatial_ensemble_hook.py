@@ -137,6 +137,7 @@ class SpatialEnsembleHook(Hook):
         mover.guard = self._guard(runner)
         following = not begun(runner, settings, student_updates=0)
         mover.start(rank_seed(mover.seed, rank), updates, fresh, following)
+        mover.weight(max(1, mover.ensemble.step))  # Fails where match_horizon does not fit.
         self._steps = OptimizerSteps(runner, made=mover.teacher.updated_by_model)
         if settings.curves:
             self._curves = TeacherCurves(mover)
