@@ -271,7 +271,8 @@ class _Group:
         self.start = self.end = start
         self._kernels: list[Kernel] = []
         self._rounding: list[Kernel] = []
-        self._units: Optional[Units] = None
+        self._moved: list[Pair] = []
+        self._granularity = 'tensor'
         self._odd: list[Pair] = []
 
     @property
@@ -290,7 +291,7 @@ class _Group:
         averages = {pair.name: local(fp32[pair.name]) for pair in dense if pair.name in fp32}
         moved = [replace(pair, teacher=averages.get(pair.name, pair.teacher)) for pair in dense]
         copies = [replace(p, student=averages[p.name]) for p in dense if p.name in averages]
-        self._units = Units(moved, granularity)
+        self._moved, self._granularity = moved, granularity
         self._kernels = choose(moved, granularity)
         self._rounding = choose(copies, granularity)
 
@@ -301,8 +302,8 @@ class _Group:
         if average == 0:
             return
         if callable(average):
-            assert self._units is not None
-            update(self._units.pairs, draw_picks(self._units, seed, step, keep_prob), average)
+            units = Units(self._moved, self._granularity)
+            update(units.pairs, draw_picks(units, seed, step, keep_prob), average)
         else:
             for kernel in self._kernels:
                 kernel.update(seed, step, keep_prob, average)

@@ -20,10 +20,16 @@ _COMPILED = '_orig_mod'
 
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``."""
-    parallel = (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)
-    while isinstance(module, parallel) or _COMPILED in module._modules:
-        module = module.get_submodule('module' if isinstance(module, parallel) else _COMPILED)
+    while (key := _wrapped(module)) is not None:
+        module = module.get_submodule(key)
     return module
+
+
+def _wrapped(module: nn.Module) -> Optional[str]:
+    """Name of the child that a wrapper wraps, None for any other module."""
+    if isinstance(module, (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)):
+        return 'module'
+    return _COMPILED if _COMPILED in module._modules else None
 
 
 class _Edge(NamedTuple):
@@ -47,8 +53,9 @@ class _Slot(NamedTuple):
 def slots(root: nn.Module) -> dict[str, _Slot]:
     """Where each tensor of a module is, by dotted name.
 
-    Names have no ``_orig_mod.``, which ``torch.compile`` puts into those of a compiled submodule.
-    A tensor with several names is there under each of them.
+    Names leave out what wrappers of submodules put into them: ``_orig_mod.`` of ``torch.compile``
+    and ``module.`` of ``DistributedDataParallel``. A tensor with several names is there under each
+    of them.
     """
     found: dict[str, _Slot] = {}
 
@@ -60,9 +67,10 @@ def slots(root: nn.Module) -> dict[str, _Slot]:
                     persistent = is_parameter or key not in transient
                     slot = _Slot(edges, tensors, key, is_parameter, persistent)  # type: ignore[arg-type]
                     found.setdefault(prefix + key, slot)
+        wrapped = _wrapped(module)
         for key, child in module._modules.items():
             if child is not None:
-                inner = prefix if key == _COMPILED else f'{prefix}{key}.'
+                inner = prefix if key == wrapped else f'{prefix}{key}.'
                 visit(child, inner, (*edges, _Edge(module._modules, key, child)))
 
     visit(root, '', ())

@@ -20,6 +20,8 @@ from se_mm.teachers.base import Teacher
 
 WATCHED = 10
 """Opportunities from the start of a training at which a teacher is watched for other movers."""
+IDLE = 100
+"""Opportunities from there within which a model must have asked for an update."""
 
 
 class Mover:
@@ -79,11 +81,12 @@ class Mover:
         stock = averaged.interval if averaged is not None else 1
         return int(self.ensemble.settings.interval or stock)
 
-    def __call__(self, student: Optional[nn.Module] = None, *_: object, **__: object) -> None:
+    def __call__(self, model: Optional[nn.Module] = None, *_: object, **__: object) -> None:
         """Make one update, if one is due.
 
         Args:
-            student: What the model passes. None: the teacher's own student.
+            model: What is passed to ``update_parameters`` of an averaged model: the student. Other
+                teachers know theirs.
 
         Raises:
             TeacherFault: If a check fails.
@@ -91,8 +94,7 @@ class Mover:
         self._calls += 1
         if self.held:
             return
-        if not isinstance(student, nn.Module):
-            student = self.teacher.student
+        student = self.teacher.student if self.teacher.averaged is None or model is None else model
         assert student is not None
         ensemble = self.ensemble
         step = ensemble.step
@@ -153,8 +155,8 @@ class Mover:
 
     @property
     def watching(self) -> bool:
-        """Whether these are the first iterations, in which another mover would be noticed."""
-        return self._watch is not None and self._opportunities < WATCHED
+        """Whether another mover, or none, would be noticed."""
+        return self._watch is not None
 
     def count_opportunity(self, last: bool) -> None:
         """Count an iteration after which an update was due, while the teacher is watched.
@@ -166,11 +168,10 @@ class Mover:
             TeacherFault: If the model should move its teacher, and has not asked for an update.
         """
         self._opportunities += 1
-        if self._opportunities < WATCHED and not last:
-            return
         if self.teacher.updated_by_model and not self._calls:
-            self._check_idle()
-        if not self.ensemble.settings.check_teachers:
+            if self._opportunities >= IDLE or last:
+                self._check_idle()
+        elif self._opportunities >= WATCHED and not self.ensemble.settings.check_teachers:
             self._watch = None
 
     def _check_idle(self) -> None:
@@ -178,8 +179,9 @@ class Mover:
         assert self._watch is not None
         pairs = self.ensemble.smoother.named()
         if not pairs or equal(pairs.values()):
-            return  # Something keeps it equal: the updates begin later.
-        path, many = self.teacher.path, self._opportunities
+            self._watch = None  # Something keeps it equal: the updates begin later.
+            return
+        many = self._opportunities
         moved = self._watch.moved(pairs)
         if moved:
             raise TeacherFault(
@@ -187,10 +189,13 @@ class Mover:
                 f'changed {moved[0]} in the first {many} iterations: remove this hook or the '
                 f'other, or name the method of the model that moves it by update_method='
             )
+        path = self.teacher.path
+        inner = f'{path}.module' if self.teacher.averaged is not None else path
         raise TeacherFault(
             f'the model must ask for the updates of its teacher {path!r}, but did not in the first '
             f'{many} iterations, and nothing else moves it: set begin_iter if they begin later, '
-            f"kind='pair' with teacher= and student= to let the hook move it, or remove the hook"
+            f"kind='pair', teacher={inner!r} and student= to let the hook move it, or remove the "
+            f'hook'
         )
 
     def describe(self) -> list[str]:
@@ -236,5 +241,5 @@ class Mover:
         if self._watch is None:
             return
         step, every = self.ensemble.step, self.ensemble.settings.check_teachers
-        named = self.ensemble.smoother.named() if self.watching or step % every == 0 else {}
-        self._watch.leave(named.values())
+        compared = self._opportunities < WATCHED or (every and step % every == 0)
+        self._watch.leave(self.ensemble.smoother.named().values() if compared else ())

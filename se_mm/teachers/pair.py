@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class Pair(Teacher):
     """Submodules ``teacher`` and ``student`` with the same tensors, in the model or one level down.
 
+    The student may have more, as a predictor.
+
     mmdet's ``SemiBaseDetector`` has them, and so has every semi-supervised classifier of ours. The
     options ``teacher`` and ``student`` name others. A model's state dict has both, and no count of
     the updates: the hook's record keeps it.
@@ -49,8 +51,10 @@ class Pair(Teacher):
             found = [getattr(unwrapped(module), name, None) for name in cls.names]
             modules = [m for m in found if isinstance(m, nn.Module)]
             averages = any(isinstance(m, BaseAveragedModel) for m in modules)
-            signatures = [signature(m) for m in modules]
-            if len(modules) == 2 and not averages and signatures[0] == signatures[1] != {}:
+            if len(modules) < 2 or averages:
+                continue
+            theirs, own = (signature(m) for m in modules)
+            if theirs and theirs.items() <= own.items():  # A student may have more.
                 teacher, student = (f'{folder}.{name}'.lstrip('.') for name in cls.names)
                 yield teacher, student
 
