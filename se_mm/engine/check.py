@@ -140,18 +140,9 @@ def check_config(cfg: Config) -> Report:
         model, device = _build_model(cfg)
         if not hooks:
             return _report_without(model, device, [kind for _, kind in kinds])
-        hook = hooks[0]
-        mover = hook.bind(model)
         others = [kind for entry, kind in kinds if entry is not ours[0][0]]
-        hook.check_other_hooks(others)
-        length = _length(cfg)
-        check_begin(hook.settings, *length)
-        updates = _updates(cfg, mover, length[0])
-        if updates is not None:
-            check_interval(mover, updates)
-        seed = hook.settings.seed
-        seed = (cfg.get('randomness') or {}).get('seed') if seed is None else seed
-        return report(hook, model, updates, seed, device)
+        seed = (cfg.get('randomness') or {}).get('seed')
+        return _report(hooks[0], model, others, cfg, seed, device)
 
 
 def check_runner(runner: Runner) -> Report:
@@ -170,33 +161,37 @@ def check_runner(runner: Runner) -> Report:
     hook = next((hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)), None)
     if hook is None:
         return _report_without(model, 'cpu', kinds)
-    mover = hook.bind(model)
-    hook.check_other_hooks(type(other) for other in runner.hooks if other is not hook)
-    length = _length(runner.cfg)
-    check_begin(hook.settings, *length)
-    updates = _updates(runner.cfg, mover, length[0])
-    if updates is not None:
-        check_interval(mover, updates)
-    return report(hook, model, updates, hook.settings.seed or runner.seed)
+    others = [type(other) for other in runner.hooks if other is not hook]
+    return _report(hook, model, others, runner.cfg, runner.seed, 'cpu')
 
 
-def report(
+def _report(
     hook: SpatialEnsembleHook,
     model: nn.Module,
-    updates: Optional[int],
+    others: list[type],
+    cfg: Config,
     seed: Optional[int],
-    device: str = 'cpu',
+    device: str,
 ) -> Report:
-    """The report of a hook that is bound.
+    """Bind a hook, check it against the run, and report.
 
     Args:
         hook: The hook.
         model: The model without its wrapper.
-        updates: Opportunities for an update in the run, or None.
-        seed: Seed of the picks, or None.
+        others: Classes of the run's other hooks.
+        cfg: The config of the run.
+        seed: Seed of the run, or None.
         device: Where the model is.
     """
-    settings, mover = hook.settings, hook.mover
+    mover = hook.bind(model)
+    settings = hook.settings
+    hook.check_other_hooks(others)
+    length = _length(cfg)
+    check_begin(settings, *length)
+    updates = _updates(cfg, mover, length[0])
+    if updates is not None:
+        check_interval(mover, updates)
+    seed = seed if settings.seed is None else settings.seed
     begin = (
         f'epoch {settings.begin_epoch}'
         if settings.begin_epoch
