@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stock configs of other OpenMMLab libraries, trained beside the stock hook.
+
+Only what a user has is used: the line in a config, MMEngine's Runner, and checkpoints on disk.
+"""
+
+import itertools
+
+import pytest
+import torch
+from importing import import_library
+from mmengine.config import Config
+from mmengine.runner import save_checkpoint
+from table import REALESRGAN, TABLE
+from training import (
+    KEEP_NOTHING,
+    TYPE_ALONE,
+    Training,
+    comparable,
+    far_apart,
+    farthest,
+    load,
+    student_and_teacher,
+    tensors_of,
+)
+
+TOLERANCE = 1e-6
+
+
+@pytest.fixture(scope='module', autouse=True)
+def plain_text():
+    """Writes configs without laying them out, which takes longer than to train these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Config, 'pretty_text', property(lambda cfg: repr(cfg.to_dict())))
+        yield
+
+
+@pytest.fixture(scope='module', params=TABLE, ids=str)
+def training(request, tmp_path_factory):
+    """The runs of a row of the table."""
+    import_library(request.param.library)
+    return Training(request.param, tmp_path_factory.mktemp('runs'))
+
+
+def assert_equal_weights(ours, stock):
+    """Student, teacher and count of updates agree."""
+    ours, stock = tensors_of(ours), comparable(stock)
+    assert set(stock) <= set(ours)
+    name, difference = farthest(ours, stock)
+    assert difference <= TOLERANCE, f'{name} differs by {difference:.2g}'
+
+
+def assert_equal_keys(ours, stock):
+    """The same weights by name, order, shape and type; beside them ours may keep what it needs."""
+    assert set(stock) <= set(ours)
+    ours, stock = (
+        [(name, tuple(value.shape), value.dtype) for name, value in tensors_of(c).items()]
+        for c in (ours, stock)
+    )
+    assert ours == stock
+
+
+def test_stock_run_has_a_teacher_that_moved_and_is_not_its_student(training):
+    training.checkpoint('stock')
+    first, last = (load(training.path('stock', step)) for step in (2, 4))
+    student, teacher = student_and_teacher(last, training.row)
+    before = student_and_teacher(first, training.row)[1]
+    assert max((teacher[n] - before[n]).abs().max() for n in before if before[n].numel()) > 1e-3
+    assert max((teacher[n] - student[n]).abs().max() for n in before if before[n].numel()) > 1e-6
+
+
+def test_line_switched_by_its_type_alone_trains_and_leaves_the_student_alone(training):
+    stock, ours = training.checkpoint('stock'), training.checkpoint('type_alone', TYPE_ALONE)
+    assert_equal_keys(ours, stock)
+    student, teacher = student_and_teacher(ours, training.row)
+    name, difference = farthest(student, student_and_teacher(stock, training.row)[0])
+    assert difference <= TOLERANCE, f'the student differs in {name} by {difference:.2g}'
+    assert all(value.isfinite().all() for value in teacher.values())
+    assert any(not torch.equal(teacher[name], student[name]) for name in teacher)
+
+
+def test_without_keeping_the_checkpoint_is_the_stock_hook_s(training):
+    stock, ours = training.checkpoint('stock'), training.checkpoint('nothing_kept', KEEP_NOTHING)
+    assert_equal_keys(ours, stock)
+    for step in (2, 4):
+        assert_equal_weights(*(load(training.path(n, step)) for n in ('nothing_kept', 'stock')))
+
+
+def test_stock_checkpoint_resumes_under_ours(training):
+    training.checkpoint('stock')
+    source = training.path('stock')
+    stock = training.checkpoint('stock_to_stock', resume=source)
+    ours = training.checkpoint('stock_to_ours', KEEP_NOTHING, resume=source)
+    assert_equal_keys(ours, stock)
+    assert_equal_weights(ours, stock)
+
+
+def test_our_checkpoint_resumes_under_stock(training):
+    training.checkpoint('stock')
+    training.checkpoint('nothing_kept', KEEP_NOTHING)
+    stock = training.checkpoint('stock_to_stock', resume=training.path('stock'))
+    back = training.checkpoint('ours_to_stock', resume=training.path('nothing_kept'))
+    assert_equal_keys(back, stock)
+    assert_equal_weights(back, stock)
+
+
+def test_late_in_a_training_the_momentum_is_the_stock_hook_s(training):
+    training.checkpoint('stock')
+    late = training.folder / 'late.pth'
+    save_checkpoint(far_apart(load(training.path('stock')), training.row), str(late))
+    stock = training.checkpoint('late_to_stock', resume=late)
+    assert_equal_weights(training.checkpoint('late_to_ours', KEEP_NOTHING, resume=late), stock)
+
+
+def test_pretrained_teacher_of_a_distillation_is_not_moved(training):
+    if not training.row.distilled:
+        pytest.skip('has no pretrained teacher')
+    ours = training.checkpoint('type_alone', TYPE_ALONE)
+    pretrained = load(training.folder / 'pretrained.pth')['state_dict']
+    for weights in student_and_teacher(ours, training.row):
+        now = {n: weights[f'{training.row.distilled}.{n}'] for n in pretrained}
+        # Its statistics are the model's to move, which trains it in training mode.
+        still = {n: v for n, v in pretrained.items() if n.endswith(('weight', 'bias'))}
+        name, difference = farthest(now, still)
+        assert difference <= TOLERANCE, f'{name} moved by {difference:.2g}'
+
+
+@pytest.fixture(scope='module')
+def realesrgan(tmp_path_factory):
+    """The runs of a model whose teacher a hook of mmagic moves, and no average."""
+    import_library(REALESRGAN.library)
+    return Training(REALESRGAN, tmp_path_factory.mktemp('realesrgan'))
+
+
+PAIR = dict(KEEP_NOTHING, student='generator', teacher='generator_ema', momentum=0.1)
+MMAGIC = 'ExponentialMovingAverageHook'
+
+
+def test_named_pair_in_place_of_mmagic_s_hook_follows_by_the_momentum(realesrgan):
+    stock = realesrgan.checkpoint('stock')
+    ours = realesrgan.checkpoint('pair', PAIR, replaces=MMAGIC)
+    assert_equal_keys(ours, stock)
+    runs = [
+        student_and_teacher(load(realesrgan.path('pair', step)), REALESRGAN)
+        for step in (1, 2, 3, 4)
+    ]
+    student, teacher = runs[0]
+    assert farthest(teacher, student)[1] == 0, 'the first update copies everything'
+    for (_, before), (student, teacher) in itertools.pairwise(runs):
+        expected = {n: before[n].lerp(student[n], 0.1) for n in before}
+        assert farthest(teacher, expected)[1] <= TOLERANCE
+    assert farthest(*runs[-1])[1] > 1e-4
+
+
+def test_mmagic_s_hook_and_ours_on_one_teacher_end_in_one_line(realesrgan):
+    realesrgan.checkpoint('pair', PAIR, replaces=MMAGIC)  # Alone, ours is accepted.
+    with pytest.raises(Exception, match='generator_ema') as error:
+        realesrgan.checkpoint('two_movers', PAIR, replaces='')
+    assert '\n' not in str(error.value)
+
+
+def test_mmagic_s_teacher_is_not_lost_in_silence(realesrgan):
+    """The line names no pair: mmagic's teacher is as without us, or a line says that it is not."""
+    stock = realesrgan.checkpoint('stock')
+    try:
+        ours = realesrgan.checkpoint('unnamed', KEEP_NOTHING, replaces='')
+    except Exception as error:
+        assert 'generator_ema' in str(error)
+        return
+    ema = ours.get('ema_state_dict', {})
+    trained = {n: ema.get(f'module.{n}', value) for n, value in ours['state_dict'].items()}
+    assert farthest(trained, stock['state_dict'])[1] <= TOLERANCE
