@@ -37,7 +37,7 @@ test-onedl: .venv-onedl/installed  ## Test the core and the hooks with the OneDL
 	.venv-onedl/bin/python -m pytest $(CORE_TESTS)
 
 test-libraries: .venv-libraries/installed  ## Train other OpenMMLab libraries' configs beside the stock hook.
-	.venv-libraries/bin/python -m pytest tests/libraries
+	.venv-libraries/bin/python -m pytest --disable-warnings tests/libraries
 
 docs: .venv-docs/installed  ## Build the documentation into build/docs; a bad reference is an error.
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict

@@ -111,6 +111,24 @@ def pose(rng, codec, keypoints=17):
     return dict(inputs=image(rng, height, width), data_samples=sample)
 
 
+def people(rng, size=64, keypoints=17):
+    """The key points and boxes of three people in one image."""
+    from mmpose.structures import PoseDataSample
+
+    found = boxes(rng, size, 3)
+    extent = found[:, None, 2:] - found[:, None, :2]
+    spread = torch.from_numpy(rng.rand(3, keypoints, 2).astype(np.float32))
+    sample = PoseDataSample(metainfo=metainfo(size) | dict(input_size=(size, size)))
+    sample.gt_instance_labels = InstanceData(
+        bboxes=found,
+        labels=torch.zeros(3, dtype=torch.long),
+        keypoints=found[:, None, :2] + extent * spread,
+        keypoints_visible=torch.ones(3, keypoints),
+        areas=extent.prod(-1)[:, 0],
+    )
+    return dict(inputs=image(rng, size), data_samples=sample)
+
+
 def video(rng, size=32, lead=(), frames=3, classes=400):
     """Frames of one clip: (frames, 3, H, W), or with ``lead`` (*lead, 3, frames, H, W)."""
     from mmaction.structures import ActionDataSample
@@ -165,6 +183,7 @@ KINDS = {
         rotated,
         segmentation,
         pose,
+        people,
         video,
         points,
         labelled,

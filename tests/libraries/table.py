@@ -28,6 +28,8 @@ class Row:
         averages: Where the model itself keeps its teacher; for these our hook is added, since there
             is no line to switch.
         distilled: Where the model keeps a pretrained teacher that nothing may move.
+        in_python: The types in the line are classes, as in a config in pure Python.
+        lr: Learning rate; there is no warm-up.
         prepare: Called with the config and a folder; makes the files that the config names.
     """
 
@@ -37,6 +39,7 @@ class Row:
     line: dict | None = None
     averages: str | None = None
     distilled: str | None = None
+    in_python: bool = False
     prepare: Callable | None = None
     lr: float = 0.01
 
@@ -45,7 +48,8 @@ class Row:
         return self.config.split('::')[0]
 
     def __str__(self):
-        return f'{self.library}-{self.config.split("/")[-1][:-3]}'
+        name = f'{self.library}-{self.config.split("/")[-1][:-3]}'
+        return name + '-in-python' * self.in_python
 
 
 CODEC = dict(
@@ -139,6 +143,24 @@ TABLE = [
         'mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192.py',
         dict(kind='pose', codec=CODEC),
         SMALL_RTMPOSE,
+    ),
+    Row(
+        'mmpose::body_2d_keypoint/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192.py',
+        dict(kind='pose', codec=CODEC),
+        SMALL_RTMPOSE,
+        in_python=True,
+    ),
+    Row(
+        'mmpose::body_2d_keypoint/yoloxpose/coco/yoloxpose_tiny_4xb64-300e_coco-416.py',
+        dict(kind='people'),
+        {
+            'model.backbone.init_cfg': None,
+            'model.backbone.widen_factor': 0.125,
+            'model.neck.in_channels': [32, 64, 128],
+            'model.neck.out_channels': 32,
+            'model.head.head_module_cfg.widen_factor': 0.125,
+            'model.data_preprocessor.batch_augments': None,
+        },
     ),
     Row(
         'mmpose::wholebody_2d_keypoint/dwpose/coco-wholebody/s1_dis/dwpose_l_dis_m_coco-256x192.py',

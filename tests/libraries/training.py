@@ -8,7 +8,7 @@ import math
 import samples  # noqa: F401  (registers the data set)
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from table import stock_file
@@ -46,6 +46,10 @@ def small_config(row, work_dir):
     cfg.default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1, by_epoch=False))
     if row.line:
         cfg.custom_hooks = [*(cfg.get('custom_hooks') or []), row.line]
+    if row.in_python:
+        for line in cfg.custom_hooks:
+            if line.type == 'EMAHook':
+                line.ema_type = MODELS.get(f'{cfg.default_scope}.{line.ema_type}')
     cfg.randomness = dict(seed=0)
     cfg.launcher, cfg.log_level, cfg.visualizer = 'none', 'ERROR', None
     cfg.work_dir = str(work_dir)
