@@ -24,7 +24,7 @@ class Row:
         config: ``library::path`` of the stock config.
         samples: Kind of the synthetic samples and its options, see ``samples.py``.
         shrink: Settings of the config that are changed, as ``--cfg-options``.
-        line: A line of ``EMAHook`` that is added, for a config without one.
+        line: A line that is added: of ``EMAHook``, for a config without one.
         averages: Where the model itself keeps its teacher; for these our hook is added, since there
             is no line to switch.
         distilled: Where the model keeps a pretrained teacher that nothing may move.
@@ -278,6 +278,7 @@ REALESRGAN = Row(
         'model.generator.growth_channels': 4,
         'model.discriminator.mid_channels': 8,
     },
+    line=dict(type='KeepStart'),
     averages='generator_ema',
 )
 """Keeps a copy beside its generator, which no model but a hook of mmagic's own moves."""

@@ -8,7 +8,8 @@ import math
 import samples  # noqa: F401  (registers the data set)
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from table import stock_file
@@ -17,6 +18,14 @@ STOCK = {}
 TYPE_ALONE = dict(type='SETMAHook')
 KEEP_NOTHING = dict(type='SETMAHook', keep_prob=0)
 _run = itertools.count()
+
+
+@HOOKS.register_module(force=True)
+class KeepStart(Hook):
+    """Writes the weights with which the training starts to ``start.pth``."""
+
+    def before_train(self, runner):
+        torch.save(runner.model.state_dict(), f'{runner.work_dir}/start.pth')
 
 
 def small_config(row, work_dir):
