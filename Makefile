@@ -7,7 +7,7 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults lint format test-floor test-onedl test-libraries docs lock clean
+.PHONY: help demo test test-faults lint format test-floor test-frameworks test-libraries test-onedl docs lock clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ format: .venv/built  ## Format the code and mend what can be mended.
 test-floor: .venv-floor/installed  ## Test the core and the hooks with torch 2.1 and mmcv-lite.
 	.venv-floor/bin/python -m pytest $(CORE_TESTS)
 
+test-frameworks: .venv-frameworks/installed  ## Test the PyTorch class with Lightning, timm and lightly.
+	.venv-frameworks/bin/python -m pytest tests/frameworks tests/smoothing
+
 test-onedl: .venv-onedl/installed  ## Test the core and the hooks with the OneDL forks.
 	.venv-onedl/bin/python -m pytest $(CORE_TESTS)
 
@@ -47,7 +50,7 @@ docs: .venv-docs/installed  ## Build the documentation into build/docs; a bad re
 	@touch $@
 
 # The update of teachers on the CPU is in C.
-.venv/built: .venv/installed se_mm/smoothing/cpu_kernel.c setup.py
+.venv/built: .venv/installed se_mm/smoothing/kernels/cpu_kernel.c setup.py
 	@$(BIN)/python -m pip --disable-pip-version-check -qq install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -62,7 +65,7 @@ docs: .venv-docs/installed  ## Build the documentation into build/docs; a bad re
 	@touch $@
 
 lock:  ## Pin the newest versions that requirements/*.in allow (needs uv).
-	@cd requirements && for name in openmmlab floor onedl docs; do \
+	@cd requirements && for name in openmmlab floor onedl frameworks docs; do \
 	  uv --config-file uv.toml pip compile -q --upgrade --universal --python-version 3.10 \
 	    --no-python-downloads --override override.txt --no-annotate --no-header $$name.in \
 	    | grep -v "'never'" > $$name.txt || exit 1; \
@@ -72,4 +75,4 @@ lock:  ## Pin the newest versions that requirements/*.in allow (needs uv).
 	  libraries.in > libraries.txt
 
 clean:  ## Remove the environments and what runs have written.
-	rm -rf .venv .venv-floor .venv-onedl .venv-libraries .venv-docs work_dirs build dist *.egg-info se_mm/smoothing/*.so
+	rm -rf .venv .venv-floor .venv-onedl .venv-frameworks .venv-libraries .venv-docs work_dirs build dist *.egg-info se_mm/smoothing/kernels/*.so

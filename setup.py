@@ -36,8 +36,8 @@ EXTRAS = {
 
 # Without a C compiler the plain way of the update remains, which is slower.
 CPU_KERNEL = Extension(
-    'se_mm.smoothing.cpu_kernel',
-    ['se_mm/smoothing/cpu_kernel.c'],
+    'se_mm.smoothing.kernels.cpu_kernel',
+    ['se_mm/smoothing/kernels/cpu_kernel.c'],
     extra_compile_args=['-O3'],
     py_limited_api=True,
     optional=True,
@@ -69,7 +69,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.13',
     packages=find_packages(include=['se_mm', 'se_mm.*']),
-    package_data={'se_mm.smoothing': ['*.c']},
+    package_data={'se_mm.smoothing.kernels': ['*.c']},
     ext_modules=[CPU_KERNEL],
     cmdclass={'build_py': BuildPy},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},

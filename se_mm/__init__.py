@@ -2,17 +2,21 @@
 """Spatial Ensemble for OpenMMLab: another way for a teacher to follow its student.
 
 Importing this package registers its hooks, models, datasets and loops with MMEngine. A config does
-so by ``custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)``.
+so by ``custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)``. Without MMEngine,
+``se_mm.smoothing`` is all there is: the method for any PyTorch loop.
 """
 
-from se_mm.environment import check_environment
+from importlib.util import find_spec
 
-check_environment()
+from se_mm.version import __version__
 
-from se_mm import datasets, engine, evaluation, models  # noqa: E402
-from se_mm.engine.safe_loading import allow_mmengine_checkpoints  # noqa: E402
-from se_mm.version import __version__  # noqa: E402
+__all__ = ['__version__']
 
-allow_mmengine_checkpoints()
+if find_spec('mmengine') is not None:
+    from se_mm.environment import check_environment
 
-__all__ = ['__version__', 'datasets', 'engine', 'evaluation', 'models']
+    check_environment()
+
+    from se_mm import datasets, engine, evaluation, models
+
+    __all__ += ['datasets', 'engine', 'evaluation', 'models']

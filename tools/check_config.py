@@ -12,7 +12,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a checkout, too.
 
 try:
-    from se_mm.engine.config_check import check_config
+    from se_mm.engine.check import check_config
     from se_mm.engine.launch import add_common_options, load_config, merge_options, run_tool
 except ImportError as error:  # Something is not installed, or installed twice.
     if os.environ.get('RANK', '0') == '0':

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from se_mm.evaluation.comparison import Comparison, Row
 from se_mm.evaluation.paired import Difference
-from se_mm.visualization.page import embedded, page, png, table
+from se_mm.history.page import embedded, page, png, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

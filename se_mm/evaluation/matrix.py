@@ -19,7 +19,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS, DefaultScope
 
-from se_mm.engine.config_check import check_config
+from se_mm.engine.check import check_config
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.smoothing import Rule
 from se_mm.smoothing.options import OptionError, check_choice, check_keys

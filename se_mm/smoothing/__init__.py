@@ -1,35 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The method, in pure PyTorch: Spatial Ensemble and Spatial-Temporal Smoothing.
+"""The method in pure PyTorch: Spatial Ensemble (SE) and Spatial-Temporal Smoothing (STS).
 
 Huang, Sun, Wang, Yao, Zhang: *Spatial Ensemble: a Novel Model Smoothing Mechanism for
 Student-Teacher Framework*, NeurIPS 2021 (https://arxiv.org/abs/2110.01253).
 
-Names become :mod:`units`, a seed and a step :mod:`picks`, a step :mod:`schedules`' numbers, and all
-of them an :mod:`update`; a :class:`Smoother` holds them together. Nothing here knows OpenMMLab.
+:class:`SpatialEnsemble` is the teacher for any PyTorch loop. Behind it, :class:`Settings` has all
+options, ``tensors`` finds tensors by name, ``units`` and ``picks`` say what an update takes over,
+``update`` is the method as it is written down, and ``kernels`` are its backends. Nothing here
+imports OpenMMLab.
 """
 
+from se_mm.smoothing.ensemble import SpatialEnsemble
 from se_mm.smoothing.options import OptionError
-from se_mm.smoothing.rules import Rule, Rules, build_rules
 from se_mm.smoothing.schedules import Schedule, keep_prob_schedule, momentum_schedule
-from se_mm.smoothing.smoother import BUFFER_POLICIES, Smoother
-from se_mm.smoothing.units import GRANULARITIES, Pair, Units, pair_modules, pair_tensors
-from se_mm.smoothing.update import draw_picks, update
+from se_mm.smoothing.settings import BUFFERS, GRANULARITIES, Average, Rule, Settings
+from se_mm.smoothing.smoother import Smoother, TeacherFault
 
 __all__ = [
-    'BUFFER_POLICIES',
+    'BUFFERS',
     'GRANULARITIES',
+    'Average',
     'OptionError',
-    'Pair',
     'Rule',
-    'Rules',
     'Schedule',
+    'Settings',
     'Smoother',
-    'Units',
-    'build_rules',
-    'draw_picks',
+    'SpatialEnsemble',
+    'TeacherFault',
     'keep_prob_schedule',
     'momentum_schedule',
-    'pair_modules',
-    'pair_tensors',
-    'update',
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what a user may write in a config, each ending in one clear line."""
+"""Checks of option values. Each error is one line: what must hold, what was given, what to do."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ from typing import Any
 
 
 class OptionError(ValueError):
-    """A config asks for something impossible.
+    """An option is invalid, or does not fit the model or the run.
 
-    The message is a single line that names the key, the value given and what is allowed, so that
-    a command line can print it in place of a traceback.
+    The message is a single line, so that a command line tool can print it instead of a traceback.
     """
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:
-    """A hint at the nearest right name, with a leading space, or nothing.
+    """Suggest the choice nearest to ``name``.
 
     Args:
         name: What was given.
-        choices: The right names.
+        choices: The valid names.
+
+    Returns:
+        ``" Did you mean 'x'?"`` with a leading space, or an empty string.
     """
     near = difflib.get_close_matches(str(name), list(choices), n=1)
     return f' Did you mean {near[0]!r}?' if near else ''
@@ -39,7 +41,7 @@ def check_choice(key: str, value: Any, choices: Iterable[str]) -> str:
     if not isinstance(value, str) or value not in choices:
         allowed = ', '.join(repr(choice) for choice in choices)
         raise OptionError(
-            f'{key}={value!r} is not allowed: one of {allowed}.{did_you_mean(value, choices)}'
+            f'{key} must be one of {allowed}, got {value!r}.{did_you_mean(value, choices)}'
         )
     return value
 
@@ -53,11 +55,11 @@ def check_number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """Return ``value`` as a float if it is a finite real number between ``low`` and ``high``.
+    """Return ``value`` as a float if it is a real number between ``low`` and ``high``.
 
     Args:
-        key: The config key, for the message.
-        value: What was given. Booleans are refused, they are never meant as numbers here.
+        key: The option's name, for the message.
+        value: What was given. Booleans are rejected.
         low: Smallest value.
         high: Largest value.
         open_low: Whether ``low`` itself is excluded.
@@ -66,25 +68,28 @@ def check_number(
     Raises:
         OptionError: If it is not a number, NaN, or out of range.
     """
-    allowed = f'a number in {"(" if open_low else "["}{low:g}, {high:g}{")" if open_high else "]"}'
+    error = OptionError(
+        f'{key} must be a number in {"(" if open_low else "["}{low:g}, {high:g}'
+        f'{")" if open_high else "]"}, got {value!r}'
+    )
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise OptionError(f'{key}={value!r} is not allowed: {allowed}.')
+        raise error
     number = float(value)
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if math.isnan(number) or below or above:
-        raise OptionError(f'{key}={value!r} is not allowed: {allowed}.')
+        raise error
     return number
 
 
 def check_count(key: str, value: Any, low: int = 0) -> int:
-    """Return ``value`` if it is a whole number of at least ``low``.
+    """Return ``value`` if it is an integer of at least ``low``.
 
     Raises:
         OptionError: If it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise OptionError(f'{key}={value!r} is not allowed: a whole number of at least {low}.')
+        raise OptionError(f'{key} must be an integer >= {low}, got {value!r}')
     return value
 
 
@@ -95,25 +100,25 @@ def check_flag(key: str, value: Any) -> bool:
         OptionError: If it is not.
     """
     if not isinstance(value, bool):
-        raise OptionError(f'{key}={value!r} is not allowed: True or False.')
+        raise OptionError(f'{key} must be True or False, got {value!r}')
     return value
 
 
 def check_keys(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Refuse the first key that is not among ``allowed``.
+    """Reject the first key that is not among ``allowed``.
 
     Args:
         what: Whose keys they are, for the message.
         given: The keys that were given.
-        allowed: The keys that exist.
+        allowed: The valid keys.
 
     Raises:
-        OptionError: If one does not exist.
+        OptionError: If one is unknown.
     """
     allowed = list(allowed)
     for key in given:
         if key not in allowed:
+            hint = did_you_mean(key, allowed)
             raise OptionError(
-                f'{what} has no option {key!r}: it has {", ".join(allowed)}.'
-                f'{did_you_mean(key, allowed)}'
+                f'{what} has no option {key!r}.{hint or " It has " + ", ".join(allowed) + "."}'
             )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers that change over a run: pure functions of the update step.
+"""Schedules of keep_prob and momentum: pure functions of the update step.
 
-Each function takes the update step and the total number of updates of the run, both counted from
-the begin of the smoothing, and returns a float. What a config says about a number, plain or
-``dict(type=..., ...)``, becomes a :class:`Schedule` by :func:`build_schedule`.
+Each takes the update step and the total number of updates, both counted from the first update, and
+returns a float. :func:`build_schedule` turns an option's value, a number or
+``dict(type=..., ...)``, into a :class:`Schedule`.
 """
 
 from __future__ import annotations
@@ -72,6 +72,17 @@ class Schedule:
         """
         return self.function(step, total, **self.parameters)
 
+    @property
+    def needs_total(self) -> bool:
+        """Whether it depends on the total number of updates."""
+        return self.function in (linear, cosine)
+
+    def plain(self) -> Any:
+        """What :func:`build_schedule` makes this schedule from: a number, or a dict."""
+        if self.function is constant:
+            return self.parameters['value']
+        return {'type': self.function.__name__, **self.parameters}
+
     def __str__(self) -> str:
         if self.function is constant:
             return f'{self.parameters["value"]:g}'
@@ -79,7 +90,7 @@ class Schedule:
         return f'{self.function.__name__}({inside})'
 
 
-# Schedules that begin at 1 make no sense for a probability that must stay below 1.
+# The annealed schedules start at 1, and keep_prob must stay below 1.
 KEEP_PROB_SCHEDULES = {f.__name__: f for f in (constant, linear, cosine)}
 MOMENTUM_SCHEDULES = {f.__name__: f for f in (constant, linear, cosine, annealed, exp_annealed)}
 
@@ -90,31 +101,34 @@ def build_schedule(
     functions: Mapping[str, Callable[..., float]],
     check: Callable[[str, Any], float],
 ) -> Schedule:
-    """Turn what a config says about a number into a schedule.
+    """Turn an option's value into a schedule.
 
     Args:
-        key: The config key, for messages.
-        value: A number, or a dict of ``type`` (a name in ``functions``) and the parameters.
+        key: The option's name, for messages.
+        value: A number; a dict of ``type`` (a name in ``functions``) and its parameters; or a
+            schedule, which is returned.
         functions: The schedules that may be named.
-        check: Called as ``check(key, number)`` for each number that is a value of the schedule;
-            returns it as a float or raises.
+        check: Called as ``check(key, number)`` for each value of the schedule; returns it as a
+            float or raises.
 
     Raises:
-        OptionError: If it is neither, or a name, a parameter or a number in it is wrong.
+        OptionError: If the value is none of these, or a type, parameter or number is invalid.
     """
+    if isinstance(value, Schedule):
+        return value
     if not isinstance(value, Mapping):
         return Schedule(constant, {'value': check(key, value)})
     given = dict(value)
     if 'type' not in given:
         names = ', '.join(repr(name) for name in functions)
-        raise OptionError(f'{key}={given!r} needs a type: one of {names}.')
+        raise OptionError(f'{key} must have a type, one of {names}, got {given!r}')
     function = functions[check_choice(f'{key}.type', given.pop('type'), functions)]
     wanted = list(inspect.signature(function).parameters)[2:]
     check_keys(f'{key}.type={function.__name__!r}', given, wanted)
     parameters = {}
     for name in wanted:
         if name not in given:
-            raise OptionError(f'{key}={dict(value)!r} lacks {name!r}: a number.')
+            raise OptionError(f'{key} must have {name!r}, a number, got {dict(value)!r}')
         full = f'{key}.{name}'
         if name == 'gamma':
             parameters[name] = check_number(full, given[name], 0, math.inf, open_low=True)
@@ -124,7 +138,7 @@ def build_schedule(
 
 
 def check_keep_prob(key: str, value: Any) -> float:
-    """Return ``value`` as a float if it is a probability below 1.
+    """Return ``value`` as a float if it is in [0, 1).
 
     Raises:
         OptionError: If it is not.
@@ -144,17 +158,17 @@ def keep_prob_schedule(key: str, value: Any) -> Schedule:
 def momentum_schedule(key: str, value: Any) -> Schedule:
     """The schedule of a ``momentum``, the share of the new value: a number in (0, 1].
 
-    Inside a schedule 0 is allowed too, since BYOL's momentum ends there; but not 0 throughout.
+    A schedule may reach 0, as BYOL's does at its end, but must not be 0 throughout.
 
     Raises:
         OptionError: As :func:`build_schedule`.
     """
-    changing = isinstance(value, Mapping)
+    changing = isinstance(value, (Mapping, Schedule))
 
     def check(name: str, number: Any) -> float:
         return check_number(name, number, 0, 1, open_low=not changing)
 
     schedule = build_schedule(key, value, MOMENTUM_SCHEDULES, check)
     if schedule.function in (constant, linear, cosine) and not any(schedule.parameters.values()):
-        raise OptionError(f'{key}={value!r} is not allowed: a momentum that is 0 throughout.')
+        raise OptionError(f'{key} must not be 0 throughout, got {value!r}')
     return schedule

@@ -1,147 +1,376 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher bound to its student: everything that an update needs, worked out once."""
+"""A teacher and its student, paired by name, and the update of the one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from operator import is_
+from typing import Any, Optional, Union
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from se_mm.smoothing.plan import Plan
-from se_mm.smoothing.rules import SKIP, Rule, Rules
-from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.kernels import Kernel, choose
+from se_mm.smoothing.options import OptionError
+from se_mm.smoothing.settings import COPY, SKIP, Average, Rule, Settings
+from se_mm.smoothing.tensors import Tracked, slots, unique, unwrapped
+from se_mm.smoothing.units import (
+    Pair,
+    Units,
+    check_split,
+    is_sharded,
+    local,
+    local_pair,
+    sharded_alike,
+)
+from se_mm.smoothing.update import draw_picks, update
 
-BUFFER_POLICIES = ('copy', 'average', 'skip')
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
-class Smoother:
-    """Moves a teacher after its student by Spatial Ensemble, alone or with an average.
+class TeacherFault(RuntimeError):
+    """A teacher is damaged, would be by the next update, or is moved by something else.
 
-    Example:
-        >>> import torch
-        >>> from se_mm.smoothing import Rule, Rules, Smoother, keep_prob_schedule, pair_modules
-        >>> student, teacher = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
-        >>> keep_prob = keep_prob_schedule('keep_prob', 0.7)
-        >>> rule = Rule(keep_prob, momentum=None, match_horizon=False, granularity='channel')
-        >>> smoother = Smoother(*pair_modules(teacher, student), Rules(rule, {}), 'copy')
-        >>> smoother.copy()  # the first update copies everything
-        >>> smoother.update(step=1, total=100, seed=0)
+    The message is a single line that names the tensor and the update.
+    """
 
-    Args:
-        parameters: The parameter pairs.
-        buffers: The buffer pairs.
-        rules: How each tensor is smoothed; an override applies to buffers as it does to parameters.
-        buffer_policy: ``'copy'``: buffers follow the student at every update; ``'average'``: those
-            of floating dtype are smoothed as parameters are, the others follow; ``'skip'``: they
-            stay as the first update left them.
-        fp32_teacher: Whether the averages of bfloat16 and float16 tensors are kept in float32
-            beside them: what an average moves by is mostly less than their precision, and would be
-            rounded to nothing.
+
+@dataclass(frozen=True)
+class Member:
+    """A tensor of the teacher that its student has too.
 
     Attributes:
-        parameters: As given.
-        buffers: As given.
-        rules: As given.
-        smoothed: The rules in use, each with the plan of the units that it holds for.
-        fp32: Name -> the average in float32, for tensors that have one.
-        followed: Names of the tensors of floating dtype that are copied at every update.
+        name: Its name in the student's model.
+        inner: Its name in the teacher, and in the module that is passed as the student.
+        is_parameter: Whether it is a parameter; otherwise it is a buffer.
+        rule: How it is smoothed, ``'copy'`` or ``'skip'``.
+    """
 
-    Raises:
-        OptionError: If an override matches no tensor.
+    name: str
+    inner: str
+    is_parameter: bool
+    rule: Union[Rule, str]
+
+
+class Smoother:
+    """Moves a teacher after its student, tensor by tensor of the same name.
+
+    Names are what counts: a tensor that either module replaces is followed from the next update on.
+
+    Args:
+        teacher: The module that follows.
+        settings: How.
+        rename: Maps a teacher's tensor name to that of the student's in its model, by which units
+            are picked, overrides are matched and messages speak.
+        inherited: The average where the momentum is None, by update step.
+        buffers: Policy of buffers where ``settings.buffers`` is None.
+
+    Attributes:
+        teacher: As given.
+        settings: As given.
+        pairs: Member -> teacher's and student's tensor, once bound; those of a rule in a row.
+        fp32: Name -> the average in float32, for teachers of a lower precision.
+        shared: Names of the tensors that teacher and student share, which nothing moves.
     """
 
     def __init__(
         self,
-        parameters: Sequence[Pair],
-        buffers: Sequence[Pair],
-        rules: Rules,
-        buffer_policy: str,
-        fp32_teacher: bool = True,
+        teacher: nn.Module,
+        settings: Settings,
+        rename: Callable[[str], str] = str,
+        inherited: Optional[Callable[[int], Average]] = None,
+        buffers: str = COPY,
     ) -> None:
-        self.parameters = tuple(parameters)
-        self.buffers = tuple(buffers)
-        self.rules = rules
-        rules.check_matches(pair.name for pair in (*self.parameters, *self.buffers))
-        smoothed: dict[Rule, list[Pair]] = {}
-        followed: list[Pair] = []
-
-        def put(pair: Pair, rule: Rule | str) -> None:
-            if rule == SKIP or pair.teacher.numel() == 0:
-                return
-            if isinstance(rule, Rule) and pair.teacher.is_floating_point():
-                smoothed.setdefault(rule, []).append(pair)
-            else:
-                followed.append(pair)
-
-        for pair in self.parameters:
-            put(pair, rules.of(pair.name))
-        for pair in self.buffers:
-            rule = rules.of(pair.name)
-            overridden = isinstance(rule, str)
-            put(pair, rule if overridden or buffer_policy == 'average' else buffer_policy)
+        self.teacher = teacher
+        self.settings = settings
+        self.buffers = settings.buffers or buffers
+        self.pairs: dict[Member, Pair] = {}
         self.fp32: dict[str, Tensor] = {}
-        self.smoothed: list[tuple[Rule, Plan]] = []
-        # The units whose average is in float32, which are then rounded to the teacher's dtype.
-        self._rounded: list[tuple[Rule, Plan]] = []
-        for rule, pairs in smoothed.items():
-            rounded = []
-            if fp32_teacher and rule.momentum is not None:
-                rounded = [pair for pair in pairs if pair.teacher.dtype in _LOW_PRECISION]
-            self.fp32.update((pair.name, pair.teacher.float()) for pair in rounded)
-            moved = [
-                replace(pair, teacher=self.fp32.get(pair.name, pair.teacher)) for pair in pairs
-            ]
-            self.smoothed.append((rule, Plan(Units(moved, rule.granularity))))
-            if rounded:
-                copies = [replace(pair, student=self.fp32[pair.name]) for pair in rounded]
-                self._rounded.append((rule, Plan(Units(copies, rule.granularity))))
-        self.followed = [pair.name for pair in followed if pair.teacher.is_floating_point()]
-        self._followed = _copies(followed)
-        everything = [*self.parameters, *self.buffers]
-        averages = [
-            replace(pair, teacher=self.fp32[pair.name])
-            for pair in everything
-            if pair.name in self.fp32
-        ]
-        self._everything = _copies([*everything, *averages])
+        self.shared: list[str] = []
+        self._rename = rename
+        self._inherited = inherited
+        self._groups: list[_Group] = []
+        self._everything: Optional[_Group] = None
+        self._trackers: Optional[tuple[Tracked, Tracked]] = None
+        # The tensors that the groups are built for, and where they are in memory.
+        self._built: Optional[tuple[list[Optional[Tensor]], list[int]]] = None
 
-    def copy(self) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has the settings and the averages; its next update binds it to a student."""
+        unbound: dict[str, Any] = {'pairs': {}, '_groups': []}
+        return {**vars(self), **unbound, '_everything': None, '_trackers': None, '_built': None}
+
+    def bind(self, student: nn.Module) -> None:
+        """Pair the teacher's tensors with a student's. The first update does so by itself.
+
+        Args:
+            student: A module with a tensor of each of the teacher's names and shapes. It may have
+                more, as a predictor.
+
+        Raises:
+            OptionError: If a tensor of the teacher is not in the student, has another shape there,
+                or is sharded otherwise; if an override matches nothing; or if nothing would ever be
+                moved.
+        """
+        student = unwrapped(student)
+        theirs = slots(student)
+        found: dict[Member, Pair] = {}
+        self.shared = []
+        for inner, slot in unique(slots(unwrapped(self.teacher))):
+            teacher = slot.tensors[slot.key]
+            name = self._rename(inner)
+            member = Member(name, inner, slot.is_parameter, self._rule(name, slot))
+            other = theirs[inner].tensors[theirs[inner].key] if inner in theirs else None
+            pair = _paired(name, teacher, other, OptionError)
+            if isinstance(member.rule, Rule):
+                check_split(name, pair.teacher, member.rule.granularity)
+            if _same_memory(pair):
+                self.shared.append(name)
+            else:
+                found[member] = pair
+        self.settings.check_matches([member.name for member in found])
+        self._check_moves(found)
+        # Members of a rule in a row, so that each group is a slice.
+        order = sorted(found, key=lambda member: str(member.rule))
+        self.pairs = {member: found[member] for member in order}
+        names = [member.inner for member in order]
+        self._trackers = Tracked(names), Tracked(names)
+        self._groups = []
+        for index, member in enumerate(order):
+            if not self._groups or self._groups[-1].rule != member.rule:
+                self._groups.append(_Group(member.rule, index))
+            self._groups[-1].end = index + 1
+        self._built = None
+
+    def copy(self, student: nn.Module) -> None:
         """Make the teacher equal to the student, all parameters and all buffers."""
-        self._everything.update(seed=0, step=0, keep_prob=0, average=None)
+        self.find(student)
+        if self._everything is None:
+            self._everything = _Group(COPY)
+            self._everything.build(list(self.pairs.values()), {})
+        self._everything.update(0, 0, 0.0, None)
+        with torch.no_grad():
+            for pair in self.pairs.values() if self.fp32 else ():
+                if pair.name in self.fp32:
+                    self.fp32[pair.name].copy_(pair.teacher)
 
-    @torch.no_grad()
+    def follow(self, student: nn.Module) -> None:
+        """Copy what follows the student at every update, and smooth nothing."""
+        self.find(student)
+        for group in self._groups:
+            if group.rule == COPY:
+                group.update(0, 0, 0.0, None)
+
+    def update(self, student: nn.Module, step: int, total: int, seed: int) -> None:
+        """Make one update.
+
+        Args:
+            student: The module that is followed.
+            step: The update step: updates made before this one, at least 0.
+            total: Updates of the whole run, for the schedules.
+            seed: Seed of the picks.
+
+        Raises:
+            TeacherFault: If a tensor has another shape than when the two were paired.
+        """
+        self.find(student)
+        for group in self._groups:
+            if isinstance(group.rule, Rule):
+                keep_prob = group.rule.keep_prob(step, total)
+                average = group.rule.average(step, total, self._inherited)
+                group.update(seed, step, keep_prob, average)
+            elif group.rule == COPY:
+                group.update(seed, step, 0.0, None)
+
     def restore(self, fp32: Mapping[str, Tensor]) -> None:
-        """Go on from a teacher whose values were loaded.
+        """Continue from a teacher whose values were loaded.
 
         Args:
             fp32: :attr:`fp32` as it was; for names that it lacks, the teacher's values are taken.
         """
-        for pair in (*self.parameters, *self.buffers):
-            if pair.name in self.fp32:
-                self.fp32[pair.name].copy_(fp32.get(pair.name, pair.teacher))
+        self.fp32 = {name: average.clone() for name, average in fp32.items()}
+        self._built = None
 
-    def follow(self) -> None:
-        """Copy what follows the student at every update, and smooth nothing."""
-        self._followed.update(seed=0, step=0, keep_prob=0, average=None)
+    def named(self, parameters_only: bool = True) -> dict[str, Pair]:
+        """The pairs by the student's names."""
+        return {
+            member.name: pair
+            for member, pair in self.pairs.items()
+            if member.is_parameter or not parameters_only
+        }
 
-    def update(self, step: int, total: int, seed: int) -> None:
-        """Make one update.
+    def _rule(self, name: str, slot: Any) -> Union[Rule, str]:
+        """How a tensor of the teacher is smoothed."""
+        rule = self.settings.rule_of(name)
+        tensor = slot.tensors[slot.key]
+        if not slot.is_parameter and isinstance(rule, Rule) and self.buffers != 'average':
+            rule = self.buffers
+        # Integers cannot be averaged, and buffers that are not saved are the model's own to fill.
+        averages = tensor.is_floating_point() or tensor.is_complex()
+        if isinstance(rule, Rule) and not (averages and slot.persistent):
+            rule = COPY
+        return rule
 
-        Args:
-            step: The update step: updates made before this one, at least 0.
-            total: Updates that the whole run makes, for the schedules.
-            seed: Seed of the picks.
+    def _check_moves(self, members: Mapping[Member, Pair]) -> None:
+        """Raise OptionError if nothing would ever be moved."""
+        parameters = [member for member in members if member.is_parameter]
+        if not parameters and not self.shared:
+            raise OptionError(
+                f'the student must have parameters for a teacher to follow, and '
+                f'{type(self.teacher).__name__} has none'
+            )
+        if parameters and all(member.rule == SKIP for member in parameters):
+            raise OptionError(
+                f'overrides must leave a parameter of the teacher to be moved, got '
+                f'{dict(self.settings.overrides)!r}, which skips all {len(parameters)}'
+            )
+
+    def find(self, student: nn.Module) -> None:
+        """Find the tensors that have the names now, and rebuild the groups if any has changed.
+
+        Raises:
+            TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
         """
-        for rule, plan in self.smoothed:
-            plan.update(seed, step, rule.keep_prob(step, total), rule.average(step, total))
-        for rule, plan in self._rounded:
-            plan.update(seed, step, rule.keep_prob(step, total), average=None)
-        self.follow()
+        if self._trackers is None:
+            self.bind(student)
+        assert self._trackers is not None
+        teachers = self._trackers[0].now(unwrapped(self.teacher))
+        students = self._trackers[1].now(unwrapped(student))
+        tensors = teachers + students
+        if self._built is not None:
+            before, memory = self._built
+            if all(map(is_, tensors, before)) and _memory(tensors) == memory:
+                return
+        for member, teacher, new in zip(list(self.pairs), teachers, students):
+            self.pairs[member] = _paired(member.name, teacher, new, TeacherFault)
+        self._build()
+        self._built = tensors, _memory(tensors)
+
+    @torch.no_grad()
+    def _build(self) -> None:
+        """Choose the groups' kernels for the tensors as they are."""
+        pairs = list(self.pairs.values())
+        before, self.fp32 = self.fp32, {}
+        for group in self._groups:
+            some = pairs[group.start : group.end]
+            if self.settings.fp32_teacher and group.averages:
+                for pair in some:
+                    if pair.teacher.dtype in _LOW_PRECISION:
+                        average = before.get(pair.name, pair.teacher)
+                        self.fp32[pair.name] = average.to(pair.teacher.device, torch.float32)
+            group.build(some, self.fp32)
+        self._everything = None
 
 
-def _copies(pairs: Sequence[Pair]) -> Plan:
-    """The plan of copying whole tensors."""
-    return Plan(Units([pair for pair in pairs if pair.teacher.numel()], 'tensor'))
+class _Group:
+    """The members of one rule, and the kernels that update them."""
+
+    def __init__(self, rule: Union[Rule, str], start: int = 0) -> None:
+        self.rule = rule
+        self.start = self.end = start
+        self._kernels: list[Kernel] = []
+        self._rounding: list[Kernel] = []
+        self._units: Optional[Units] = None
+        self._odd: list[Pair] = []
+
+    @property
+    def averages(self) -> bool:
+        """Whether a picked unit moves part of the way only."""
+        return isinstance(self.rule, Rule) and not self.rule.copies
+
+    def build(self, pairs: list[Pair], fp32: Mapping[str, Tensor]) -> None:
+        """Choose kernels for the pairs, whose averages are in ``fp32`` where there is one."""
+        granularity = self.rule.granularity if isinstance(self.rule, Rule) else 'tensor'
+        pairs = [local_pair(pair) for pair in pairs]
+        # Sparse and quantised tensors have no memory that a kernel could read.
+        self._odd = [pair for pair in pairs if _is_odd(pair.teacher) or _is_odd(pair.student)]
+        dense = [pair for pair in pairs if pair not in self._odd] if self._odd else pairs
+        dense = [_real(pair) for pair in dense if pair.teacher.numel()]
+        averages = {pair.name: local(fp32[pair.name]) for pair in dense if pair.name in fp32}
+        moved = [replace(pair, teacher=averages.get(pair.name, pair.teacher)) for pair in dense]
+        copies = [replace(p, student=averages[p.name]) for p in dense if p.name in averages]
+        self._units = Units(moved, granularity)
+        self._kernels = choose(moved, granularity)
+        self._rounding = choose(copies, granularity)
+
+    def update(self, seed: int, step: int, keep_prob: float, average: Average) -> None:
+        """Make one update."""
+        for pair in self._odd:
+            pair.teacher.copy_(pair.student)
+        if average == 0:
+            return
+        if callable(average):
+            assert self._units is not None
+            update(self._units.pairs, draw_picks(self._units, seed, step, keep_prob), average)
+        else:
+            for kernel in self._kernels:
+                kernel.update(seed, step, keep_prob, average)
+        for kernel in self._rounding:
+            kernel.update(seed, step, keep_prob, None)
+
+
+def _paired(
+    name: str, teacher: Optional[Tensor], student: Optional[Tensor], error: type[Exception]
+) -> Pair:
+    """A pair, checked.
+
+    Raises:
+        error: If the student lacks the tensor, or has it in another shape or otherwise sharded.
+    """
+    if teacher is None:
+        raise error(f'the teacher must keep its tensor {name!r}, which is gone')
+    if student is None:
+        raise error(
+            f'the student must have a tensor {name!r}, since its teacher has one of shape '
+            f'{tuple(teacher.shape)}: keep its name, or restart with a teacher of the new model'
+        )
+    if student.shape != teacher.shape:
+        raise error(
+            f'teacher and student must have the same shapes: {name!r} is {tuple(teacher.shape)} in '
+            f'the teacher and {tuple(student.shape)} in the student'
+        )
+    if not sharded_alike(teacher, student):
+        raise error(
+            f'teacher and student must be sharded alike: {name!r} is not; apply fully_shard to '
+            f'both in the same way, or to neither'
+        )
+    return Pair(name, teacher, student)
+
+
+def _memory(tensors: list[Optional[Tensor]]) -> list[int]:
+    """Addresses and sizes of tensors, which change where ``.data`` is replaced."""
+    try:
+        addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
+    except (RuntimeError, TypeError):  # A sparse tensor has no address, and None is no tensor.
+        addresses = [0]
+    if 0 in addresses:  # A sharded tensor has none either: that of its shard counts.
+        tensors = [local(t) for t in tensors if t is not None and not _is_odd(t)]
+        addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
+    return [*addresses, *map(Tensor.numel, tensors)]  # type: ignore[arg-type]
+
+
+def _is_odd(tensor: Tensor) -> bool:
+    return tensor.layout != torch.strided or tensor.is_quantized
+
+
+def _real(pair: Pair) -> Pair:
+    """A pair of complex tensors as pairs of real numbers."""
+    if not pair.teacher.is_complex():
+        return pair
+    return replace(
+        pair, teacher=torch.view_as_real(pair.teacher), student=torch.view_as_real(pair.student)
+    )
+
+
+def _same_memory(pair: Pair) -> bool:
+    """Whether teacher and student are one tensor, or two names of the same memory."""
+    if pair.teacher is pair.student:
+        return True
+    if pair.teacher.is_meta or _is_odd(pair.teacher) or is_sharded(pair.teacher):
+        return False
+    return bool(
+        pair.teacher.numel()
+        and pair.teacher.device == pair.student.device
+        and pair.teacher.data_ptr() == pair.student.data_ptr()
+    )

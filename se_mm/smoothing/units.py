@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves as one: teacher and student tensors, paired by name and split into units."""
+"""Units: the parts of a teacher that an update keeps or moves as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.picks import run_of_keys, unit_key
-
-GRANULARITIES = ('tensor', 'layer', 'channel', 'element')
 
 
 @dataclass(frozen=True)
@@ -56,90 +54,12 @@ def local_pair(pair: Pair) -> Pair:
     return replace(pair, teacher=local(pair.teacher), student=local(pair.student))
 
 
-def _sharded_alike(teacher: Any, student: Any) -> bool:
+def sharded_alike(teacher: Any, student: Any) -> bool:
+    """Whether both are whole tensors, or both are sharded in the same way."""
     if not is_sharded(teacher) or not is_sharded(student):
         return is_sharded(teacher) == is_sharded(student)
     meshes = teacher.device_mesh == student.device_mesh
     return bool(meshes and teacher.placements == student.placements)
-
-
-def plain_name(name: str) -> str:
-    """``name`` without the prefix that ``torch.compile`` puts in."""
-    return name.replace('_orig_mod.', '')
-
-
-def pair_tensors(
-    kind: str,
-    teacher: Iterable[tuple[str, Tensor]],
-    student: Iterable[tuple[str, Tensor]],
-    student_name: Callable[[str], str] = str,
-) -> tuple[Pair, ...]:
-    """Pair the teacher's tensors with the student's by name.
-
-    A student may have more tensors than its teacher (a predictor, say), never fewer.
-
-    Args:
-        kind: What they are (``'parameter'``, ``'buffer'``), for messages.
-        teacher: Named tensors of the teacher, each tensor once.
-        student: Named tensors of the student, tied ones under each of their names.
-        student_name: Maps a teacher's name to its student's, for pairing and messages.
-
-    Raises:
-        OptionError: If a teacher's tensor has no student, or one of another shape or otherwise
-            sharded; it names both.
-    """
-    students: Mapping[str, Tensor] = {plain_name(name): tensor for name, tensor in student}
-    pairs = []
-    for full_name, tensor in teacher:
-        name = student_name(plain_name(full_name))
-        if name not in students:
-            raise OptionError(
-                f'the teacher has a {kind} {full_name!r}, its student has no {name!r}: '
-                f'teacher and student must be of the same shape.'
-            )
-        if students[name].shape != tensor.shape:
-            raise OptionError(
-                f'the teacher has a {kind} {full_name!r} of shape {tuple(tensor.shape)}, its '
-                f'student {name!r} is {tuple(students[name].shape)}: they must be alike.'
-            )
-        if not _sharded_alike(tensor, students[name]):
-            raise OptionError(
-                f'the teacher {kind} {full_name!r} and its student {name!r} are not sharded alike: '
-                f'apply fully_shard to both, in the same way, or to neither.'
-            )
-        pairs.append(Pair(name, tensor, students[name]))
-    return tuple(pairs)
-
-
-def pair_modules(
-    teacher: nn.Module, student: nn.Module, student_name: Callable[[str], str] = str
-) -> tuple[tuple[Pair, ...], tuple[Pair, ...]]:
-    """Pair all parameters and all buffers of two modules by name.
-
-    Args:
-        teacher: The module that follows.
-        student: The module that is followed.
-        student_name: Maps a teacher's tensor name to its student's.
-
-    Returns:
-        The parameter pairs and the buffer pairs.
-
-    Raises:
-        OptionError: As :func:`pair_tensors`.
-    """
-    parameters = pair_tensors(
-        'parameter',
-        teacher.named_parameters(),
-        student.named_parameters(remove_duplicate=False),
-        student_name,
-    )
-    buffers = pair_tensors(
-        'buffer',
-        teacher.named_buffers(),
-        student.named_buffers(remove_duplicate=False),
-        student_name,
-    )
-    return parameters, buffers
 
 
 def same_layout(pair: Pair, granularity: str) -> bool:
@@ -149,7 +69,7 @@ def same_layout(pair: Pair, granularity: str) -> bool:
 
     Args:
         pair: Teacher and student.
-        granularity: One of :data:`GRANULARITIES`.
+        granularity: One of :data:`~se_mm.smoothing.settings.GRANULARITIES`.
     """
     formats = [torch.contiguous_format]
     if granularity != 'element':
@@ -160,6 +80,19 @@ def same_layout(pair: Pair, granularity: str) -> bool:
         and pair.student.is_contiguous(memory_format=form)
         for form in formats
     )
+
+
+def check_split(name: str, tensor: Tensor, granularity: str) -> None:
+    """Check that a tensor may be split into units of a granularity.
+
+    Raises:
+        OptionError: If it is sharded, so that a rank does not know the index of its numbers.
+    """
+    if granularity in ('channel', 'element') and is_sharded(tensor):
+        raise OptionError(
+            f"granularity must be 'tensor' or 'layer' for the sharded parameter {name!r}, got "
+            f'{granularity!r}'
+        )
 
 
 class Units:
@@ -180,10 +113,7 @@ class Units:
 
     Args:
         pairs: The pairs, of floating dtype and not empty.
-        granularity: One of :data:`GRANULARITIES`.
-
-    Raises:
-        OptionError: If sharded tensors are to be split.
+        granularity: One of :data:`~se_mm.smoothing.settings.GRANULARITIES`.
 
     Attributes:
         pairs: As given.
@@ -202,11 +132,6 @@ class Units:
         self.firsts: list[int] = []
         self.sizes: list[int] = []
         for pair in self.pairs:
-            if is_sharded(pair.teacher) and granularity in ('channel', 'element'):
-                raise OptionError(
-                    f'granularity={granularity!r} is not allowed for {pair.name!r}, of which a '
-                    f"rank has a shard: 'tensor' or 'layer'."
-                )
             name, count = self._run(pair)
             self.firsts.append(unit_key(name))
             self.sizes.append(pair.teacher.numel() // max(1, count))

@@ -1,34 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update of a teacher: the picked units take over the student's values, or move towards them.
 
-This is the method in its plain form, for any device, layout and average. A
-:class:`~se_mm.smoothing.plan.Plan` writes the same values by shorter ways.
+This is the method as it is written down, for any device, layout and average. The other backends in
+:mod:`~se_mm.smoothing.kernels` write the same values faster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Union
 
 import torch
 from torch import Tensor
 
 from se_mm.smoothing.picks import draw, draw_elements
+from se_mm.smoothing.settings import Average
 from se_mm.smoothing.units import Pair, Units
 
 Pick = Union[bool, Tensor]
 """Whether a pair's tensor is taken over as a whole, or a bool tensor that broadcasts to it."""
 
-Average = Union[None, float, Callable[[Tensor, Tensor], None]]
-"""How a picked unit follows: None copies, a float in [0, 1] is the weight of the student's value,
-and a function ``(teacher, student)`` averages in place."""
-
-# Values are converted to another dtype or device about so many at a time.
+# Numbers that are averaged at a time: temporaries stay small, and in the processor's cache.
 _BLOCK = 1 << 18
 
 
 def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pick]:
-    """The picks of an update, one for each pair of ``units``.
+    """Draw the picks of an update, one for each pair of ``units``.
 
     Args:
         units: What may be picked.
@@ -65,15 +62,16 @@ def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pic
 def update(pairs: Sequence[Pair], picks: Iterable[Pick], average: Average = None) -> None:
     """Let the picked units of a teacher follow its student, and leave the others as they are.
 
-    A unit that is copied has the very bits of the student's (converted to the teacher's dtype),
-    a unit that is kept has the very bits it had, also where the student's are not finite.
+    A unit that is copied gets the very bits of the student's (converted to the teacher's dtype). A
+    unit that is kept has the very bits it had, also where the student's are not finite. A number
+    that equals the student's stays, infinities of a mask included.
 
     Args:
         pairs: What is updated.
         picks: One for each pair.
         average: How a picked unit follows.
     """
-    if average == 1:  # The weighted form would let a teacher's infinities stay.
+    if average == 1:  # The formula would keep a teacher's infinities.
         average = None
     elif average == 0:
         return
@@ -84,7 +82,7 @@ def update(pairs: Sequence[Pair], picks: Iterable[Pick], average: Average = None
         elif pick:
             whole.append(pair)
     for batch in batches(whole):
-        update_whole([p.teacher for p in batch], [p.student for p in batch], average)
+        _update_whole(batch, average)
 
 
 def batches(pairs: Iterable[Pair]) -> list[list[Pair]]:
@@ -95,27 +93,25 @@ def batches(pairs: Iterable[Pair]) -> list[list[Pair]]:
     return list(found.values())
 
 
-def update_whole(teachers: list[Tensor], students: list[Tensor], average: Average) -> None:
-    """Update whole tensors that are alike in device and dtype, in one call where possible.
+def averaged(teacher: Tensor, student: Tensor, weight: float) -> Tensor:
+    """The average of two tensors of one dtype and device, a new tensor.
 
-    Args:
-        teachers: Not empty.
-        students: One for each.
-        average: How they follow.
+    Equal infinities stay what they are, where ``lerp`` alone makes NaN of them.
     """
-    first, other = teachers[0], students[0]
-    if average is None or not first.is_floating_point():
-        torch._foreach_copy_(teachers, students)
-    elif callable(average):
-        for teacher, student in zip(teachers, students):
-            average(teacher, student.to(teacher))
-    elif first.dtype == other.dtype and first.device == other.device:
-        torch._foreach_lerp_(teachers, students, average)
-    else:
-        for teacher, student in zip(teachers, students):
-            # Converted a few rows at a time: a whole tensor more may be too much.
-            for some, new in zip(_some_rows(teacher), _some_rows(student)):
-                some.lerp_(new.to(some), average)
+    return torch.where(teacher == student, teacher, teacher.lerp(student, weight))
+
+
+def _update_whole(pairs: list[Pair], average: Average) -> None:
+    """Update whole tensors that are alike in device and dtype."""
+    if average is None or not pairs[0].teacher.is_floating_point():
+        torch._foreach_copy_([p.teacher for p in pairs], [p.student for p in pairs])
+        return
+    for pair in pairs:
+        if callable(average):
+            average(pair.teacher, pair.student.to(pair.teacher))
+            continue
+        for old, new in zip(_some_rows(pair.teacher), _some_rows(pair.student)):
+            old.copy_(averaged(old, new.to(old), average))
 
 
 def _some_rows(tensor: Tensor) -> Iterator[Tensor]:
@@ -136,5 +132,5 @@ def _update_part(pair: Pair, taken: Tensor, average: Average) -> None:
         student, new = new, teacher.clone()
         average(new, student)
     elif average is not None:
-        new = teacher.lerp(new, average)
+        new = averaged(teacher, new, average)
     torch.where(taken, new, teacher, out=teacher)

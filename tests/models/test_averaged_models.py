@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Averaged models that can be named as ema_type of the stock EMAHook."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.hooks import EMAHook
@@ -9,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from se_mm.models import SpatialEnsemble, SpatialTemporalSmoothing
-from se_mm.smoothing import OptionError
+from se_mm.smoothing import OptionError, TeacherFault
 
 
 def net():
@@ -75,7 +77,7 @@ def test_count_of_updates_survives_a_state_dict():
         first.update_parameters(student)
     second = SpatialEnsemble(student, keep_prob=0.5)
     second.load_state_dict(first.state_dict())
-    assert second.step == 5
+    assert int(second.steps) == 5
     for step in range(5, 9):
         move(student, step)
         for teacher in (first, second):
@@ -98,12 +100,12 @@ def test_teacher_can_be_kept_in_another_precision_than_its_student():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(keep_prob=1.0), 'keep_prob=1.0'),
-        (dict(granularity='row'), "granularity='row'"),
-        (dict(overrides={'nothing': 'copy'}), 'matches no tensor'),
-        (dict(interval=0), 'interval=0'),
-        (dict(update_buffers='yes'), "update_buffers='yes'"),
-        (dict(seed=-1), 'seed=-1'),
+        (dict(keep_prob=1.0), r'keep_prob must be a number in \[0, 1\), got 1.0'),
+        (dict(granularity='row'), "granularity must be one of .*, got 'row'"),
+        (dict(overrides={'nothing': 'copy'}), r'\[.nothing.\] must match a tensor'),
+        (dict(interval=0), 'interval must be an integer >= 1, got 0'),
+        (dict(update_buffers='yes'), "update_buffers must be True or False, got 'yes'"),
+        (dict(seed=-1), 'seed must be an integer >= 0, got -1'),
     ],
 )
 @pytest.mark.parametrize('cls', [SpatialEnsemble, SpatialTemporalSmoothing])
@@ -112,10 +114,31 @@ def test_wrong_option_is_refused(cls, options, message):
         cls(net(), **options)
 
 
-def test_another_student_than_the_one_bound_is_refused():
-    teacher = SpatialEnsemble(net())
-    with pytest.raises(OptionError, match='another student'):
-        teacher.update_parameters(net())
+def test_student_of_another_shape_is_refused_and_another_of_the_same_is_followed():
+    teacher = SpatialEnsemble(net(), keep_prob=0.0)
+    other = net()
+    move(other, 0)
+    teacher.update_parameters(other)
+    assert torch.equal(teacher.module[0].weight, other[0].weight)
+    other[0] = nn.Linear(3, 5)
+    with pytest.raises(TeacherFault, match=r"'0.weight' is \(4, 3\) in the teacher and \(5, 3\)"):
+        teacher.update_parameters(other)
+
+
+@pytest.mark.parametrize('cls', [SpatialEnsemble, SpatialTemporalSmoothing])
+def test_averaged_model_survives_a_deepcopy(cls):
+    student = net()
+    teacher = cls(student, keep_prob=0.5)
+    for step in range(3):
+        move(student, step)
+        teacher.update_parameters(student)
+    again = copy.deepcopy(teacher)
+    for step in range(3, 7):
+        move(student, step)
+        teacher.update_parameters(student)
+        again.update_parameters(student)
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
 
 
 @pytest.mark.parametrize('name', ['SpatialEnsemble', 'SpatialTemporalSmoothing'])

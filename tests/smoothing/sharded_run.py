@@ -10,15 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from se_mm.smoothing import (
-    OptionError,
-    Rule,
-    Rules,
-    Smoother,
-    keep_prob_schedule,
-    momentum_schedule,
-    pair_modules,
-)
+from se_mm.smoothing import OptionError, Settings, Smoother
 
 UPDATES = 8
 
@@ -29,11 +21,9 @@ def net():
     return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 7, bias=False), nn.Linear(7, 1))
 
 
-def smoother_of(teacher, student, momentum=None, granularity='tensor'):
+def smoother_of(teacher, momentum=1.0, granularity='tensor'):
     """Half of the units are kept."""
-    schedule = momentum_schedule('momentum', momentum) if momentum else None
-    rule = Rule(keep_prob_schedule('keep_prob', 0.5), schedule, False, granularity)
-    return Smoother(*pair_modules(teacher, student), Rules(rule, {}), 'copy')
+    return Smoother(teacher, Settings(0.5, momentum, granularity=granularity))
 
 
 def teacher_after(shard, momentum, granularity, dtype=torch.float32):
@@ -46,14 +36,14 @@ def teacher_after(shard, momentum, granularity, dtype=torch.float32):
             for layer in module:
                 fully_shard(layer, mesh=mesh)
             fully_shard(module, mesh=mesh)
-    smoother = smoother_of(teacher, student, momentum, granularity)
+    smoother = smoother_of(teacher, momentum, granularity)
     optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
     for step in range(UPDATES):
         inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step)).to(dtype)
         student(inputs).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        smoother.copy() if step == 0 else smoother.update(step, UPDATES, seed=3)
+        smoother.copy(student) if step == 0 else smoother.update(student, step, UPDATES, seed=3)
         teacher(inputs)
     return [t.full_tensor() if shard else t for t in teacher.state_dict().values()]
 
@@ -61,7 +51,7 @@ def teacher_after(shard, momentum, granularity, dtype=torch.float32):
 def refused(teacher, student, **options):
     """The message with which a smoother is refused."""
     try:
-        smoother_of(teacher, student, **options)
+        smoother_of(teacher, **options).update(student, 1, UPDATES, seed=3)
     except OptionError as error:
         return str(error)
     raise AssertionError('it was not refused')
@@ -69,7 +59,7 @@ def refused(teacher, student, **options):
 
 def main():
     dist.init_process_group('gloo')
-    for momentum in (None, 0.1):
+    for momentum in (1.0, 0.1):
         for granularity in ('tensor', 'layer'):
             for dtype in (torch.float32, torch.bfloat16):
                 sharded = teacher_after(True, momentum, granularity, dtype)
@@ -80,8 +70,8 @@ def main():
     student, teacher = fully_shard(net(), mesh=mesh), fully_shard(net(), mesh=mesh)
     for granularity in ('channel', 'element'):
         assert "'tensor' or 'layer'" in refused(teacher, student, granularity=granularity)
-    assert 'are not sharded alike' in refused(net(), student)
-    assert 'are not sharded alike' in refused(teacher, net())
+    assert 'must be sharded alike' in refused(net(), student)
+    assert 'must be sharded alike' in refused(teacher, net())
     if dist.get_rank() == 0:
         print('all teachers agree')
     dist.destroy_process_group()

@@ -71,28 +71,36 @@ def test_schedule_stays_between_its_ends(end, start, step, total, kind):
 @pytest.mark.parametrize(
     'build, value, message',
     [
-        (keep_prob_schedule, 1.0, r'key=1.0 is not allowed: a number in \[0, 1\)'),
-        (keep_prob_schedule, -0.1, r'key=-0.1 is not allowed: a number in \[0, 1\)'),
-        (keep_prob_schedule, math.nan, r'key=nan is not allowed: a number in \[0, 1\)'),
-        (keep_prob_schedule, math.inf, r'key=inf is not allowed'),
-        (keep_prob_schedule, '0.7', r"key='0.7' is not allowed: a number in \[0, 1\)"),
-        (keep_prob_schedule, True, r'key=True is not allowed'),
-        (keep_prob_schedule, None, r'key=None is not allowed'),
-        (keep_prob_schedule, [0.7], r'key=\[0.7\] is not allowed'),
-        (keep_prob_schedule, dict(type='annealed', value=0.5, gamma=3), "key.type='annealed'"),
+        (keep_prob_schedule, 1.0, r'key must be a number in \[0, 1\), got 1.0'),
+        (keep_prob_schedule, -0.1, r'key must be a number in \[0, 1\), got -0.1'),
+        (keep_prob_schedule, math.nan, r'key must be a number in \[0, 1\), got nan'),
+        (keep_prob_schedule, math.inf, r'key must be a number in \[0, 1\), got inf'),
+        (keep_prob_schedule, '0.7', r"key must be a number in \[0, 1\), got '0.7'"),
+        (keep_prob_schedule, True, r'key must be a number .*, got True'),
+        (keep_prob_schedule, None, r'key must be a number .*, got None'),
+        (keep_prob_schedule, [0.7], r'key must be a number .*, got \[0.7\]'),
+        (
+            keep_prob_schedule,
+            dict(type='annealed', value=0.5, gamma=3),
+            "key.type must be one of .*, got 'annealed'",
+        ),
         (keep_prob_schedule, dict(type='cosin', start=0, end=0.5), "Did you mean 'cosine'"),
-        (keep_prob_schedule, dict(start=0, end=0.5), 'needs a type'),
-        (keep_prob_schedule, dict(type='linear', start=0.1), "lacks 'end'"),
-        (keep_prob_schedule, dict(type='linear', start=0.1, end=1), r'key.end=1 is not allowed'),
+        (keep_prob_schedule, dict(start=0, end=0.5), 'key must have a type, one of'),
+        (keep_prob_schedule, dict(type='linear', start=0.1), "key must have 'end', a number"),
+        (
+            keep_prob_schedule,
+            dict(type='linear', start=0.1, end=1),
+            r'key.end must be a number in \[0, 1\), got 1',
+        ),
         (keep_prob_schedule, dict(type='linear', strat=0, end=0.5), "Did you mean 'start'"),
-        (momentum_schedule, 0, r'key=0 is not allowed: a number in \(0, 1\]'),
-        (momentum_schedule, 1.01, r'key=1.01 is not allowed: a number in \(0, 1\]'),
-        (momentum_schedule, math.nan, r'key=nan is not allowed'),
-        (momentum_schedule, dict(type='linear', start=0, end=0), '0 throughout'),
+        (momentum_schedule, 0, r'key must be a number in \(0, 1\], got 0'),
+        (momentum_schedule, 1.01, r'key must be a number in \(0, 1\], got 1.01'),
+        (momentum_schedule, math.nan, r'key must be a number in .*, got nan'),
+        (momentum_schedule, dict(type='linear', start=0, end=0), 'key must not be 0 throughout'),
         (
             momentum_schedule,
             dict(type='annealed', value=0.1, gamma=0),
-            r'key.gamma=0 is not allowed',
+            r'key.gamma must be a number in \(0, inf\], got 0',
         ),
     ],
 )
@@ -100,6 +108,22 @@ def test_wrong_schedule_is_refused_by_one_line_naming_key_value_and_range(build,
     with pytest.raises(OptionError, match=message) as error:
         build('key', value)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'value',
+    [
+        0.3,
+        dict(type='linear', start=0.2, end=0.6),
+        dict(type='cosine', start=0.01, end=0.0),
+        dict(type='annealed', value=0.01, gamma=100.0),
+    ],
+)
+def test_plain_form_of_a_schedule_is_what_it_is_made_from(value):
+    schedule = momentum_schedule('momentum', value)
+    assert schedule.plain() == value
+    assert momentum_schedule('momentum', schedule.plain()) == schedule
+    assert momentum_schedule('momentum', schedule) is schedule
 
 
 def test_schedule_shows_itself_as_a_config_would():

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors are paired by name, and split into units as the granularity says."""
+"""Tensors split into units as the granularity says."""
 
 import pytest
 import torch
 from torch import nn
 
-from se_mm.smoothing import OptionError, Units, draw_picks, pair_modules
+from se_mm.smoothing import GRANULARITIES
+from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.update import draw_picks
 
 
 def small_net():
@@ -15,7 +17,11 @@ def small_net():
 
 
 def parameter_pairs(teacher=None, student=None):
-    return pair_modules(teacher or small_net(), student or small_net())[0]
+    teacher, student = teacher or small_net(), student or small_net()
+    return [
+        Pair(name, parameter, student.get_parameter(name))
+        for name, parameter in teacher.named_parameters()
+    ]
 
 
 def picks_by_name(granularity, keep_prob=0.5, step=0):
@@ -66,7 +72,7 @@ def test_weight_and_bias_of_a_channel_are_picked_together():
 
 def test_tensors_of_one_module_with_other_sizes_have_channels_of_their_own():
     attention = nn.MultiheadAttention(4, 2)
-    pairs, _ = pair_modules(attention, nn.MultiheadAttention(4, 2))
+    pairs = parameter_pairs(attention, nn.MultiheadAttention(4, 2))
     # 12 rows of in_proj (weight and bias), and those 4 of out_proj, which is a module of its own.
     assert len(Units(pairs, 'channel')) == 12 + 4
 
@@ -75,8 +81,8 @@ def test_scalar_parameter_is_one_unit_of_every_granularity():
     teacher, student = nn.Module(), nn.Module()
     for module in (teacher, student):
         module.temperature = nn.Parameter(torch.tensor(1.0))
-    pairs, _ = pair_modules(teacher, student)
-    for granularity in ('tensor', 'layer', 'channel', 'element'):
+    pairs = parameter_pairs(teacher, student)
+    for granularity in GRANULARITIES:
         units = Units(pairs, granularity)
         assert len(units) == 1
         seen = {bool(draw_picks(units, 0, step, 0.5)[0]) for step in range(50)}
@@ -85,7 +91,7 @@ def test_scalar_parameter_is_one_unit_of_every_granularity():
 
 def test_promise_1_picks_of_a_unit_do_not_depend_on_which_other_units_there_are():
     pairs = parameter_pairs()
-    for granularity in ('tensor', 'layer', 'channel', 'element'):
+    for granularity in GRANULARITIES:
         everything = draw_picks(Units(pairs, granularity), 0, 3, 0.5)
         for index in range(0, len(pairs), 2):
             alone = draw_picks(Units(pairs[index : index + 1], granularity), 0, 3, 0.5)[0]
@@ -93,53 +99,3 @@ def test_promise_1_picks_of_a_unit_do_not_depend_on_which_other_units_there_are(
                 assert alone == everything[index]
             else:
                 assert torch.equal(alone, everything[index])
-
-
-def test_promise_6_tensor_without_student_is_an_error_naming_both():
-    teacher, student = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2, bias=False))
-    with pytest.raises(OptionError, match=r"'t.0.bias'.*its student has no 's.0.bias'"):
-        pair_modules(
-            nn.ModuleDict({'t': teacher}),
-            nn.ModuleDict({'s': student}),
-            lambda name: name.replace('t.', 's.', 1),
-        )
-
-
-def test_promise_6_tensor_of_another_shape_is_an_error_naming_both():
-    with pytest.raises(OptionError, match=r"'weight' of shape \(2, 3\).*'weight' is \(3, 2\)"):
-        pair_modules(nn.Linear(3, 2), nn.Linear(2, 3))
-
-
-def test_promise_6_buffer_without_student_is_an_error():
-    with pytest.raises(OptionError, match="buffer 'running_mean'"):
-        pair_modules(nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
-
-
-def test_order_of_the_tensors_does_not_matter():
-    teacher, student = nn.Module(), nn.Module()
-    teacher.a, teacher.b = nn.Linear(2, 2), nn.Linear(2, 2)
-    student.b, student.a = nn.Linear(2, 2), nn.Linear(2, 2)
-    for pair in pair_modules(teacher, student)[0]:
-        assert pair.teacher is teacher.get_parameter(pair.name)
-        assert pair.student is student.get_parameter(pair.name)
-
-
-def test_student_may_have_more_than_its_teacher():
-    student = nn.Sequential(*small_net(), nn.Linear(5, 5))
-    assert len(parameter_pairs(student=student)) == 7
-
-
-def test_tied_tensor_is_paired_once():
-    def tied():
-        net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-        net[1].weight = net[0].weight
-        return net
-
-    names = [pair.name for pair in parameter_pairs(tied(), tied())]
-    assert names == ['0.weight', '0.bias', '1.bias']
-
-
-def test_compiled_student_is_paired_by_its_plain_names():
-    student = nn.Module()
-    student._orig_mod = small_net()
-    assert next(pair.name for pair in parameter_pairs(student=student)) == '0.weight'

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from se_mm.smoothing import GRANULARITIES, Pair, Units, draw_picks, update
+from se_mm.smoothing import GRANULARITIES
+from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.update import draw_picks, update
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 
@@ -91,6 +93,15 @@ def test_kept_units_are_untouched_by_a_student_that_is_not_finite(granularity, m
         kept = ~broadcast(pick, old)
         assert torch.equal(pair.teacher[kept], old[kept])
         assert not pair.teacher[~kept].isfinite().any()
+
+
+@pytest.mark.parametrize('granularity', GRANULARITIES)
+def test_infinities_that_teacher_and_student_share_stay_when_they_are_averaged(granularity):
+    mask = torch.tensor([[0.0, -math.inf], [math.inf, 1.0]])
+    pair = Pair('a.mask', mask.clone(), mask.clone())
+    for step in range(5):
+        update([pair], draw_picks(Units([pair], granularity), 0, step, 0.3), 0.1)
+    assert torch.equal(pair.teacher, mask)
 
 
 def test_momentum_one_replaces_a_teacher_that_is_not_finite():

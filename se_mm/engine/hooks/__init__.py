@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks that a config names."""
+"""Hooks that a config names."""
 
 from se_mm.engine.hooks.burn_in_hook import BurnInHook
 from se_mm.engine.hooks.pseudo_label_hook import PseudoLabelHook
-from se_mm.engine.hooks.setma_hook import SETMAHook
-from se_mm.engine.hooks.spatial_ensemble_hook import SpatialEnsembleHook
+from se_mm.engine.hooks.spatial_ensemble_hook import SETMAHook, SpatialEnsembleHook
 from se_mm.engine.hooks.teacher_history_hook import TeacherHistoryHook
 
 __all__ = [

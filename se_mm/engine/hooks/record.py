@@ -3,53 +3,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Optional
 
-from torch import Tensor
+from mmengine.runner import Runner
 
-from se_mm.smoothing.history import read_history
+from se_mm.history.segments import History, read_history
 from se_mm.smoothing.options import OptionError
+from se_mm.teachers import Mover, Shadow
 from se_mm.version import __version__
 
 CHECKPOINT_KEY = 'se_mm'
 """The key that a checkpoint has beside the stock ones."""
 
+# Beside the state dict, all that the picks depend on, and what publishing needs to know.
+_TYPES = {
+    'hook': str,
+    'seed': int,
+    'step': int,
+    'options': Mapping,
+    'teacher': Mapping,
+    'fp32': Mapping,
+    'history': list,
+}
 
-def record(
-    hook: str,
-    seed: int,
-    step: int,
-    options: Mapping[str, Any],
-    fp32: Mapping[str, Tensor],
-    history: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """What goes under :data:`CHECKPOINT_KEY`: with the state dict, all that the picks depend on.
+
+def save_teacher(
+    mover: Mover, runner: Runner, checkpoint: dict[str, Any], hook: str, options: Mapping[str, Any]
+) -> None:
+    """Add a record to a checkpoint, and a teacher that is beside the model.
 
     Args:
+        mover: What moves the teacher.
+        runner: The runner of the run.
+        checkpoint: What is about to be written.
         hook: Name of the hook.
-        seed: Seed of the picks.
-        step: Updates made.
-        options: The hook's options as the config has them.
-        fp32: The averages that the teacher of a low precision has in float32.
-        history: What was in force at each update: see :mod:`se_mm.smoothing.history`.
+        options: Its options, as :meth:`~se_mm.smoothing.Settings.plain` has them.
+
+    Raises:
+        TeacherFault: If student or teacher is not finite.
     """
-    return {
+    ensemble, teacher = mover.ensemble, mover.teacher
+    if mover.guard is not None:
+        mover.guard.check_saved(ensemble.step)
+    if isinstance(teacher, Shadow):
+        mover.copy_student()
+        teacher.save(runner, checkpoint)
+    checkpoint[CHECKPOINT_KEY] = {
         'version': __version__,
         'hook': hook,
-        'seed': seed,
-        'step': step,
-        'options': plain(options),
-        'fp32': {name: average.cpu() for name, average in fp32.items()},
-        'history': plain(history),
+        'seed': mover.seed or 0,
+        'step': ensemble.step,
+        'options': dict(options),
+        'teacher': {
+            'kind': teacher.kind,
+            'path': teacher.path,
+            'parts': dict(teacher.parts),
+            'student': teacher.student_path,
+        },
+        'fp32': {name: average.cpu() for name, average in ensemble.smoother.fp32.items()},
+        'history': [dict(segment) for segment in mover.history.segments],
     }
+
+
+def load_teacher(
+    mover: Mover,
+    runner: Runner,
+    checkpoint: dict[str, Any],
+    training: bool,
+    hook: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Take the teacher's part out of a checkpoint, before the model loads the rest.
+
+    Args:
+        mover: What moves the teacher.
+        runner: The runner of the run.
+        checkpoint: What was read.
+        training: Whether the run trains; otherwise it only evaluates.
+        hook: Name of the hook.
+        options: Its options.
+
+    Raises:
+        OptionError: If the record was written by a newer version, or is damaged.
+    """
+    teacher, settings = mover.teacher, mover.ensemble.settings
+    beside = 'ema_state_dict' in checkpoint
+    if training and runner._resume:
+        if isinstance(teacher, Shadow):
+            teacher.resume(runner, checkpoint)
+            mover.started = beside
+        _resume(mover, runner, checkpoint, hook, options)
+    elif isinstance(teacher, Shadow):
+        if beside and not training and settings.evaluate_on in ('student', 'both'):
+            teacher.load_both(checkpoint)
+            mover.started = True
+    elif settings.initial_teacher == 'loaded':
+        state = checkpoint.get('state_dict', checkpoint)
+        names = [name.removeprefix('module.') for name in state]
+        mover.started = any(n.startswith(f'{part}.') for part in teacher.parts for n in names)
+
+
+def _resume(
+    mover: Mover,
+    runner: Runner,
+    checkpoint: Mapping[str, Any],
+    hook: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Take over the record of a checkpoint, and warn of options that have changed."""
+    saved = read_record(checkpoint)
+    if not mover.teacher.saved_with_steps:
+        # A stock hook or model makes an update at every iteration.
+        mover.ensemble.step = saved['step'] if saved else checkpoint['meta']['iter']
+    if saved is None:
+        runner.logger.info(f'{hook}: the checkpoint was written without it.')
+        return
+    mover.seed = saved['seed']
+    mover.ensemble.restore(saved['fp32'])
+    mover.history = History(saved['history'])
+    changes = changed_options(saved, hook, options)
+    if changes:
+        runner.logger.warning(
+            f'{hook}: the checkpoint was written with other options: {", ".join(changes)}.'
+        )
 
 
 def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
     """The record in a checkpoint; None if another hook wrote it.
 
     Raises:
-        OptionError: If it is of a newer version than this, or incomplete.
+        OptionError: If it was written by a newer version, or is incomplete.
     """
     saved = checkpoint.get(CHECKPOINT_KEY)
     if saved is None:
@@ -57,32 +141,24 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
     version = saved.get('version') if isinstance(saved, Mapping) else None
     try:
         newer = _numbers(version) > _numbers(__version__)
-    except (TypeError, ValueError):
+    except (AttributeError, ValueError):
         raise OptionError(
-            f'the record of se_mm in the checkpoint has version={version!r}: damaged.'
+            f"the checkpoint's record of se_mm is damaged: its version is {version!r}"
         ) from None
     if newer:
         raise OptionError(
-            f'the checkpoint was written by se_mm {version}, and this is {__version__}: update it.'
+            f'the checkpoint needs se_mm {version}, and this is {__version__}: update se_mm'
         )
-    kinds = {
-        'hook': str,
-        'seed': int,
-        'step': int,
-        'options': Mapping,
-        'fp32': Mapping,
-        'history': list,
-    }
-    for key, kind in kinds.items():
+    for key, kind in _TYPES.items():
         if not isinstance(saved.get(key), kind):
             raise OptionError(
-                f'the record of se_mm in the checkpoint has {key}={saved.get(key)!r}: damaged.'
+                f"the checkpoint's record of se_mm is damaged: its {key} is {saved.get(key)!r}"
             )
     read_history(saved['history'], saved['step'])
     return saved
 
 
-def _numbers(version: str) -> list[int]:
+def _numbers(version: Any) -> list[int]:
     return [int(part) for part in version.split('.')]
 
 
@@ -94,18 +170,9 @@ def changed_options(saved: Mapping[str, Any], hook: str, options: Mapping[str, A
         hook: Name of the hook that goes on.
         options: Its options.
     """
-    before, now = saved['options'], plain(options)
+    before = saved['options']
     changes = [] if saved['hook'] == hook else [f'{hook} (was {saved["hook"]})']
-    for key in {**before, **now}:
-        if now.get(key) != before.get(key):
-            changes.append(f'{key}={now.get(key)!r} (was {before.get(key)!r})')
+    for key in {**before, **options}:
+        if options.get(key) != before.get(key):
+            changes.append(f'{key}={options.get(key)!r} (was {before.get(key)!r})')
     return changes
-
-
-def plain(value: Any) -> Any:
-    """``value`` made of Python's own types, which a checkpoint may hold."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value

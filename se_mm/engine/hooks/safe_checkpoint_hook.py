@@ -53,6 +53,8 @@ class SafeCheckpointHook(CheckpointHook):
             # A run that ends before the oldest is removed does so when it goes on.
             known = [*([] if oldest is None else [oldest]), *self.keep_ckpt_ids]
             runner.message_hub.update_info('keep_ckpt_ids', known)
+        if hasattr(runner, 'gather_ranks'):  # A ResumableRunner.
+            runner.gather_ranks()
         super()._save_checkpoint_with_step(runner, step, meta)
         if oldest is not None:
             self._remove(

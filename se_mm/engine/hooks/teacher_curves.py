@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
 
-from se_mm.models import SmoothedModel
-from se_mm.smoothing.history import Segment, read_history
-from se_mm.smoothing.provenance import share_taken
-from se_mm.smoothing.stages import stages
-from se_mm.smoothing.units import Pair, is_sharded
+from se_mm.history.provenance import share_taken
+from se_mm.history.segments import Segment, read_history
+from se_mm.history.stages import stages
+from se_mm.smoothing.units import is_sharded
+from se_mm.teachers import Mover
 
 LAST = 100
-"""The share of units taken over is that of so many updates at most, the last ones."""
+"""The share of units taken over is that of the last updates, up to this many."""
 
 
 class TeacherCurves:
@@ -25,20 +25,15 @@ class TeacherCurves:
     Between two logs nothing is computed, and at a log the host waits for the device once.
 
     Args:
-        smoothed: What moves the teacher.
-        pairs: The parameters of the teacher and its student.
+        mover: What moves the teacher.
 
     Attributes:
         scalars: What was logged last, by name.
     """
 
-    def __init__(self, smoothed: SmoothedModel, pairs: Sequence[Pair]) -> None:
-        self._smoothed = smoothed
-        by_name = {pair.name: pair for pair in pairs if pair.teacher.is_floating_point()}
-        self._stages = {
-            stage: [by_name[name] for name in names] for stage, names in stages(by_name).items()
-        }
-        self._logged = smoothed.step
+    def __init__(self, mover: Mover) -> None:
+        self._mover = mover
+        self._logged = mover.ensemble.step
         self.scalars: dict[str, float] = {}
 
     def log(self, runner: Runner, batch_idx: int) -> None:
@@ -52,42 +47,43 @@ class TeacherCurves:
         if logger is None or not _is_due(runner, logger, batch_idx):
             return
         self.scalars = {**self._rules(), **self._distances()}
-        self._logged = self._smoothed.step
+        self._logged = self._mover.ensemble.step
         for name, value in self.scalars.items():
             runner.message_hub.update_scalar(f'train/teacher/{name}', value)
 
     def _rules(self) -> dict[str, float]:
         """keep_prob and momentum in force at the last update, and the share of units taken over."""
-        smoothed, history = self._smoothed, self._smoothed.history
-        step = smoothed.step - 1
-        if history is None or step < 1 or smoothed.following:
+        mover, updates = self._mover, self._mover.ensemble.step
+        step = updates - 1
+        if step < 1 or mover.following:
             return {}
-        segments = read_history(history.segments, smoothed.step)
-        last: Segment = segments[-1]
-        rule = last.rules[0].rule if last.rules else None
-        if rule is None:
+        last: Segment = read_history(mover.history.segments, updates)[-1]
+        if not last.rules:
             return {}
-        found = {'keep_prob': rule.keep_prob(step, last.total)}
-        average = rule.average(step, last.total)
+        found = {'keep_prob': mover.ensemble.settings.default.keep_prob(step, last.total)}
+        average = mover.weight(step)
         if isinstance(average, float):
             found['momentum'] = average
-        begin = max(self._logged, smoothed.step - LAST, last.begin, 1)
-        if begin < smoothed.step:
-            found['taken'] = share_taken(last, range(begin, smoothed.step))
+        begin = max(self._logged, updates - LAST, last.begin, 1)
+        if begin < updates:
+            found['taken'] = share_taken(last, range(begin, updates))
         return found
 
     @torch.no_grad()
     def _distances(self) -> dict[str, float]:
         """``|t - s| / |s|`` of each stage."""
+        named = self._mover.ensemble.smoother.named()
+        floating = {name: p for name, p in named.items() if p.teacher.is_floating_point()}
+        parts = stages(floating)
         squares = []
-        for pairs in self._stages.values():
+        for pairs in ([floating[name] for name in names] for names in parts.values()):
             apart = torch.stack([_square(p.teacher, p.student) for p in pairs]).sum()
             size = torch.stack([_square(p.student) for p in pairs]).sum()
             squares.append((apart / size.clamp(min=1e-24)).sqrt())
         if not squares:
             return {}
         values = torch.stack(squares).tolist()
-        return {f'distance/{stage}': value for stage, value in zip(self._stages, values)}
+        return {f'distance/{stage}': value for stage, value in zip(parts, values)}
 
 
 def _is_due(runner: Runner, logger: LoggerHook, batch_idx: int) -> bool:
@@ -104,5 +100,5 @@ def _square(tensor: torch.Tensor, other: torch.Tensor | None = None) -> torch.Te
     value = tensor.detach().float()
     if other is not None:
         value = value - other.detach().float().to(value.device)
-    square = value.square().sum()
+    square: Any = value.square().sum()
     return square.full_tensor() if is_sharded(square) else square

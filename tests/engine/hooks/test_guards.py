@@ -7,10 +7,10 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from se_mm.smoothing.guard import TeacherFault
 
 from se_mm.engine.hooks import SETMAHook, SpatialEnsembleHook
 from se_mm.smoothing import guard
-from se_mm.smoothing.guard import TeacherFault
 from se_mm.smoothing.options import OptionError
 
 STS = dict(type='SETMAHook', keep_prob=0.5, momentum=0.2)

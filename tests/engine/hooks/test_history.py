@@ -5,12 +5,12 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-
-from se_mm.engine.checkpoints import read_checkpoint
-from se_mm.engine.hooks.record import read_record
 from se_mm.smoothing.history import read_history
-from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.provenance import BEFORE, law, provenance
+
+from se_mm.checkpoints.read import read_checkpoint
+from se_mm.engine.hooks.record import read_record
+from se_mm.smoothing.options import OptionError
 
 pytest.importorskip('mmpretrain')
 SE = dict(type='SpatialEnsembleHook', keep_prob=0.6)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
+from se_mm.smoothing.stages import stages
 
 from se_mm.smoothing.options import OptionError
-from se_mm.smoothing.stages import stages
 
 pytest.importorskip('mmpretrain')
 STS = dict(type='SETMAHook', keep_prob=0.6, momentum=0.3, match_horizon=True)

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Report what a config would update and how, without its data, a GPU or its weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import EMAHook
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+from torch import nn
+
+from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.engine.hooks.run_length import check_begin, check_interval, count_updates
+from se_mm.rng import rng_untouched
+from se_mm.smoothing import Rule, Schedule, Settings
+from se_mm.smoothing.options import OptionError, did_you_mean
+from se_mm.smoothing.units import Pair as TensorPair
+from se_mm.smoothing.units import Units
+from se_mm.teachers import Mover, Pair, candidates, plain_model
+
+_LATE = 10**12  # An update at which a schedule without an end has reached its value.
+
+
+@dataclass(frozen=True)
+class Group:
+    """The tensors that are updated in one way.
+
+    Attributes:
+        source: The option that says so: ``'default'``, ``"overrides['norm']"`` or
+            ``"buffers='copy'"``.
+        how: In words.
+        names: Names of the tensors in the student.
+        units: Units that they split into; 0 where nothing is picked.
+        numbers: Numbers that they have.
+        bytes: Bytes of the teacher.
+        horizon: Expected updates that a number of the teacher reaches back, at the first and at the
+            last update; None where nothing is smoothed, or the average is not known ahead.
+    """
+
+    source: str
+    how: str
+    names: tuple[str, ...]
+    units: int
+    numbers: int
+    bytes: int
+    horizon: Optional[tuple[float, float]]
+
+    def __str__(self) -> str:
+        size = f'{len(self.names)} tensors, {self.numbers:,} numbers, {self.bytes:,} bytes'
+        units = f', {self.units:,} units' if self.units else ''
+        horizon = ''
+        if self.horizon is not None:
+            first, last = (f'{value:,.4g}' for value in self.horizon)
+            horizon = f'; horizon {first} updates' + (f' to {last}' if last != first else '')
+        return f'{self.source}: {size}{units}: {self.how}{horizon}'
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run would update and how.
+
+    Attributes:
+        model: Class of the model.
+        hook: The hook's class, or what else moves the teacher.
+        lines: What the hook says it will do, its cautions included.
+        groups: The ways in which tensors are updated; empty where no hook of ours is at work.
+        settings: The hook's other options in force, as text by name.
+        updates: Opportunities for an update in the run. None: not known without the data.
+        device: Where the model was built: ``'meta'`` or ``'cpu'``.
+        rule: How tensors without an override are smoothed. None: no hook of ours is at work.
+    """
+
+    model: str
+    hook: str
+    lines: tuple[str, ...]
+    groups: tuple[Group, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    updates: Optional[int] = None
+    device: str = 'cpu'
+    rule: Optional[Rule] = None
+
+    @property
+    def short(self) -> str:
+        """One line."""
+        if not self.groups:
+            return f'{self.model}: {self.lines[0]}; {self.hook}'
+        counts = '; '.join(f'{len(group.names)} by {group.source}' for group in self.groups)
+        updates = '' if self.updates is None else f'; {self.updates:,} updates'
+        return f'{self.model}: {self.lines[0]}; {self.hook}: tensors {counts}{updates}'
+
+    def __str__(self) -> str:
+        what, *cautions = self.lines
+        lines = [f'model: {self.model}', f'teacher: {what}', f'hook: {self.hook}']
+        lines += [f'{name}: {text}' for name, text in self.settings.items()]
+        if self.groups:
+            unknown = 'not known without the data, whose size makes the length of an epoch'
+            lines.append(f'updates: {unknown if self.updates is None else f"{self.updates:,}"}')
+        for group in self.groups:
+            lines.append(str(group))
+            if group.source.startswith('overrides'):
+                lines += [f'  {name}' for name in group.names]
+        return '\n'.join([*lines, *(f'caution: {caution}' for caution in cautions)])
+
+
+def check_config(cfg: Config) -> Report:
+    """Bind the teacher of a config without loading data, and report what would be updated.
+
+    Global random generators, registries' scopes and MMEngine's global instances stay as they are.
+
+    Args:
+        cfg: The config of a training. It is not changed.
+
+    Raises:
+        OptionError: If an option of ours is invalid or does not fit the model, or its teacher would
+            never be updated.
+    """
+    scope = cfg.get('default_scope') or 'mmengine'
+    with (
+        rng_untouched(),
+        _instances_untouched(),
+        warnings.catch_warnings(),
+        DefaultScope.overwrite_default_scope(scope),
+    ):
+        warnings.simplefilter('ignore')  # Those of the model come when it is built to be trained.
+        kinds = _hook_kinds(cfg)
+        ours = [(entry, kind) for entry, kind in kinds if issubclass(kind, SpatialEnsembleHook)]
+        # An invalid option need not wait for the model.
+        hooks = [_build(entry) for entry, _ in ours]
+        model, device = _build_model(cfg)
+        if not hooks:
+            return _report_without(model, device, [kind for _, kind in kinds])
+        hook = hooks[0]
+        mover = hook.bind(model)
+        others = [kind for entry, kind in kinds if entry is not ours[0][0]]
+        hook.check_other_hooks(others)
+        length = _length(cfg)
+        check_begin(hook.settings, *length)
+        updates = _updates(cfg, mover, length[0])
+        if updates is not None:
+            check_interval(mover, updates)
+        seed = hook.settings.seed
+        seed = (cfg.get('randomness') or {}).get('seed') if seed is None else seed
+        return report(hook, model, updates, seed, device)
+
+
+def check_runner(runner: Runner) -> Report:
+    """Bind the teacher of a run that is about to train, and report what will be updated.
+
+    The run then uses the same binding.
+
+    Args:
+        runner: The runner, with its model and hooks.
+
+    Raises:
+        OptionError: As :func:`check_config`.
+    """
+    model = plain_model(runner.model)
+    kinds = [type(hook) for hook in runner.hooks]
+    hook = next((hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)), None)
+    if hook is None:
+        return _report_without(model, 'cpu', kinds)
+    mover = hook.bind(model)
+    hook.check_other_hooks(type(other) for other in runner.hooks if other is not hook)
+    length = _length(runner.cfg)
+    check_begin(hook.settings, *length)
+    updates = _updates(runner.cfg, mover, length[0])
+    if updates is not None:
+        check_interval(mover, updates)
+    return report(hook, model, updates, hook.settings.seed or runner.seed)
+
+
+def report(
+    hook: SpatialEnsembleHook,
+    model: nn.Module,
+    updates: Optional[int],
+    seed: Optional[int],
+    device: str = 'cpu',
+) -> Report:
+    """The report of a hook that is bound.
+
+    Args:
+        hook: The hook.
+        model: The model without its wrapper.
+        updates: Opportunities for an update in the run, or None.
+        seed: Seed of the picks, or None.
+        device: Where the model is.
+    """
+    settings, mover = hook.settings, hook.mover
+    begin = (
+        f'epoch {settings.begin_epoch}'
+        if settings.begin_epoch
+        else f'iteration {settings.begin_iter}'
+    )
+    interval = mover.interval
+    return Report(
+        model=type(model).__name__,
+        hook=type(hook).__name__,
+        lines=tuple(mover.describe()),
+        groups=tuple(_groups(mover, updates)),
+        settings={
+            'interval': f'every {interval} opportunities' if interval > 1 else '1',
+            'begin': begin,
+            'seed': 'drawn when the run starts' if seed is None else str(seed),
+            'buffers': mover.ensemble.smoother.buffers,
+        },
+        updates=updates,
+        device=device,
+        rule=settings.default,
+    )
+
+
+def _report_without(model: nn.Module, device: str, kinds: list[type]) -> Report:
+    """The report of a run without a hook of ours, which must move its teacher in another way."""
+    name = type(model).__name__
+    found = candidates(model, Settings())
+    # By its method, since mmdet need not be installed.
+    mean_teacher = next((kind for kind in kinds if hasattr(kind, 'momentum_update')), None)
+    averaging = next((kind for kind in kinds if issubclass(kind, EMAHook)), None)
+    if any(kind is Pair for kind in found.values()) and mean_teacher is not None:
+        teacher, who = ', '.join(found), f'{mean_teacher.__name__}, not of se_mm'
+    elif averaging is not None and not found:
+        teacher, who = f'a copy of {name} (shadow)', f'{averaging.__name__}, of MMEngine'
+    elif found:
+        teacher = ', '.join(f'{path} ({kind.kind})' for path, kind in found.items())
+        who = 'not moved by a hook of se_mm'
+    else:
+        teacher, who = 'no teacher', 'no hook of se_mm'
+    return Report(name, who, (teacher,), device=device)
+
+
+def _hook_kinds(cfg: Config) -> list[tuple[Any, type]]:
+    """Entry and class of each custom hook.
+
+    Raises:
+        OptionError: If a name that does not exist is nearly one of ours.
+    """
+    kinds = []
+    for entry in cfg.get('custom_hooks') or ():
+        kind = entry.get('type') if isinstance(entry, Mapping) else type(entry)
+        if isinstance(kind, str):
+            name = kind
+            with HOOKS.switch_scope_and_registry(entry.get('_scope_')) as registry:
+                kind = registry.get(name)
+            hint = did_you_mean(name, ['SETMAHook', 'SpatialEnsembleHook'])
+            if kind is None and hint:
+                raise OptionError(f'custom_hooks has an unknown type {name!r}.{hint}')
+        if isinstance(kind, type):
+            kinds.append((entry, kind))
+    return kinds
+
+
+def _build(entry: Any) -> Any:
+    """A hook as the runner builds it."""
+    if not isinstance(entry, Mapping):
+        return copy.deepcopy(entry)
+    entry = copy.deepcopy(entry)
+    entry.pop('priority', None)
+    return HOOKS.build(entry)
+
+
+def _build_model(cfg: Config) -> tuple[nn.Module, str]:
+    """The model of a config: on the meta device, which costs nothing, else on the CPU."""
+    model = copy.deepcopy(cfg.model)
+    if isinstance(cfg.get('data_preprocessor'), Mapping) and isinstance(model, Mapping):
+        model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
+    if isinstance(model, nn.Module):
+        return model, 'cpu'
+    try:
+        with torch.device('meta'):
+            return MODELS.build(copy.deepcopy(model)), 'meta'
+    except OptionError:
+        raise
+    except Exception:  # Some constructors read the values of their tensors.
+        return MODELS.build(model), 'cpu'
+
+
+@contextmanager
+def _instances_untouched() -> Iterator[None]:
+    """Leave MMEngine's global instances as they are, of which the newest counts."""
+    kinds = (DefaultScope, MessageHub, MMLogger, Visualizer)
+    before = [kind._instance_dict.copy() for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, instances in zip(kinds, before):
+            kind._instance_dict = instances
+
+
+def _length(cfg: Config) -> tuple[Optional[int], Optional[int]]:
+    """Iterations and epochs of a run, where they are known without its data."""
+    iters, epochs = cfg.train_cfg.get('max_iters'), cfg.train_cfg.get('max_epochs')
+    if iters is not None:
+        # A run by iterations counts as one epoch, until its data loader is there.
+        return int(iters), None
+    return None, None if epochs is None else int(epochs)
+
+
+def _updates(cfg: Config, mover: Mover, max_iters: Optional[int]) -> Optional[int]:
+    """Opportunities for an update, where they are known."""
+    wrapper = cfg.optim_wrapper
+    if max_iters is None or mover.ensemble.settings.begin_epoch or 'optimizer' not in wrapper:
+        return None
+    return count_updates(mover, max_iters, 1, int(wrapper.get('accumulative_counts', 1)))
+
+
+def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
+    """The tensors of a teacher, by the option that says how each is updated."""
+    smoother, settings = mover.ensemble.smoother, mover.ensemble.settings
+    words = {'copy': 'copied at every update', 'skip': 'left as the first update has them'}
+    groups: dict[tuple[str, str], list[TensorPair]] = {}
+    rules: dict[tuple[str, str], Optional[Rule]] = {}
+    for member, pair in smoother.pairs.items():
+        part, rule = settings.part_of(member.name), member.rule
+        if not member.is_parameter and not isinstance(settings.rule_of(member.name), str):
+            source = f'buffers={smoother.buffers!r}'
+        else:
+            source = 'default' if part is None else f'overrides[{part!r}]'
+        key = source, words[rule] if isinstance(rule, str) else str(rule)
+        groups.setdefault(key, []).append(pair)
+        rules[key] = rule if isinstance(rule, Rule) else None
+    for (source, how), pairs in sorted(groups.items(), key=lambda item: item[0][0] != 'default'):
+        rule = rules[source, how]
+        filled = [pair for pair in pairs if pair.teacher.numel()]
+        yield Group(
+            source=source,
+            how=how,
+            names=tuple(pair.name for pair in pairs),
+            units=0 if rule is None else len(Units(filled, rule.granularity)),
+            numbers=sum(pair.teacher.numel() for pair in pairs),
+            bytes=sum(pair.teacher.numel() * pair.teacher.element_size() for pair in pairs),
+            horizon=None if rule is None else _horizon(rule, mover.inherited_momentum(), updates),
+        )
+
+
+def _horizon(
+    rule: Rule, inherited: Optional[Schedule], updates: Optional[int]
+) -> Optional[tuple[float, float]]:
+    """Expected horizon in updates, ``1 / (momentum (1 - keep_prob))``, at both ends of the run."""
+    if rule.momentum is None and inherited is None:
+        return None
+    total = _LATE if updates is None else max(1, updates)
+    ends = []
+    for step in (0, total):
+        weight = rule.average(step, total, lambda step: inherited(step, total))  # type: ignore[misc]
+        assert not callable(weight)
+        share = (1.0 if weight is None else weight) * (1 - rule.keep_prob(step, total))
+        ends.append(1 / share if share > 0 else math.inf)
+    return ends[0], ends[1]

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A train loop for labelled and unlabelled images that resumes exactly."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.dist import barrier, is_main_process
+from mmengine.model import is_model_wrapper
+from mmengine.registry import LOOPS
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
+from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.engine.runner.keyed_data import Skipping
+from se_mm.smoothing import OptionError, Settings
+from se_mm.teachers import Pair
+
+SPLIT_FILE = 'split.json'
+"""The file in a work dir that lists the labelled images."""
+
+
+@LOOPS.register_module()
+class SemiSupervisedTrainLoop(IterBasedTrainLoop):
+    """MMEngine's ``IterBasedTrainLoop`` for a ``SemiSupervisedDataset``.
+
+    It checks that data, model and hooks fit, writes the split to the work dir, and resumes with the
+    next batch at once; MMEngine's loop reads all earlier batches again.
+
+    Args:
+        runner: The runner.
+        dataloader: The training dataloader, or its config.
+        max_iters: Iterations of the run.
+        **options: Those of :class:`mmengine.runner.IterBasedTrainLoop`.
+
+    Raises:
+        OptionError: If data, model and hooks do not fit each other.
+    """
+
+    def __init__(
+        self, runner: Runner, dataloader: DataLoader | dict, max_iters: int, **options: Any
+    ) -> None:
+        super().__init__(runner, dataloader, max_iters, **options)
+        self._check()
+
+    def run(self) -> Any:
+        """Train from the current iteration on."""
+        self._keep_split()
+        if self._iter:
+            self.dataloader_iterator = Skipping(self._batches_from(self._iter), self._iter)
+        return super().run()
+
+    def _batches_from(self, step: int) -> Iterator[Any]:
+        """Iterate over the batches from a step on."""
+        sampler: MultiSourceBatchSampler = self.dataloader.batch_sampler
+        sampler.step = step
+        # A checkpoint may have changed the seed since the sampler was built.
+        sampler.seed = sampler.seed if self.runner.seed is None else int(self.runner.seed)
+        batches = iter(self.dataloader)
+        yield next(batches)
+        sampler.step = 0  # Where the iterations of others begin, as in a run that was not resumed.
+        yield from batches
+
+    def _check(self) -> None:
+        """Raise OptionError if data, model and hooks do not fit."""
+        dataset, sampler = self.dataloader.dataset, self.dataloader.batch_sampler
+        for key, value, kind in (
+            ('dataset', dataset, SemiSupervisedDataset),
+            ('batch_sampler', sampler, MultiSourceBatchSampler),
+        ):
+            if not isinstance(value, kind):
+                raise OptionError(
+                    f'train_dataloader.{key} must be a {kind.__name__} with a '
+                    f'SemiSupervisedTrainLoop, got {type(value).__name__}'
+                )
+        model = self.runner.model
+        model = model.module if is_model_wrapper(model) else model
+        name = type(model).__name__
+        labeller = getattr(model, 'labeller', None)
+        if labeller and len(dataset.source_sizes) == 1:
+            raise OptionError(
+                f'{name} needs unlabelled images, got train_dataloader.dataset.unlabelled=False; '
+                f'use SupervisedOnly without them'
+            )
+        head = getattr(getattr(model, 'student', None), 'head', None)
+        outputs = getattr(head, 'num_classes', None)
+        classes = dataset.metainfo['classes']
+        if outputs is not None and outputs != len(classes):
+            raise OptionError(
+                f'model.classifier.head.num_classes must be {len(classes)}, the classes of the '
+                f'data, got {outputs}'
+            )
+        # A stock MeanTeacherHook is recognised by its method: mmdet may not be installed.
+        moved = any(
+            isinstance(hook, SpatialEnsembleHook) or hasattr(hook, 'momentum_update')
+            for hook in self.runner.hooks
+        )
+        if Pair.candidates(model, Settings()) and not moved:
+            raise OptionError(
+                f'custom_hooks must have a hook that updates the teacher of {name}: add '
+                f"dict(type='SETMAHook'), or, for a teacher equal to the student, "
+                f"dict(type='SpatialEnsembleHook', keep_prob=0)"
+            )
+
+    def _keep_split(self) -> None:
+        """Write the split to the work dir; when resuming, compare it with the one there."""
+        split = self.dataloader.dataset.split
+        if split is None:
+            return
+        path = os.path.join(self.runner.work_dir, SPLIT_FILE)
+        if self._iter and os.path.exists(path):
+            if LabelSplit.load(path).indices != split.indices:
+                raise OptionError(
+                    f'the labelled images must stay those of {path!r} when a run is resumed; set '
+                    f'train_dataloader.dataset.split={path!r}'
+                )
+        elif is_main_process():
+            split.save(path)
+        barrier()

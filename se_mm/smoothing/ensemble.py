@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The teacher for any PyTorch loop: a copy of a student that follows it by Spatial Ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, Optional, Union
+
+import torch
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import OptionError, check_count
+from se_mm.smoothing.settings import COPY, Average, Settings
+from se_mm.smoothing.smoother import Smoother
+from se_mm.smoothing.tensors import unwrapped
+
+
+class StepCounter:
+    """The count of updates in a module's buffer ``steps``, known without waiting for its device.
+
+    Args:
+        owner: The module. Whoever changes the buffer is noticed by its version, and only then is
+            it read.
+
+    Attributes:
+        loaded: Whether the buffer was changed by somebody else since this was last set to False,
+            as by loading a checkpoint.
+    """
+
+    def __init__(self, owner: nn.Module) -> None:
+        self._owner = owner
+        self._seen: Any = None
+        self._version = -1
+        self._value = 0
+        self.loaded = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy reads the buffer of its own owner."""
+        return {**vars(self), '_seen': None}
+
+    @property
+    def value(self) -> int:
+        """Updates made."""
+        steps: Any = self._owner.steps
+        if steps is not self._seen or steps._version != self._version:
+            value = int(steps)
+            self.loaded |= self._seen is not None and value != self._value
+            self.loaded |= steps is self._seen
+            self._seen, self._version, self._value = steps, steps._version, value
+        return self._value
+
+    @value.setter
+    def value(self, value: int) -> None:
+        steps: Any = self._owner.steps
+        if value == self.value + 1:
+            steps.add_(1)
+        else:
+            steps.fill_(value)
+        self._seen, self._version, self._value = steps, steps._version, value
+
+
+class SpatialEnsemble(nn.Module):
+    """A teacher that follows its student by Spatial Ensemble (SE), alone or with an average (STS).
+
+    At each update every unit of the teacher is kept with probability ``keep_prob``; otherwise it
+    moves towards the student's by ``momentum``, and with ``momentum=1`` becomes it. The first
+    update copies the student. Picks are a function of the seed, the update step and the names of
+    the tensors, so all ranks of a job have equal teachers without communication. Source: Huang et
+    al., *Spatial Ensemble*, NeurIPS 2021, https://arxiv.org/abs/2110.01253.
+
+    The shape is that of timm's ``ModelEmaV3`` and PyTorch's ``AveragedModel``. The student may be
+    wrapped in ``DistributedDataParallel`` or compiled. The state dict is all that a resume needs.
+
+    Example:
+        >>> import torch
+        >>> from se_mm.smoothing import SpatialEnsemble
+        >>> student = torch.nn.Linear(3, 2)
+        >>> teacher = SpatialEnsemble(student, keep_prob=0.7, momentum=0.01)
+        >>> optimizer = torch.optim.SGD(student.parameters(), lr=0.1)
+        >>> for images in torch.randn(5, 4, 3):
+        ...     loss = student(images).square().mean()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     teacher.update(student)
+        >>> teacher(images).shape
+        torch.Size([4, 2])
+        >>> teacher.step
+        5
+
+    Args:
+        student: The model to follow; the teacher is a copy of it in evaluation mode.
+        keep_prob: Probability in [0, 1) that a unit is kept, or a schedule of it.
+        momentum: Share of the student's value in a unit that is not kept, in (0, 1], or a schedule
+            of it; 1 copies.
+        granularity: What a unit is: ``'tensor'``, ``'layer'``, ``'channel'`` or ``'element'``.
+        overrides: Part of a tensor's name -> ``dict(keep_prob=, momentum=, granularity=)``,
+            ``'copy'`` or ``'skip'``.
+        buffers: ``'copy'``, ``'average'`` or ``'skip'``.
+        match_horizon: Use ``momentum / (1 - keep_prob)``, at most 1.
+        fp32_teacher: Average bfloat16 and float16 tensors in float32 beside them.
+        interval: Calls of :meth:`update` from one update to the next, at least 1.
+        seed: Seed of the picks.
+        total_updates: Updates of the whole training, which ``'linear'`` and ``'cosine'`` schedules
+            need.
+        device: Where the teacher is kept; None: where the student is.
+
+    Attributes:
+        module: The teacher.
+        settings: All options, validated.
+        seed: Seed of the picks.
+
+    Raises:
+        OptionError: If an option is invalid.
+    """
+
+    module: nn.Module
+    steps: Tensor
+
+    def __init__(
+        self,
+        student: nn.Module,
+        keep_prob: Any = 0.99,
+        momentum: Any = 1.0,
+        *,
+        granularity: str = 'tensor',
+        overrides: Optional[Mapping[str, Any]] = None,
+        buffers: str = 'copy',
+        match_horizon: bool = False,
+        fp32_teacher: bool = True,
+        interval: int = 1,
+        seed: int = 0,
+        total_updates: Optional[int] = None,
+        device: Union[torch.device, str, None] = None,
+    ) -> None:
+        super().__init__()
+        if momentum is None:
+            raise OptionError('momentum must be a number in (0, 1] or a schedule, got None')
+        settings = Settings(
+            keep_prob=keep_prob,
+            momentum=momentum,
+            granularity=granularity,
+            overrides=overrides or {},
+            buffers=buffers,
+            match_horizon=match_horizon,
+            fp32_teacher=fp32_teacher,
+            interval=interval,
+            seed=seed,
+        )
+        if total_updates is None:
+            for name in ('keep_prob', 'momentum'):
+                if getattr(settings, name).needs_total:
+                    raise OptionError(
+                        f'total_updates must be set for {name}={getattr(settings, name)}'
+                    )
+        else:
+            check_count('total_updates', total_updates, 1)
+        module = deepcopy(unwrapped(student)).requires_grad_(False).eval()
+        if device is not None:
+            module.to(device)
+        self._adopt(module, settings, total_updates or 1)
+        self.smoother.bind(student)
+        self.eval()
+
+    @classmethod
+    def around(
+        cls,
+        module: nn.Module,
+        settings: Settings,
+        *,
+        owner: Optional[nn.Module] = None,
+        rename: Callable[[str], str] = str,
+        inherited: Optional[Callable[[int], Average]] = None,
+        buffers: str = COPY,
+    ) -> SpatialEnsemble:
+        """Make a teacher of a module that is there already, without a copy.
+
+        Args:
+            module: The teacher.
+            settings: The options.
+            owner: The module whose buffer ``steps`` counts the updates; None: the new one.
+            rename: Maps the teacher's tensor names to those of messages, overrides and picks.
+            inherited: The average where ``settings.momentum`` is None, by update step.
+            buffers: Policy of buffers where ``settings.buffers`` is None.
+        """
+        ensemble = cls.__new__(cls)
+        nn.Module.__init__(ensemble)
+        ensemble._adopt(module, settings, 1, owner, rename, inherited, buffers)
+        return ensemble
+
+    def _adopt(
+        self,
+        module: nn.Module,
+        settings: Settings,
+        total: int,
+        owner: Optional[nn.Module] = None,
+        rename: Callable[[str], str] = str,
+        inherited: Optional[Callable[[int], Average]] = None,
+        buffers: str = COPY,
+    ) -> None:
+        self.module = module
+        self.settings = settings
+        self.seed = settings.seed or 0
+        self.total = total
+        self.register_buffer('steps', torch.tensor(0, dtype=torch.long))
+        self.smoother = Smoother(module, settings, rename, inherited, buffers)
+        # A tuple, since a module that is an attribute would become a part of this one.
+        self._count = (StepCounter(self if owner is None else owner),)
+        self._loaded_fp32: dict[str, Tensor] = {}
+
+    @property
+    def step(self) -> int:
+        """Updates made."""
+        return self._count[0].value
+
+    @step.setter
+    def step(self, step: int) -> None:
+        self._count[0].value = step
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the teacher."""
+        return self.module(*args, **kwargs)
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, interval: Optional[int] = None) -> None:
+        """Make one update: call this after each step of the optimizer.
+
+        Args:
+            student: The student, wrapped or not.
+            interval: In place of the option.
+
+        Raises:
+            TeacherFault: If a tensor of the student has got another shape, or is gone.
+        """
+        step = self.step
+        self._restore()
+        if step == 0:
+            self.smoother.copy(student)
+        elif step % (interval or self.settings.interval or 1) == 0:
+            self.smoother.update(student, step, self.total, self.seed)
+        else:
+            self.smoother.follow(student)
+        self.step = step + 1
+
+    @torch.no_grad()
+    def copy(self, student: nn.Module) -> None:
+        """Make the teacher equal to the student, without counting an update."""
+        self.smoother.copy(student)
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What a resume needs besides the tensors. Called by :meth:`state_dict`."""
+        return {'seed': self.seed, 'fp32': dict(self.smoother.fp32)}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take over what :meth:`get_extra_state` returned. Called by :meth:`load_state_dict`."""
+        self.seed = int(state['seed'])
+        self.restore(state['fp32'])
+
+    def restore(self, fp32: Mapping[str, Tensor]) -> None:
+        """Continue from averages in float32 that were saved beside a low-precision teacher."""
+        self._loaded_fp32 = dict(fp32)
+        self._count[0].loaded = True
+
+    def _restore(self) -> None:
+        """After loading, forget the averages in float32 of the teacher that was there."""
+        if self._count[0].loaded:
+            self.smoother.restore(self._loaded_fp32)
+            self._loaded_fp32 = {}
+            self._count[0].loaded = False

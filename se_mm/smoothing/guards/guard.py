@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keep a teacher from taking over what is not finite, and from differing between ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Optional
+
+from torch import Tensor, nn
+
+from se_mm.smoothing.guards.digest import differing
+from se_mm.smoothing.guards.finite import not_finite
+from se_mm.smoothing.guards.ranks import world_size
+from se_mm.smoothing.smoother import Member, Smoother, TeacherFault
+from se_mm.smoothing.units import Pair
+
+# A batch norm's buffers that a diverging run damages. Others are the model's own: a mask may be
+# infinite on purpose.
+_STATISTICS = ('running_mean', 'running_var')
+
+
+class Guard:
+    """Checks student and teacher around the updates.
+
+    What is trained is checked, and the running statistics of batch norms.
+
+    Args:
+        smoother: What moves the teacher.
+        check_teachers: Updates from one comparison of the ranks' teachers to the next; 0: never.
+        check_finite: Opportunities for an update from one check of the student to the next; the
+            first is always checked. 0: never.
+        skipped: Called for each update that is left out because the student is not finite, with the
+            tensors' names, the update step and how many were left out. None: such a student is a
+            fault.
+    """
+
+    def __init__(
+        self,
+        smoother: Smoother,
+        check_teachers: int = 0,
+        check_finite: int = 0,
+        skipped: Optional[Callable[[Sequence[str], int, int], None]] = None,
+    ) -> None:
+        self._smoother = smoother
+        self._check_teachers = check_teachers
+        self._check_finite = check_finite
+        self._skipped = skipped
+        self._left_out = 0
+        self._opportunities = 0
+
+    def allows(self, step: int, student: nn.Module) -> bool:
+        """Whether the update may be made. Called by all ranks before each.
+
+        Args:
+            step: The update step.
+            student: The student, whose tensors may be others than at the last update.
+
+        Raises:
+            TeacherFault: If the student is not finite, and updates are not to be left out.
+        """
+        if not self._check_finite:
+            return True
+        self._opportunities += 1
+        if self._opportunities > 1 and self._opportunities % self._check_finite:
+            return True
+        self._smoother.find(student)
+        names = self.damaged_student(on_all_ranks=True)
+        if not names:
+            return True
+        if self._skipped is None:
+            raise fault('student', names, step)
+        self._left_out += 1
+        self._skipped(names, step, self._left_out)
+        return False
+
+    def compare(self, step: int) -> None:
+        """Compare the teachers of all ranks, if it is time to. Called by all after each update.
+
+        Args:
+            step: Updates made.
+
+        Raises:
+            TeacherFault: If they differ; on all ranks alike.
+        """
+        if not self._check_teachers or step % self._check_teachers or world_size() == 1:
+            return
+        found = differing(self._compared())
+        if found:
+            (name, rank), *others = found
+            more = f', and so do {len(others)} others' if others else ''
+            raise TeacherFault(
+                f'all ranks must have the same teacher, but at update {step} tensor {name!r} of '
+                f'rank {rank} differs from that of rank 0{more}: resume from a checkpoint written '
+                f'before'
+            )
+
+    def check_saved(self, step: int) -> None:
+        """Refuse to save what is not finite. Called by the one rank that saves.
+
+        Args:
+            step: Updates made.
+
+        Raises:
+            TeacherFault: If the teacher is not finite; or the student, unless updates are left out.
+        """
+        if not self._check_finite:
+            return
+        checked = _checked(self._smoother.pairs)
+        names = not_finite((pair.name, pair.teacher) for pair in checked)
+        if names:
+            raise fault('teacher', names, step)
+        names = [] if self._skipped else self.damaged_student()
+        if names:
+            raise fault('student', names, step)
+
+    def damaged_student(self, on_all_ranks: bool = False) -> list[str]:
+        """Names of the student's tensors that are not finite."""
+        checked = _checked(self._smoother.pairs)
+        return not_finite([(pair.name, pair.student) for pair in checked], on_all_ranks)
+
+    def _compared(self) -> list[tuple[str, Tensor]]:
+        """The teacher's parameters, and the averages of those of a lower precision.
+
+        No buffers: the statistics of a batch norm that is not synchronised differ by design.
+        """
+        pairs = self._smoother.named()
+        averages = self._smoother.fp32
+        return [
+            *((name, pair.teacher) for name, pair in pairs.items()),
+            *((name, averages[name]) for name in pairs if name in averages),
+        ]
+
+
+def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
+    """The error about tensors that are not finite."""
+    more = f', and so are {len(names) - 1} others' if len(names) > 1 else ''
+    return TeacherFault(
+        f'the {whose} must be finite, but at update {step} its tensor {names[0]!r} is not{more}: '
+        f'nothing of it was taken over or saved; resume from the last checkpoint, for example with '
+        f'a lower learning rate'
+    )
+
+
+def _checked(pairs: Mapping[Member, Pair]) -> list[Pair]:
+    """The pairs that are to be finite."""
+    return [
+        pair
+        for pair in pairs.values()
+        if pair.student.requires_grad or pair.name.rpartition('.')[2] in _STATISTICS
+    ]

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interface of a backend, and what those that read a table of addresses share."""
+
+from __future__ import annotations
+
+from typing import Optional, Protocol
+
+import torch
+from torch import Tensor
+
+from se_mm.smoothing.picks import signed
+from se_mm.smoothing.units import Pair, Units
+
+# Copies within one dtype move integers of this many bytes, whatever they stand for.
+INTEGERS = {1: 'int8', 2: 'int16', 4: 'int32', 8: 'int64'}
+
+
+class Kernel(Protocol):
+    """Updates teachers that are alike in dtype and device, as are their students."""
+
+    def __init__(self, units: Units) -> None:
+        """Prepare what does not change from update to update.
+
+        Args:
+            units: What is updated: every pair is one that :meth:`takes`.
+        """
+
+    @staticmethod
+    def takes(pair: Pair, granularity: str) -> bool:
+        """Whether this backend can update a pair."""
+
+    def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
+        """Make one update.
+
+        Args:
+            seed: Seed of the picks.
+            step: The update step, at least 0.
+            keep_prob: Probability in [0, 1) that a unit is kept.
+            weight: Weight of the student's value in a picked unit; None copies it.
+        """
+
+
+class Table:
+    """The tensors of some units and the blocks they are divided into, as a kernel reads them.
+
+    Args:
+        units: The units.
+        block: Numbers that one program of the kernel updates.
+
+    Attributes:
+        tensors: ``(tensors, 5)`` int64: addresses of teacher and student, key of the first unit,
+            numbers in a unit, numbers in all.
+        programs: ``(programs, 2)`` int32: the tensor, and which block of it.
+        numbers: Numbers of all teachers.
+        dtypes: Names of the dtypes of teacher and student.
+    """
+
+    def __init__(self, units: Units, block: int) -> None:
+        table: list[tuple[int, ...]] = []
+        programs: list[tuple[int, int]] = []
+        for pair, first, size in zip(units.pairs, units.firsts, units.sizes):
+            numbers = pair.teacher.numel()
+            programs += [(len(table), index) for index in range(-(-numbers // block))]
+            addresses = pair.teacher.data_ptr(), pair.student.data_ptr()
+            table.append((*addresses, signed(first), size, numbers))
+        first_pair = units.pairs[0]
+        device = first_pair.teacher.device
+        self.tensors: Tensor = torch.tensor(table, dtype=torch.int64).to(device)
+        self.programs: Tensor = torch.tensor(programs, dtype=torch.int32).view(-1, 2).to(device)
+        self.numbers = sum(pair.teacher.numel() for pair in units.pairs)
+        self.dtypes = dtype_name(first_pair.teacher.dtype), dtype_name(first_pair.student.dtype)
+        self.bytes = first_pair.teacher.dtype.itemsize
+
+    def moved_as(self, weight: Optional[float]) -> tuple[str, str]:
+        """Names of the dtypes that an update reads and writes the numbers as."""
+        if weight is None and self.dtypes[0] == self.dtypes[1]:
+            return INTEGERS[self.bytes], INTEGERS[self.bytes]
+        return self.dtypes
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """``'float32'`` for ``torch.float32``."""
+    return str(dtype).removeprefix('torch.')
+
+
+def copied_alike(pair: Pair) -> bool:
+    """Whether a pair that is only ever copied can be moved as integers."""
+    return pair.teacher.dtype == pair.student.dtype and pair.teacher.dtype.itemsize in INTEGERS

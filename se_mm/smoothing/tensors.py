@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors of a module by name, also after the module has replaced some of them.
+
+A model may assign a new buffer in its forward, get a new head, or have ``.data`` replaced. What
+counts is the tensor that has the name now. :class:`Tracked` remembers in which dict of which
+submodule each one is, so that looking is a few dict accesses, without a walk over the module tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from operator import is_
+from typing import NamedTuple, Optional
+
+from torch import Tensor, nn
+
+Dict = dict[str, Optional[Tensor]]
+_COMPILED = '_orig_mod'
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``."""
+    parallel = (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)
+    while isinstance(module, parallel) or _COMPILED in module._modules:
+        module = module.get_submodule('module' if isinstance(module, parallel) else _COMPILED)
+    return module
+
+
+class _Edge(NamedTuple):
+    """How a module refers to a child: ``modules[key] is child``."""
+
+    modules: dict[str, Optional[nn.Module]]
+    key: str
+    child: nn.Module
+
+
+class _Slot(NamedTuple):
+    """Where a tensor is: ``tensors[key]``, behind some edges from the root."""
+
+    edges: tuple[_Edge, ...]
+    tensors: Dict
+    key: str
+    is_parameter: bool
+    persistent: bool
+
+
+def slots(root: nn.Module) -> dict[str, _Slot]:
+    """Where each tensor of a module is, by dotted name.
+
+    Names have no ``_orig_mod.``, which ``torch.compile`` puts into those of a compiled submodule.
+    A tensor with several names is there under each of them.
+    """
+    found: dict[str, _Slot] = {}
+
+    def visit(module: nn.Module, prefix: str, edges: tuple[_Edge, ...]) -> None:
+        transient = module._non_persistent_buffers_set
+        for tensors, is_parameter in ((module._parameters, True), (module._buffers, False)):
+            for key, tensor in tensors.items():
+                if tensor is not None:
+                    persistent = is_parameter or key not in transient
+                    slot = _Slot(edges, tensors, key, is_parameter, persistent)  # type: ignore[arg-type]
+                    found.setdefault(prefix + key, slot)
+        for key, child in module._modules.items():
+            if child is not None:
+                inner = prefix if key == _COMPILED else f'{prefix}{key}.'
+                visit(child, inner, (*edges, _Edge(module._modules, key, child)))
+
+    visit(root, '', ())
+    return found
+
+
+def named_tensors(root: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers of a module by dotted name: see :func:`slots`."""
+    return {name: slot.tensors[slot.key] for name, slot in slots(root).items()}  # type: ignore[misc]
+
+
+class Tracked:
+    """Some tensors of a module, found again wherever it has replaced them.
+
+    Args:
+        names: Dotted names of the tensors: see :func:`slots`.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._root: Optional[nn.Module] = None
+        # Children of the root, by key; then of the modules below it.
+        self._root_keys: list[str] = []
+        self._root_children: list[nn.Module] = []
+        self._edges: list[tuple[dict[str, Optional[nn.Module]], str]] = []
+        self._children: list[nn.Module] = []
+        self._places: list[tuple[Dict, str]] = []
+        self._in_root = self._missing = False
+
+    def now(self, root: nn.Module) -> list[Optional[Tensor]]:
+        """The tensors that have the names now, None for names that are gone.
+
+        Args:
+            root: The module, or another one that holds the same submodules: BYOL passes a new
+                ``Sequential`` of its backbone and neck at every iteration.
+        """
+        if root is not self._root and (self._root is None or self._in_root):
+            self._find(root)
+        if self._missing:
+            self._find(root)
+        try:
+            # Each edge still leads to the module that was there.
+            if not all(
+                map(is_, map(root._modules.get, self._root_keys), self._root_children)
+            ) or not all(map(is_, [d[key] for d, key in self._edges], self._children)):
+                self._find(root)
+            return [d[key] for d, key in self._places]
+        except KeyError:
+            self._find(root)
+            return [d.get(key) for d, key in self._places]
+
+    def _find(self, root: nn.Module) -> None:
+        """Walk over the module tree, once."""
+        self._root = root
+        found = slots(root)
+        places = [found.get(name) for name in self._names]
+        edges: dict[tuple[int, str], _Edge] = {}
+        for place in places:
+            for edge in place.edges if place else ():
+                edges[id(edge.modules), edge.key] = edge
+        top = [edge for edge in edges.values() if edge.modules is root._modules]
+        below = [edge for edge in edges.values() if edge.modules is not root._modules]
+        self._root_keys = [edge.key for edge in top]
+        self._root_children = [edge.child for edge in top]
+        self._edges = [(edge.modules, edge.key) for edge in below]
+        self._children = [edge.child for edge in below]
+        nowhere: Dict = {'': None}
+        self._places = [(p.tensors, p.key) if p else (nowhere, '') for p in places]
+        self._missing = None in places
+        self._in_root = any(place is not None and not place.edges for place in places)
+
+
+def unique(found: dict[str, _Slot]) -> Iterable[tuple[str, _Slot]]:
+    """The slots of :func:`slots`, each tensor once, under its first name."""
+    seen: set[int] = set()
+    for name, slot in found.items():
+        if id(slot.tensors[slot.key]) not in seen:
+            seen.add(id(slot.tensors[slot.key]))
+            yield name, slot

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A teacher that its model moves by a method of its own: CAE."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Optional
+
+from mmengine.model import BaseAveragedModel
+from torch import nn
+
+from se_mm.smoothing.options import OptionError
+from se_mm.smoothing.schedules import Schedule, constant
+from se_mm.smoothing.settings import Settings
+from se_mm.teachers.base import TEACHERS, siblings_like
+from se_mm.teachers.pair import Pair
+
+if TYPE_CHECKING:
+    from se_mm.teachers.mover import Mover
+
+METHODS = (
+    'momentum_update',
+    '_momentum_update',
+    'ema_update',
+    '_ema_update',
+    'update_teacher',
+    '_update_teacher',
+)
+# Models whose own update has a known momentum: the attribute with the share of the OLD value.
+_OLD_SHARES = {'mmpretrain.models.selfsup.cae.CAE': 'momentum'}
+
+
+def own_method(model: nn.Module, name: Optional[str] = None) -> Optional[str]:
+    """Name of the method by which a model moves a teacher, or None.
+
+    Args:
+        model: The model.
+        name: The option ``update_method``.
+
+    Raises:
+        OptionError: If the model lacks the method that the option names.
+    """
+    if name is not None and not callable(getattr(model, name, None)):
+        raise OptionError(f'update_method must be a method of {type(model).__name__}, got {name!r}')
+    return name or next((n for n in METHODS if callable(getattr(model, n, None))), None)
+
+
+@TEACHERS.register_module('method')
+class Method(Pair):
+    """The submodule ``teacher`` of a model that moves it by a method such as ``momentum_update``.
+
+    The model asks for its updates by that method, which is replaced in the instance. The student is
+    the submodule of that name, or else found by its shape.
+    """
+
+    kind = 'method'
+    updated_by_model = True
+
+    @classmethod
+    def candidates(cls, model: nn.Module, settings: Settings) -> list[str]:
+        """``teacher``, if the model has it and a method that moves it."""
+        if own_method(model, settings.update_method) is None:
+            return []
+        path = settings.teacher or 'teacher'
+        module = _attribute(model, path)
+        # The method of a model with an averaged one asks that for the update.
+        averaged = isinstance(module, BaseAveragedModel)
+        return [path] if isinstance(module, nn.Module) and not averaged else []
+
+    def __init__(
+        self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]
+    ) -> None:
+        super().__init__(model, path, settings, ema)
+        self._method = own_method(model, settings.update_method)
+
+    def install(self, mover: Mover) -> None:
+        """Let the model's method ask the mover for the update."""
+        super().install(mover)
+        vars(self._model)[str(self._method)] = mover
+
+    @property
+    def momentum(self) -> Schedule:
+        """The momentum of the model's own update, where it is known."""
+        for kind in type(self._model).__mro__:
+            attribute = _OLD_SHARES.get(f'{kind.__module__}.{kind.__qualname__}')
+            if attribute:
+                return Schedule(constant, {'value': 1 - getattr(self._model, attribute)})
+        raise OptionError(
+            f'momentum must be set, since {type(self._model).__name__} moves its teacher by its '
+            f'own method {self._method}()'
+        )
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Dotted name of the teacher in a checkpoint -> its student's, as which it is published."""
+        return {self.path: self._student_path}
+
+    @property
+    def student_path(self) -> str:
+        """Empty: the student is the model without its teacher."""
+        return ''
+
+    def _student_of(self, model: nn.Module, path: str) -> str:
+        known = dict(self._pairs(model))
+        found = [known[path]] if path in known else []
+        found = found or siblings_like(model, path, model.get_submodule(path))
+        if len(found) != 1:
+            raise OptionError(
+                f'student must be set for the teacher {path!r}: '
+                f'{", ".join(map(repr, found)) or "nothing"} in {type(model).__name__} is like it'
+            )
+        return found[0]
+
+
+def _attribute(model: nn.Module, path: str) -> Any:
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None

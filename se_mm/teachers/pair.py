@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A teacher that is in the model beside its student: FixMatch, SoftTeacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from mmengine.model import BaseAveragedModel
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import OptionError
+from se_mm.smoothing.settings import Settings
+from se_mm.smoothing.tensors import named_tensors, unwrapped
+from se_mm.teachers.base import TEACHERS, Teacher, signature, submodule
+
+if TYPE_CHECKING:
+    from se_mm.teachers.mover import Mover
+
+
+@TEACHERS.register_module('pair')
+class Pair(Teacher):
+    """Submodules ``teacher`` and ``student`` with the same tensors, in the model or one level down.
+
+    mmdet's ``SemiBaseDetector`` has them, and so has every semi-supervised classifier of ours. The
+    options ``teacher`` and ``student`` name others. A model's state dict has both, and no count of
+    the updates: the hook's record keeps it.
+
+    Attributes:
+        names: Names of the two submodules.
+    """
+
+    kind = 'pair'
+    names: ClassVar[tuple[str, str]] = ('teacher', 'student')
+    default_momentum = 0.001
+    updated_by_model = False
+    taught_from_start = True
+    saved_with_steps = False
+
+    @classmethod
+    def candidates(cls, model: nn.Module, settings: Settings) -> list[str]:
+        """Dotted names of the teachers that have a student beside them."""
+        return [path for path, _ in cls._pairs(model)]
+
+    @classmethod
+    def _pairs(cls, model: nn.Module) -> Iterator[tuple[str, str]]:
+        """Dotted names of teacher and student."""
+        for folder, module in [('', model), *model.named_children()]:
+            found = [getattr(unwrapped(module), name, None) for name in cls.names]
+            modules = [m for m in found if isinstance(m, nn.Module)]
+            averages = any(isinstance(m, BaseAveragedModel) for m in modules)
+            signatures = [signature(m) for m in modules]
+            if len(modules) == 2 and not averages and signatures[0] == signatures[1] != {}:
+                teacher, student = (f'{folder}.{name}'.lstrip('.') for name in cls.names)
+                yield teacher, student
+
+    def __init__(
+        self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]
+    ) -> None:
+        student = settings.student or self._student_of(model, path)
+        if not isinstance(student, str):
+            raise OptionError(
+                f'student must be one name for the teacher {path!r}, got {settings.student!r}'
+            )
+        self.path = path
+        self.module = submodule('teacher', model, path)
+        self.student: nn.Module = submodule('student', model, student)
+        self._model = model
+        self._student_path = student
+
+    def __str__(self) -> str:
+        return f'{self.path} ({self.kind}) follows {self._student_path}'
+
+    def install(self, mover: Mover) -> None:
+        """Take the teacher out of the training. What it shares with its student stays trained."""
+        shared = {id(parameter) for parameter in self.student.parameters()}
+        for parameter in self.module.parameters():
+            if id(parameter) not in shared:
+                parameter.requires_grad_(False)
+
+    def find(self, who: str, layer: str) -> nn.Module:
+        """A layer of the student's, or the teacher's of the same name."""
+        student = submodule('layer', self._model, layer)
+        if who == 'student':
+            return student
+        prefix = self._student_path
+        if layer != prefix and not layer.startswith(prefix + '.'):
+            raise OptionError(
+                f'layer must be in the student of {self.path!r}, that is in {prefix!r}, got '
+                f'{layer!r}'
+            )
+        return self._model.get_submodule(self.path + layer[len(prefix) :])
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Dotted name of the teacher in a checkpoint; it is published as the model itself."""
+        return {self.path: ''}
+
+    @property
+    def student_path(self) -> str:
+        """Dotted name of the student, which is published as the model itself."""
+        return self._student_path
+
+    def student_name(self, inner: str) -> str:
+        """Name of the student's tensor in the model, from the name in the teacher's module."""
+        return f'{self._student_path}.{inner}'
+
+    def check_start(self) -> None:
+        """Check that the teacher is not one that was trained before, as for a distillation.
+
+        To be called with the weights of a new run, for a teacher that no option names. A teacher to
+        be averaged starts like its student; one that was loaded is told by tensors that have one
+        value throughout in a new student, such as those of norms, and others in the teacher.
+
+        Raises:
+            OptionError: If it looks trained, and its student does not.
+        """
+        student = named_tensors(self.student)
+        for name, teacher in named_tensors(self.module).items():
+            if teacher.is_floating_point() and _begins_otherwise(teacher, student[name]):
+                raise OptionError(
+                    f'kind must be set, since {self.path!r} of {type(self._model).__name__} does '
+                    f'not start like {self._student_path!r} ({name!r} differs), as if it were '
+                    f"trained before: kind='pair' moves it, starting from its student; "
+                    f"kind='shadow' leaves it as it is and moves a copy of the whole model"
+                )
+
+    @property
+    def cautions(self) -> Sequence[str]:
+        """Where the teacher may not be what the hook takes it for."""
+        labeller = getattr(self._model, 'labeller', None)
+        if labeller == 'student':
+            return [
+                f"{type(self._model).__name__} has labeller='student', so its teacher makes no "
+                f'pseudo-labels, and the smoothing changes only what is evaluated'
+            ]
+        return []
+
+    def _student_of(self, model: nn.Module, path: str) -> str:
+        """The student beside a teacher."""
+        known = dict(self._pairs(model))
+        if path not in known:
+            raise OptionError(f'student must be set for the teacher {path!r}')
+        return known[path]
+
+
+def _begins_otherwise(teacher: Tensor, student: Tensor) -> bool:
+    """Whether only one of two tensors has a single value, or both have another one.
+
+    A student that was loaded while its teacher is new is no sign: their vectors may differ.
+    """
+    if teacher is student or teacher.is_meta or teacher.numel() < 2:
+        return False
+    if _is_constant(student):
+        return not _is_constant(teacher) or bool(teacher.flatten()[0] != student.flatten()[0])
+    return teacher.dim() > 1 and _is_constant(teacher)
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    first = tensor[(0,) * tensor.dim()]
+    return bool((tensor == first).all())

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A teacher outside the model: the copy that an ``EMAHook`` keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.model import BaseAveragedModel
+from mmengine.registry import MODELS
+from mmengine.runner import Runner
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
+
+from se_mm.smoothing.options import OptionError, did_you_mean
+from se_mm.smoothing.settings import COPY, Settings
+from se_mm.teachers.base import TEACHERS, Teacher, submodule
+from se_mm.teachers.method import own_method
+from se_mm.teachers.pair import Pair
+
+if TYPE_CHECKING:
+    from se_mm.teachers.mover import Mover
+
+# As configs of each library call them.
+_KNOWN = (
+    'ExponentialMovingAverage',
+    'MomentumAnnealingEMA',
+    'StochasticWeightAverage',
+    'mmdet.ExpMomentumEMA',
+    'mmpretrain.CosineEMA',
+)
+
+
+@TEACHERS.register_module('shadow')
+class Shadow(Teacher):
+    """A copy of the whole model, beside it. Every model can have one.
+
+    It is kept, saved and loaded by MMEngine's own ``EMAHook``, and evaluated as there: by changing
+    places with the model's own values.
+    """
+
+    kind = 'shadow'
+    fallback = True
+    default_momentum = 0.0002
+    updated_by_model = False
+    averaged: BaseAveragedModel
+
+    @classmethod
+    def candidates(cls, model: nn.Module, settings: Settings) -> list[str]:
+        """The one that any model can have, which has no name in it."""
+        return ['']
+
+    def __init__(
+        self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]
+    ) -> None:
+        self.path = path
+        self.student: nn.Module = model
+        self._settings = settings
+        self._hook = _stock_hook(model, ema)
+        self.averaged = self._hook.ema_model
+        self.module = self.outside = self.averaged.module
+        self._swapped: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __str__(self) -> str:
+        return f'a copy of the model ({self.kind}) follows {type(self.student).__name__}'
+
+    def install(self, mover: Mover) -> None:
+        """Put our update into the averaged model, in place of its own."""
+        vars(self.averaged)['update_parameters'] = mover
+        self._mover = mover
+
+    def find(self, who: str, layer: str) -> nn.Module:
+        """A layer of the model or of the copy, whichever now has the values asked for."""
+        in_model = (who == 'student') != bool(self._swapped)
+        return submodule('layer', self.student if in_model else self.module, layer)
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Nothing: a checkpoint has the teacher as its model, and the student beside it."""
+        return {}
+
+    @property
+    def cautions(self) -> Sequence[str]:
+        """That a teacher inside the model is another one, which this hook does not move."""
+        name = type(self.student).__name__
+        own = [*_averaged_in(self.student), *Pair.candidates(self.student, self._settings)]
+        if own:
+            return [
+                f'{name} has a teacher of its own, {", ".join(map(repr, own))}, which this hook '
+                f'leaves as it is: it moves a copy of the whole model'
+            ]
+        if isinstance(getattr(self.student, 'teacher', None), nn.Module):
+            return [
+                f'{name} has a submodule `teacher` of its own, which this hook leaves as it is: it '
+                f'moves a copy of the whole model'
+            ]
+        if own_method(self.student):
+            return [
+                f'{name} moves something by {own_method(self.student)}(), which this hook leaves '
+                f'as it is: it moves a copy of the whole model'
+            ]
+        return []
+
+    def swap(self) -> None:
+        """Let teacher and student change places.
+
+        Buffers that the teacher copies are the student's own at any time, and stay.
+        """
+        self._mover.ensemble.smoother.find(self.student)
+        self._swapped = [
+            (pair.teacher, pair.student)
+            for member, pair in self._mover.ensemble.smoother.pairs.items()
+            if member.is_parameter or member.rule != COPY
+        ]
+        _exchange(self._swapped)
+
+    def swap_back(self) -> None:
+        """Let them change back, if they have changed places."""
+        _exchange(self._swapped)
+        self._swapped = []
+
+    def save(self, runner: Runner, checkpoint: dict) -> None:
+        """Write the teacher where a checkpoint has its model, and the student beside it."""
+        self._hook.before_save_checkpoint(runner, checkpoint)
+
+    def resume(self, runner: Runner, checkpoint: dict) -> None:
+        """Take the teacher out of a checkpoint, and leave in it what the model is to load."""
+        self._hook.after_load_checkpoint(runner, checkpoint)
+
+    def load_both(self, checkpoint: dict) -> None:
+        """The same for a run that only evaluates, with the tolerance of MMEngine's loading."""
+        self._hook._swap_ema_state_dict(checkpoint)
+        teacher = {
+            name.removeprefix('module.'): value
+            for name, value in checkpoint['ema_state_dict'].items()
+            if name.startswith('module.')
+        }
+        load_state_dict(self.module, teacher, strict=False)
+
+
+@torch.no_grad()
+def _exchange(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for one, other in pairs:
+        kept = one.clone()
+        one.copy_(other)
+        other.copy_(kept)
+
+
+def _stock_hook(model: nn.Module, ema: Mapping[str, Any]) -> EMAHook:
+    """An ``EMAHook`` with its averaged model of ``model``.
+
+    Raises:
+        OptionError: If ``ema_type`` is no averaged model, or does not take the options given.
+    """
+    from se_mm.models import SmoothedModel
+
+    name = ema.get('ema_type', 'ExponentialMovingAverage')
+    kind = name
+    if isinstance(name, str):
+        with MODELS.switch_scope_and_registry(None) as models:  # mmdet's, in a config of mmdet.
+            kind = models.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, BaseAveragedModel)):
+        raise OptionError(
+            f'ema_type must be an averaged model such as ExponentialMovingAverage, got {name!r}.'
+            f'{did_you_mean(name, _KNOWN)}'
+        )
+    if issubclass(kind, SmoothedModel):
+        raise OptionError(
+            f'ema_type must not be a spatial ensemble in a line of one, got {name!r}: drop it, or '
+            f"use type='EMAHook'"
+        )
+    hook = EMAHook(**{**ema, 'ema_type': kind})
+    try:
+        hook.before_run(SimpleNamespace(model=model))
+    except (TypeError, AssertionError, ValueError) as error:
+        options = ', '.join(f'{key}={value!r}' for key, value in ema.items() if key != 'ema_type')
+        reason = ' '.join(str(error).split())
+        raise OptionError(f'{kind.__name__} does not take {options}: {reason}') from error
+    return hook
+
+
+def _averaged_in(model: nn.Module) -> list[str]:
+    """Dotted names of the averaged models in a model."""
+    return [path for path, m in model.named_modules() if path and isinstance(m, BaseAveragedModel)]

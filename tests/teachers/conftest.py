@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures that start small runs, as in ``tests/runs.py``; and lets ``stock_configs`` be imported."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tests.runs import byol_cfg, classifier_cfg, pair_cfg, runs  # noqa: E402, F401
