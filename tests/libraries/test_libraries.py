@@ -116,9 +116,8 @@ def test_late_in_a_training_the_momentum_is_the_stock_hook_s(training):
     assert_equal_weights(training.checkpoint('late_to_ours', KEEP_NOTHING, resume=late), stock)
 
 
+@pytest.mark.parametrize('training', [r for r in TABLE if r.distilled], ids=str, indirect=True)
 def test_pretrained_teacher_of_a_distillation_is_not_moved(training):
-    if not training.row.distilled:
-        pytest.skip('has no pretrained teacher')
     ours = tensors_of(training.checkpoint('type_alone', TYPE_ALONE))
     pretrained = load(training.folder / 'pretrained.pth')['state_dict']
     for part in ('state_dict.', 'ema_state_dict.module.'):
