@@ -186,7 +186,7 @@ class Mover:
         if moved:
             raise TeacherFault(
                 f'the teacher must be moved by one thing, but something other than this hook '
-                f'changed {moved[0]} in the first {many} iterations: remove this hook or the '
+                f'changed the teacher of {moved[0]} in the first {many} iterations: remove this hook or the '
                 f'other, or name the method of the model that moves it by update_method='
             )
         path = self.teacher.path
