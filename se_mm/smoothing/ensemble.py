@@ -248,11 +248,11 @@ class SpatialEnsemble(nn.Module):
         self.smoother.copy(student)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a resume needs besides the tensors. Called by :meth:`state_dict`."""
+        """What a resume needs besides the tensors. Called by ``state_dict``."""
         return {'seed': self.seed, 'fp32': dict(self.smoother.fp32)}
 
     def set_extra_state(self, state: Any) -> None:
-        """Take over what :meth:`get_extra_state` returned. Called by :meth:`load_state_dict`."""
+        """Take over what :meth:`get_extra_state` returned. Called by ``load_state_dict``."""
         self.seed = int(state['seed'])
         self.restore(state['fp32'])
 
