@@ -121,7 +121,8 @@ class SpatialEnsembleHook(Hook):
         if training and runner._resume:
             if isinstance(self.teacher, Shadow):
                 self.teacher.resume(runner, checkpoint)
-                self.mover.started = beside
+                # Before the first update the copy is there too, and will be made once more.
+                self.mover.started = beside and bool(checkpoint['ema_state_dict'].get('steps', 1))
             self._resume(runner, checkpoint)
         elif isinstance(self.teacher, Shadow):
             if beside and not training and self.settings.evaluate_on in ('student', 'both'):
