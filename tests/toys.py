@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Toy models with teachers as third-party code has them, trained by MMEngine's Runner in a moment."""
+"""Toy models with teachers as third-party code has them, trained by MMEngine's Runner."""
 
 import pytest
 import torch
@@ -92,7 +92,7 @@ class Plain(Toy):
 
 @MODELS.register_module(force=True)
 class Momentum(Toy):
-    """An encoder and its average, as BYOL and MoCo have; ``asks`` says how the update is asked for."""
+    """An encoder and its average, as in BYOL; ``asks`` says how it asks for the update."""
 
     def __init__(self, average=ExponentialMovingAverage, asks='plain', **options):
         super().__init__()
@@ -234,6 +234,19 @@ class ToyTTA(BaseTTAModel):
 
     def merge_preds(self, data_samples_list):
         return data_samples_list[0]
+
+
+@HOOKS.register_module(force=True)
+class AtStartHook(Hook):
+    """Calls a function with the runner before the first iteration, once all else is ready."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, look):
+        self.look = look
+
+    def before_train(self, runner):
+        self.found = self.look(runner)
 
 
 class Toys:
