@@ -259,10 +259,10 @@ def test_two_ranks_measure_what_one_measures(checkpoint, tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(on=['techer']), "on='techer' is not allowed"),
+        (dict(on=['techer']), "on must be one of .*, got 'techer'"),
         (dict(on=[]), 'on: one or more'),
-        (dict(layer='backbne'), "layer='backbne' does not exist.*'backbone'"),
-        (dict(layer='head'), "layer='head' has no counterpart in the teacher"),
+        (dict(layer='backbne'), "layer must be the dotted name .*, got 'backbne'. Did you mean 'backbone'"),
+        (dict(layer='head'), "layer must be in the student of 'target_net'.*got 'head'"),
         (dict(layer='neck'), "layer='neck' cannot be probed"),
         (dict(probes=[dict(type='KNNProb')]), "probes.type='KNNProb'.*'KNNProbe'"),
         (dict(probes=[dict(type='KNNProbe', k=BANK + 1)]), f'k={BANK + 1} is not allowed'),

@@ -7,4 +7,5 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tests.runs import byol_cfg, classifier_cfg, pair_cfg, runs  # noqa: E402, F401
+from tests.runs import byol_cfg, classifier_cfg, pair_cfg, runs  # noqa: F401
+from tests.toys import toys  # noqa: F401

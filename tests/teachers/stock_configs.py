@@ -59,27 +59,27 @@ SMALL_CONVNEXT = dict(depths=[1, 1, 1, 1], channels=[8, 8, 16, 16], _delete_=Tru
 STOCK = [
     Stock(
         'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py',
-        'averaged module',
-        'target_net (averaged module) follows backbone, neck',
+        'averaged',
+        'target_net (averaged) follows backbone, neck',
         {**SMALL_RESNET, **neck(), 'model.head.predictor.hid_channels': 32},
     ),
     Stock(
         'mmpretrain::mocov2/mocov2_resnet50_8xb32-coslr-200e_in1k.py',
-        'averaged module',
-        'encoder_k (averaged module) follows backbone, neck',
+        'averaged',
+        'encoder_k (averaged) follows backbone, neck',
         {**SMALL_RESNET, **neck(), 'model.queue_len': 16},
     ),
     Stock(
         'mmpretrain::mocov3/mocov3_resnet50_8xb512-amp-coslr-100e_in1k.py',
-        'averaged module',
-        'momentum_encoder (averaged module) follows backbone, neck',
+        'averaged',
+        'momentum_encoder (averaged) follows backbone, neck',
         {**SMALL_RESNET, **neck(), 'model.head.predictor.hid_channels': 32},
         alike=('mmpretrain::mocov3/mocov3_resnet50_*.py',),
     ),
     Stock(
         'mmpretrain::mocov3/mocov3_vit-small-p16_16xb256-amp-coslr-300e_in1k.py',
-        'averaged module',
-        'momentum_encoder (averaged module) follows backbone, neck',
+        'averaged',
+        'momentum_encoder (averaged) follows backbone, neck',
         {
             'model.backbone.arch': SMALL_VIT,
             'model.backbone.img_size': 32,
@@ -90,8 +90,8 @@ STOCK = [
     ),
     Stock(
         'mmpretrain::densecl/densecl_resnet50_8xb32-coslr-200e_in1k.py',
-        'averaged module',
-        'encoder_k (averaged module) follows backbone, neck',
+        'averaged',
+        'encoder_k (averaged) follows backbone, neck',
         {**SMALL_RESNET, **neck(), 'model.queue_len': 16},
     ),
     Stock(
@@ -209,7 +209,7 @@ STOCK = [
     ),
 ]
 
-# Moved by a method of the model, and not one teacher but four: our hooks refuse it, in one line.
+# Moved by a method of the model, and not one teacher but four, which a shadow leaves as they are.
 NOT_SUPPORTED = ('mmpretrain::blip/blip-base_8xb32_retrieval*.py',)
 
 

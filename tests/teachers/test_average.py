@@ -144,7 +144,10 @@ def test_promise_10_momentum_that_is_set_from_outside_is_in_force_at_the_next_up
 
 
 def test_promise_8_a_kept_unit_is_kept_and_another_moves_by_the_step_dependent_average():
-    model, alone = WithTeacher(StepDependent, momentum=0.05), WithTeacher(StepDependent, momentum=0.05)
+    model, alone = (
+        WithTeacher(StepDependent, momentum=0.05),
+        WithTeacher(StepDependent, momentum=0.05),
+    )
     install(model, keep_prob=0.5)
     kept = moved = 0
     for step in range(UPDATES):

@@ -32,7 +32,6 @@ from stock_configs import (
 from se_mm.engine import SpatialEnsembleHook
 from se_mm.engine.launch import build_runner
 from se_mm.rng import seed_all
-from se_mm.smoothing import Smoother, build_rules
 
 Image = pytest.importorskip('PIL.Image')
 
@@ -113,8 +112,8 @@ class StockTeacherHook(Hook):
     def before_train(self, runner):
         """Called before ours, with the weights as they are initialised or loaded."""
         (self.ours,) = [h for h in runner.hooks if isinstance(h, SpatialEnsembleHook)]
-        self.smoothed = self.ours._smoothed
-        self.start = copy.deepcopy(self.smoothed.module.state_dict())
+        self.mover, self.module = self.ours.mover, self.ours.teacher.module
+        self.start = copy.deepcopy(self.module.state_dict())
         kind = self.ours.teacher.kind
         if kind == 'shadow':
             options = {k: v for k, v in self.line.items() if k not in ('type', 'priority')}
@@ -122,18 +121,18 @@ class StockTeacherHook(Hook):
             average = options.pop('ema_type', 'ExponentialMovingAverage')
             self.teacher = MODELS.build(dict(type=average, model=runner.model, **options))
         follow = {
-            'averaged module': self.average,
+            'averaged': self.average,
             'shadow': self.average,
             'pair': partial(self.mix, momenta(0.001)),
             'method': partial(self.mix, momenta(1 - getattr(runner.model, 'momentum', 0))),
         }[kind]
-        update = self.smoothed.update_parameters
+        update = self.mover.ensemble.update
 
-        def update_both(student):
+        def update_both(student, interval=None):
             follow(student)
-            update(student)
+            update(student, interval)
 
-        self.smoothed.update_parameters = update_both
+        self.mover.ensemble.update = update_both
 
     def average(self, student):
         self.teacher.update_parameters(student)
@@ -147,7 +146,7 @@ class StockTeacherHook(Hook):
     def pairs(self):
         """Name, ours and the other's: of parameters, and of a shadow's averaged buffers too."""
         stock = getattr(self.teacher, 'module', self.teacher)
-        ours = self.smoothed.module.state_dict()
+        ours = self.module.state_dict()
         names = dict(stock.named_parameters())
         if self.ours.teacher.kind == 'shadow':
             # Stock averages leave integers as they were at the start, and with update_buffers move
@@ -232,10 +231,11 @@ def test_without_keeping_the_teacher_is_the_stock_config_s_own(trained):
 def test_teacher_moves_and_is_neither_its_student_nor_its_start(trained, name, hook):
     trained.run(name, hook)
     watcher = trained.watchers[name]
-    pairs = [p for p in watcher.ours.teacher.parameters if p.student.requires_grad]
+    smoother = watcher.mover.ensemble.smoother
+    pairs = [pair for pair in smoother.named().values() if pair.student.requires_grad]
     assert all(torch.isfinite(pair.teacher).all() for pair in pairs)
     assert not all(torch.equal(pair.teacher, pair.student) for pair in pairs)
-    now = watcher.smoothed.module.state_dict()
+    now = watcher.module.state_dict()
     assert any(not torch.equal(now[key], value) for key, value in watcher.start.items())
 
 
@@ -255,7 +255,7 @@ def test_stock_checkpoint_goes_on_under_our_hook(trained):
     # The teacher is a history: nothing is copied on the way.
     start = trained.watchers['from_stock'].start
     saved = trained.checkpoint(stock, 2)['state_dict']
-    prefix = {'averaged module': '.module.', 'pair': '.', 'method': '.', 'shadow': ''}
+    prefix = {'averaged': '.module.', 'pair': '.', 'method': '.', 'shadow': ''}
     path = trained.watchers['from_stock'].path + prefix[trained.stock.kind]
     assert all(torch.equal(value, saved[path + key]) for key, value in start.items())
 
@@ -294,8 +294,7 @@ def test_all_configs_alike_bind_at_full_size_on_the_meta_device(stock, monkeypat
             # A tracker needs packages of its own; all its weights are its detector's.
             tracks = 'tracker' in cfg.model
             model = MODELS.build(cfg.model.detector if tracks else cfg.model)
-        hook, teacher = HOOKS.build(line), find_teacher(model)
-        assert teacher.kind == stock.kind, name
-        rules = build_rules(hook._rule(teacher), {})
-        smoother = Smoother(teacher.parameters, teacher.buffers, rules, hook.buffers)
-        assert len(smoother.parameters) > 0
+        hook = HOOKS.build(line)
+        mover = hook.bind(model)
+        assert hook.teacher.kind == stock.kind, name
+        assert len(mover.ensemble.smoother.named()) > 0

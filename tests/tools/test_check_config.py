@@ -41,25 +41,25 @@ def test_tool_says_what_is_updated_and_writes_nothing(tools):
 
 def test_tool_refuses_in_one_line(tools):
     said = tools.fail('check_config.py', tools.config, '--cfg-options', 'custom_hooks.0.interval=9')
-    assert 'interval=9 is beyond the run' in said
+    assert 'interval must be <= 4, the opportunities for an update in the run, got 9' in said
 
 
-def test_shares_are_counted_by_rule(digits):
+def test_groups_are_counted_by_rule(digits):
     overrides = {'head': dict(keep_prob=0.9, granularity='element'), 'conv1': 'skip'}
     report = check_config(digits(**{'custom_hooks.0.overrides': overrides}))
-    shares = {share.source: share for share in report.shares}
-    head = shares["overrides['head']"]
+    groups = {group.source: group for group in report.groups}
+    head = groups["overrides['head']"]
     assert head.names == ('head.fc.weight', 'head.fc.bias')
     assert (head.units, head.numbers, head.bytes) == (170, 170, 680)
     assert head.horizon == pytest.approx((1 / (0.0002 * 0.1),) * 2)
-    assert shares['default'].horizon == pytest.approx((1 / (0.0002 * 0.5),) * 2)
-    assert shares["overrides['conv1']"].units == 0
+    assert groups['default'].horizon == pytest.approx((1 / (0.0002 * 0.5),) * 2)
+    assert groups["overrides['conv1']"].units == 0
 
 
 def test_se_horizon_at_both_ends_of_a_schedule(digits):
     hook = dict(type='SpatialEnsembleHook', keep_prob=dict(type='linear', start=0.5, end=0.9))
     report = check_config(digits(custom_hooks=[hook]))
-    assert report.shares[0].horizon == pytest.approx((2, 10))
+    assert report.groups[0].horizon == pytest.approx((2, 10))
 
 
 def test_check_leaves_generators_and_scopes_alone(digits):
@@ -72,11 +72,11 @@ def test_check_leaves_generators_and_scopes_alone(digits):
     assert list(DefaultScope._instance_dict) == list(scopes)
 
 
-def test_pair_without_a_hook_is_refused(pair_model):
-    with pytest.raises(OptionError, match='no hook that moves the teacher of FixMatch'):
-        check_config(pair_model([]))
+def test_pair_is_found_and_one_that_no_hook_moves_is_said(pair_model):
+    report = check_config(pair_model([]))
+    assert report.lines == ('teacher (pair)',) and report.hook == 'not moved by a hook of se_mm'
     report = check_config(pair_model([dict(type='SETMAHook')]))
-    assert report.teacher == 'teacher (pair) follows student'
+    assert report.lines[0].startswith('teacher (pair) follows student; keep_prob 0.7')
     assert report.updates == 5  # The teacher is used before the first iteration.
 
 
@@ -96,7 +96,21 @@ def pair_model(digits):
     'change, said',
     [
         ({'custom_hooks.0.overrides': {'backbone': 'skip', 'head': 'skip'}}, 'skips all'),
-        ({'custom_hooks.0.begin_iter': 4}, 'begin_iter=4 is beyond the run'),
+        (
+            {'custom_hooks.0.begin_iter': 4},
+            'begin_iter must be < 4, the iterations of the run, got 4',
+        ),
+        ({'custom_hooks.0.keep_prob': 1.5}, r'keep_prob must be a number in \[0, 1\), got 1.5'),
+        ({'custom_hooks.0.overrides': {'bakbone': 'copy'}}, "Did you mean 'backbone'"),
+        ({'custom_hooks.0.teacher': 'ema'}, "teacher must be the dotted name .*, got 'ema'"),
+        ({'custom_hooks.0.kind': 'pair'}, "ImageClassifier has no teacher of kind 'pair'"),
+        ({'custom_hooks.0.keep_porb': 0.5}, "no option 'keep_porb'. Did you mean 'keep_prob'"),
+        ({'custom_hooks': [dict(type='SETMAHok')]}, "'SETMAHok'. Did you mean 'SETMAHook'"),
+        (
+            {'custom_hooks': [dict(type='SETMAHook'), dict(type='SpatialEnsembleHook')]},
+            'must have one hook that moves the teacher',
+        ),
+        ({'custom_hooks': [dict(type='SETMAHook'), dict(type='EMAHook')]}, 'remove the line'),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_it(digits, change, said):
@@ -106,3 +120,47 @@ def test_what_is_wrong_is_one_line_that_names_it(digits, change, said):
     with pytest.raises(OptionError, match=said) as error:
         check_config(cfg)
     assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        {'optim_wrapper.optimizer.type': 'SGDD'},
+        {'train_dataloader.dataset.type': 'Digitz'},
+        {'train_dataloader.num_workers': -1},
+        {'train_dataloader.sampler': None},
+        {'val_evaluator.type': 'MyOwnMetric'},
+        {'work_dir': '/proc/x'},
+    ],
+    ids=str,
+)
+def test_promise_7_what_is_mmengines_to_judge_is_not_judged_by_us(digits, change):
+    cfg = digits()
+    cfg.merge_from_dict(change)
+    assert check_config(cfg).hook == 'SETMAHook'
+
+
+def test_promise_7_error_of_a_model_keeps_its_type(digits):
+    with pytest.raises(TypeError, match='deth'):
+        check_config(digits(**{'model.backbone.deth': 18}))
+
+
+def test_check_and_log_say_the_same(digits, monkeypatch, tmp_path):
+    from mmengine.runner import Runner
+
+    cfg = digits(work_dir=str(tmp_path))
+    report = check_config(cfg)
+    runner = Runner.from_cfg(cfg)
+    said = []
+    monkeypatch.setattr(runner.logger, 'info', lambda text, *a, **k: said.append(str(text)))
+    runner.train()
+    assert any(report.lines[0] in text for text in said)
+
+
+def test_cautions_are_in_the_report(digits):
+    cfg = digits(custom_hooks=[dict(type='SETMAHook', kind='shadow')])
+    cfg.model = dict(type='FixMatch', threshold=0.9, classifier=cfg.model)
+    report = check_config(cfg)
+    assert report.lines[0].startswith('a copy of the model (shadow) follows FixMatch')
+    assert "FixMatch has a teacher of its own, 'teacher', which this hook leaves" in report.lines[1]
+    assert f'caution: {report.lines[1]}' in str(report)

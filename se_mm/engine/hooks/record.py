@@ -92,7 +92,8 @@ def load_teacher(
     if training and runner._resume:
         if isinstance(teacher, Shadow):
             teacher.resume(runner, checkpoint)
-            mover.started = beside
+            # Before the first update the copy is there too, and is made once more.
+            mover.started = beside and bool(checkpoint['ema_state_dict'].get('steps', 1))
         _resume(mover, runner, checkpoint, hook, options)
     elif isinstance(teacher, Shadow):
         if beside and not training and settings.evaluate_on in ('student', 'both'):

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from se_mm.smoothing.guards.digest import differing
 from se_mm.smoothing.guards.finite import not_finite
 from se_mm.smoothing.guards.ranks import world_size
+from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.smoother import Member, Smoother, TeacherFault
-from se_mm.smoothing.units import Pair
+from se_mm.smoothing.units import Pair, is_sharded
 
 # A batch norm's buffers that a diverging run damages. Others are the model's own: a mask may be
 # infinite on purpose.
@@ -32,6 +33,9 @@ class Guard:
         skipped: Called for each update that is left out because the student is not finite, with the
             tensors' names, the update step and how many were left out. None: such a student is a
             fault.
+
+    Raises:
+        OptionError: If teachers are to be compared of which every rank has another shard.
     """
 
     def __init__(
@@ -45,6 +49,12 @@ class Guard:
         self._check_teachers = check_teachers
         self._check_finite = check_finite
         self._skipped = skipped
+        sharded = [n for n, pair in smoother.named().items() if is_sharded(pair.teacher)]
+        if check_teachers and sharded:
+            raise OptionError(
+                f'check_teachers cannot compare sharded parameters ({sharded[0]!r}): set '
+                f'check_teachers=0'
+            )
         self._left_out = 0
         self._opportunities = 0
 

@@ -5,8 +5,12 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from se_mm.smoothing.history import read_history
-from se_mm.smoothing.provenance import BEFORE, law, provenance
+
+from se_mm.checkpoints.read import read_checkpoint
+from se_mm.engine.hooks.record import read_record
+from se_mm.history.provenance import BEFORE, law, provenance
+from se_mm.history.segments import read_history
+from se_mm.smoothing.options import OptionError
 
 from se_mm.checkpoints.read import read_checkpoint
 from se_mm.engine.hooks.record import read_record
@@ -30,7 +34,7 @@ class SeenHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         for seen, who in ((self.teachers, 'teacher'), (self.students, 'student')):
-            pairs = (*hook.teacher.parameters, *hook.teacher.buffers)
+            pairs = hook.mover.ensemble.smoother.pairs.values()
             seen.append({pair.name: getattr(pair, who).detach().clone() for pair in pairs})
 
 
@@ -99,7 +103,7 @@ def test_history_of_every_unit_is_the_one_seen_in_training(runs, hook):
     granularity = hook.get('granularity', 'tensor')
     found = of_checkpoint(f'{runner.work_dir}/iter_{UPDATES}.pth')
     assert found.updates == UPDATES - begin
-    names = [pair.name for pair in runner_teacher(runner).parameters]
+    names = list(smoothed(runner))
     assert [tensor.name for tensor in found.tensors] == names
     total, whole = 0.0, 0
     for tensor in found.tensors:
@@ -115,8 +119,10 @@ def test_history_of_every_unit_is_the_one_seen_in_training(runs, hook):
     assert float(found.share.sum()) + found.before == pytest.approx(1)
 
 
-def runner_teacher(runner):
-    return next(hook.teacher for hook in runner.hooks if hasattr(hook, 'teacher'))
+def smoothed(runner):
+    """The pairs of a run's teacher, by name."""
+    (hook,) = (hook for hook in runner.hooks if hasattr(hook, 'mover'))
+    return hook.mover.ensemble.smoother.named()
 
 
 def test_overrides_have_histories_of_their_own_and_what_follows_has_none(runs):
@@ -184,7 +190,7 @@ def test_byol_whose_forward_makes_the_updates_has_a_history_too(runs):
     runner = runs.byol(dict(STS), max_iters=6)
     found = of_checkpoint(f'{runner.work_dir}/iter_6.pth')
     assert found.updates == 6
-    assert len(found.tensors) == len(runner_teacher(runner).parameters)
+    assert len(found.tensors) == len(smoothed(runner))
 
 
 def test_damaged_history_is_refused_in_one_line(runs):
@@ -197,7 +203,9 @@ def test_damaged_history_is_refused_in_one_line(runs):
     ):
         checkpoint = read_checkpoint(path)
         damage(checkpoint['se_mm']['history'])
-        with pytest.raises(OptionError, match=r'history that is damaged: \w+') as raised:
+        with pytest.raises(
+            OptionError, match=r'history in the checkpoint is damaged: \w+'
+        ) as raised:
             read_record(checkpoint)
         assert '\n' not in str(raised.value)
 

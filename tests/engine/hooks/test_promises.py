@@ -33,9 +33,15 @@ def same_tensors(left, right):
 
 
 def teacher_state(runner):
-    for hook in runner.hooks:
-        if hasattr(hook, 'teacher'):
-            return hook._smoothed.state_dict()
+    """The tensors of a run's teacher, and how many updates it has had."""
+    ensemble = mover_of(runner).ensemble
+    steps = torch.tensor(ensemble.step)
+    return {**ensemble.module.state_dict(), 'steps': steps}
+
+
+def mover_of(runner):
+    (hook,) = (hook for hook in runner.hooks if hasattr(hook, 'mover'))
+    return hook.mover
 
 
 @HOOKS.register_module(force=True)
@@ -48,8 +54,7 @@ class WatchTeacherHook(Hook):
         self.starts, self.teachers, self.students = [], [], []
 
     def pairs(self, runner):
-        (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        return (*hook.teacher.parameters, *hook.teacher.buffers)
+        return mover_of(runner).ensemble.smoother.pairs.values()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.starts.append({p.name: p.student.detach().clone() for p in self.pairs(runner)})
@@ -257,9 +262,9 @@ def test_promise_5_every_iter_updates_at_every_iteration(runs, kind):
 def test_schedules_reach_their_end_under_accumulation(runs):
     hook = dict(SE, keep_prob=dict(type='linear', start=0.0, end=0.8))
     runner = runs.byol(hook, optim_wrapper=dict(accumulative_counts=3), max_iters=12)
-    (ours,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-    assert ours._smoothed.total == 4
-    assert ours.keep_prob(4, ours._smoothed.total) == pytest.approx(0.8)
+    ensemble = mover_of(runner).ensemble
+    assert ensemble.total == 4
+    assert ensemble.settings.keep_prob(4, ensemble.total) == pytest.approx(0.8)
 
 
 def test_promise_8_keep_prob_zero_is_stock_cosine_ema(runs):

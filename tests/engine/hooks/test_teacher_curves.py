@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from se_mm.smoothing.stages import stages
 
+from se_mm.history.stages import stages
 from se_mm.smoothing.options import OptionError
 
 pytest.importorskip('mmpretrain')
@@ -30,7 +31,8 @@ class DistanceHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         groups = {}
-        for pair in hook.teacher.parameters:
+        pairs = hook.mover.ensemble.smoother.named().values()
+        for pair in pairs:
             group = groups.setdefault('.'.join(pair.name.split('.')[:-1][:2]), ([], []))
             group[0].append(pair.teacher.detach().double().flatten())
             group[1].append(pair.student.detach().double().flatten())
@@ -40,7 +42,7 @@ class DistanceHook(Hook):
                 for name, (t, s) in groups.items()
             }
         )
-        now = [pair.teacher.detach().clone() for pair in hook.teacher.parameters]
+        now = [pair.teacher.detach().clone() for pair in pairs]
         if self._before is not None:
             pairs = zip(self._before, now)
             self.moved.append([not torch.equal(before, after) for before, after in pairs])
@@ -68,8 +70,10 @@ def test_log_has_the_curves_at_its_interval_and_they_are_right(runs):
         moved = seen.moved[max(0, step - 5) : step - 1]
         # The bias that batch norm takes out again never moves, taken over or not.
         names = [
-            pair.name
-            for pair in next(h for h in runner.hooks if hasattr(h, 'teacher')).teacher.parameters
+            name
+            for name in next(
+                h for h in runner.hooks if hasattr(h, 'mover')
+            ).mover.ensemble.smoother.named()
         ]
         still = names.index('backbone.conv.bias')
         share = sum(m for row in moved for i, m in enumerate(row) if i != still) / (
@@ -96,7 +100,7 @@ def test_nothing_is_computed_between_two_logs(runs, monkeypatch):
     monkeypatch.setattr(
         teacher_curves.TeacherCurves,
         '_distances',
-        lambda self: calls.append(self._smoothed.step) or original(self),
+        lambda self: calls.append(self._mover.ensemble.step) or original(self),
     )
     runs.classifier(dict(STS), max_iters=12, default_hooks=dict(logger=LOGGER))
     assert calls == [4, 8, 12]
@@ -145,5 +149,5 @@ def test_picture_needs_a_teacher_that_is_moved_by_us(runs):
     runner = runs.build(runs.cfg_of('classifier'), dict(type='TeacherHistoryHook'))
     with pytest.raises(OptionError, match='needs a hook that moves a teacher by se_mm'):
         runner.train()
-    with pytest.raises(OptionError, match='interval=0 is not allowed'):
+    with pytest.raises(OptionError, match='interval must be an integer >= 1, got 0'):
         HOOKS.build(dict(type='TeacherHistoryHook', interval=0))
