@@ -66,6 +66,11 @@ class KeyedLoader(DataLoader):
         """Whether any place can be reached without drawing all batches before it."""
         return self._order.known or self._order.endless
 
+    @property
+    def sampler_name(self) -> str:
+        """The class that gives the order."""
+        return type(getattr(self.batch_sampler, 'sampler', None) or self.batch_sampler).__name__
+
     def place(self, iteration: int) -> Place:
         """The place of an iteration in a run by iterations."""
         return divmod(iteration, len(self)) if self._order.known else (0, iteration)
