@@ -41,7 +41,7 @@ class SeedHook(Hook):
                 f'drawing the indices of {loop.iter} earlier batches: the order of '
                 f'{loader.sampler_name} is not known without'
             )
-        loop.dataloader_iterator = Skipping(loader.batches(loop.iter), loop.iter)
+        loop.dataloader_iterator = Skipping(loader.batches(loop.iter), loop)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed all generators. Called when the batch is there."""
