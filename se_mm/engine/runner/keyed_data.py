@@ -66,6 +66,11 @@ class KeyedLoader(DataLoader):
         """Whether any place can be reached without drawing all batches before it."""
         return self._order.known or self._order.endless
 
+    @property
+    def sampler_name(self) -> str:
+        """The class that gives the order."""
+        return type(getattr(self.batch_sampler, 'sampler', None) or self.batch_sampler).__name__
+
     def place(self, iteration: int) -> Place:
         """The place of an iteration in a run by iterations."""
         return divmod(iteration, len(self)) if self._order.known else (0, iteration)
@@ -104,18 +109,18 @@ class KeyedLoader(DataLoader):
 
 
 class Skipping:
-    """An iterator that takes the first calls for batches that are skipped already.
+    """The iterator of a loop by iterations whose earlier batches are skipped already.
 
-    MMEngine skips by calling it, the OneDL forks by ``skip_iter``.
+    MMEngine skips them by calling it; the OneDL forks by ``skip_iter``, or not at all.
 
     Args:
-        batches: What comes after them.
-        skipped: How many they are.
+        batches: The batches from the place of the loop on.
+        loop: The loop.
     """
 
-    def __init__(self, batches: Iterator[Any], skipped: int) -> None:
+    def __init__(self, batches: Iterator[Any], loop: Any) -> None:
         self._batches = batches
-        self._skipped = skipped
+        self._skipped = 0 if getattr(loop, 'fast_forward_on_resume', False) else loop.iter
 
     def __next__(self) -> Any:
         if self._skipped:

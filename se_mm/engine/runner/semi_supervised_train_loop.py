@@ -50,7 +50,7 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         """Train from the current iteration on."""
         self._keep_split()
         if self._iter:
-            self.dataloader_iterator = Skipping(self._batches_from(self._iter), self._iter)
+            self.dataloader_iterator = Skipping(self._batches_from(self._iter), self)
         return super().run()
 
     def _batches_from(self, step: int) -> Iterator[Any]:
