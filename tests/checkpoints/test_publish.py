@@ -31,9 +31,9 @@ def run(request, runs):
     else:
         hook = STS if kind == 'classifier' else dict(type='EMAHook', momentum=0.1)
         runner = runs.classifier(hook)
-        (ours,) = [h for h in runner.hooks if hasattr(h, '_smoothed') or hasattr(h, 'ema_model')]
-        averaged = getattr(ours, '_smoothed', None) or ours.ema_model
-        student, teacher, prefix = runner.model, averaged.module, None
+        (ours,) = [h for h in runner.hooks if hasattr(h, 'mover') or hasattr(h, 'ema_model')]
+        teacher = ours.mover.teacher.module if hasattr(ours, 'mover') else ours.ema_model.module
+        student, prefix = runner.model, None
     path = Path(runner.work_dir) / 'iter_6.pth'
     return path, {'student': student, 'teacher': teacher}, prefix
 

@@ -66,9 +66,10 @@ def folder(tmp_path_factory):
 def state_of(runner):
     """All that a run goes on from, as tensors and numbers by name."""
     (hook,) = (hook for hook in runner.hooks if hasattr(hook, 'teacher'))
-    state = {f'student.{p.name}': p.student for p in hook.teacher.parameters}
-    state |= {f'teacher.{p.name}': p.teacher for p in hook.teacher.parameters}
-    state |= {f'teacher.{p.name}': p.teacher for p in hook.teacher.buffers}
+    ensemble = hook.mover.ensemble
+    pairs = ensemble.smoother.pairs.values()
+    state = {f'student.{p.name}': p.student for p in ensemble.smoother.named().values()}
+    state |= {f'teacher.{p.name}': p.teacher for p in pairs}
     state |= {f'model.{name}': value for name, value in runner.model.state_dict().items()}
     optimizer = runner.optim_wrapper.state_dict()
     for index, entry in optimizer['state'].items():
@@ -77,8 +78,7 @@ def state_of(runner):
         state[f'group.{index}'] = {k: v for k, v in group.items() if k != 'params'}
     for index, scheduler in enumerate(runner.param_schedulers or []):
         state[f'scheduler.{index}'] = scheduler.state_dict()
-    smoothed = hook._smoothed
-    place = [runner.iter, runner.epoch, runner.seed, smoothed.step, smoothed.seed]
+    place = [runner.iter, runner.epoch, runner.seed, ensemble.step, ensemble.seed]
     return {**state, 'place': place}
 
 

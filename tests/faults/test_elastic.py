@@ -89,17 +89,18 @@ class FaultHook(Hook):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         if fault == 'kill' and self.began == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+        pairs = list(hook.mover.ensemble.smoother.named().values())
         if fault == 'alter':
-            hook.teacher.parameters[4].teacher.view(-1)[3] *= -1
+            pairs[4].teacher.view(-1)[3] *= -1
         if fault == 'nan':
-            hook.teacher.parameters[4].student.data.view(-1)[3] = float('nan')
+            pairs[4].student.data.view(-1)[3] = float('nan')
 
     def after_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         torch.save(
             {
                 'began': self.began,
-                'teacher': {p.name: p.teacher for p in hook.teacher.parameters},
+                'teacher': {n: p.teacher for n, p in hook.mover.ensemble.smoother.named().items()},
             },
             f'{runner.work_dir}/rank{get_rank()}.pth')
 """

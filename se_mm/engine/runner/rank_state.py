@@ -62,7 +62,6 @@ def restore_rank(runner: Runner, ranks: Optional[list[RankState]]) -> None:
 def statistics(runner: Runner) -> Iterator[tuple[str, Tensor]]:
     """Statistics of norms that are not synchronised, of the model and of a teacher beside it."""
     teachers = [getattr(hook, 'teacher', None) for hook in runner.hooks]
-    # `_copy` is that of today's Shadow, to be removed with it.
     outside = [getattr(teacher, 'outside', None) for teacher in teachers]
     for place, model in (('', plain_model(runner)), *(('teacher.', other) for other in outside)):
         for path, module in model.named_modules() if model is not None else ():

@@ -76,7 +76,7 @@ class DumpTeacher(Hook):
 
     def after_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        torch.save({p.name: p.teacher for p in hook.teacher.parameters},
+        torch.save({n: p.teacher for n, p in hook.mover.ensemble.smoother.named().items()},
                    f'{runner.work_dir}/rank{get_rank()}.pth')
 """
 
