@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 import torch
@@ -78,7 +78,8 @@ class Report:
         settings: The hook's other options in force, as text by name.
         updates: Opportunities for an update in the run. None: not known without the data.
         device: Where the model was built: ``'meta'`` or ``'cpu'``.
-        rule: How tensors without an override are smoothed. None: no hook of ours is at work.
+        rule: How tensors without an override are smoothed, with the momentum that the model has
+            where it is known. None: no hook of ours is at work.
     """
 
     model: str
@@ -211,7 +212,7 @@ def _report(
         },
         updates=updates,
         device=device,
-        rule=settings.default,
+        rule=replace(settings.default, momentum=settings.momentum or mover.inherited_momentum()),
     )
 
 

@@ -134,11 +134,7 @@ def matched_momentum(rule: Rule) -> Union[float, dict[str, Any], None]:
     """
     keep, average = rule.keep_prob, rule.momentum
     kinds = (constant, linear, cosine)
-    if keep.function not in kinds:
-        return None
-    if average is None:
-        return _scaled(keep, lambda value: 1 - value)
-    if not isinstance(average, Schedule):
+    if keep.function not in kinds or average is None:
         return None
     if rule.match_horizon:
         if keep.function is constant and average.function is constant:

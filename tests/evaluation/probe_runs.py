@@ -7,11 +7,11 @@ import torch
 import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.registry import DATASETS, TASK_UTILS
-from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
 import se_mm  # noqa: F401 -- registers ProbeLoop
+from se_mm.engine.runner.cpu import CPURunner
 from se_mm.evaluation import KNNProbe
 
 BANK, TEST = 301, 151  # odd, so that two ranks need padding
@@ -158,8 +158,7 @@ def measure_on_rank(rank, world_size, folder, options):
     os.chdir(folder)  # where metrics are gathered through files
     os.environ['LOCAL_RANK'] = str(rank)  # as torchrun does
     dist.init_process_group('gloo', f'file://{folder}/store', rank=rank, world_size=world_size)
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    config = byol_run(f'{folder}/{rank}', model_wrapper_cfg=wrapper, launcher='pytorch', **options)
-    metrics = Runner.from_cfg(config).test()
+    config = byol_run(f'{folder}/{rank}', launcher='pytorch', **options)
+    metrics = CPURunner.from_cfg(config).test()
     torch.save((metrics, RecordingProbe.seen), f'{folder}/metrics_{rank}.pth')
     dist.destroy_process_group()

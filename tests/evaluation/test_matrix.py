@@ -101,7 +101,7 @@ def test_average_of_the_config_itself_keeps_its_schedule_in_the_control():
 def test_control_moves_as_far_at_every_update_as_the_mean_over_picks(p, q, m, match, step):
     changing = p != q
     keep = dict(type='linear', start=p, end=q) if changing else p
-    momentum = None if m is None else momentum_schedule('momentum', m)
+    momentum = momentum_schedule('momentum', 1.0 if m is None else m)
     rule = Rule(keep_prob_schedule('keep_prob', keep), momentum, match and m is not None, 'tensor')
     if match and m is not None and changing:
         return  # What is capped at 1 depends on the update then.
@@ -117,10 +117,10 @@ def test_control_moves_as_far_at_every_update_as_the_mean_over_picks(p, q, m, ma
     [
         ([dict(smoothing='sts', keepprob=0.5)], "no option 'keepprob'.*Did you mean 'keep_prob'"),
         ([dict(keep_prob=0.5)], r'matrix\[0\] lacks smoothing: one or several of none, tma'),
-        ([dict(smoothing='ema')], "smoothing='ema' is not allowed: one of.*'tma'"),
+        ([dict(smoothing='ema')], "smoothing must be one of .*'tma'.*got 'ema'"),
         ([dict(smoothing='tma', keep_prob=0.5)], 'keep_prob has no meaning for smoothing tma'),
         ([dict(smoothing='sts', keep_prob=[])], r'keep_prob=\[\] is not allowed'),
-        ([dict(smoothing='sts', keep_prob=1.0)], 'STS keep_prob 1: keep_prob=1.0 is not allowed'),
+        ([dict(smoothing='sts', keep_prob=1.0)], r'STS keep_prob 1: keep_prob must be a number in \[0, 1\), got 1.0'),
         (['sts'], r"matrix\[0\]='sts' is not allowed: a dict"),
     ],
 )

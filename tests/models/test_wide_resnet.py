@@ -76,10 +76,10 @@ def test_dropping_is_for_training_alone():
     'options, message',
     [
         (dict(depth=27), 'depth=27 is not allowed: 4 more than a multiple of 6, as 22 or 28'),
-        (dict(width=0), 'width=0 is not allowed'),
-        (dict(slope=2), 'slope=2 is not allowed'),
-        (dict(bn_momentum=0), 'bn_momentum=0 is not allowed'),
-        (dict(drop_rate=1), 'drop_rate=1 is not allowed'),
+        (dict(width=0), r'width must be .*got 0'),
+        (dict(slope=2), r'slope must be .*got 2'),
+        (dict(bn_momentum=0), r'bn_momentum must be .*got 0'),
+        (dict(drop_rate=1), r'drop_rate must be .*got 1'),
     ],
     ids=str,
 )
