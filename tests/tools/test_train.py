@@ -113,7 +113,7 @@ def test_automatic_resume_of_an_empty_folder_starts_from_load_from(trained):
         'train.py',
         trained.config,
         '--work-dir',
-        'new',
+        'from_start',
         '--resume',
         '--cfg-options',
         f'load_from={start}',
