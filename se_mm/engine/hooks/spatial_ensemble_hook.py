@@ -158,8 +158,10 @@ class SpatialEnsembleHook(Hook):
         self._steps = OptimizerSteps(runner, made=self.teacher.updated_by_model)
         mover.guard = self._guard(runner)
         mover.history = self._history
-        named = self.settings.kind or self.settings.teacher or self._line.kind
-        if isinstance(self.teacher, Pair) and runner.iter == 0 and not (mover.started or named):
+        settings = self.settings
+        named = settings.kind or settings.teacher or self._line.kind
+        said = named or settings.initial_teacher == 'student'
+        if isinstance(self.teacher, Pair) and runner.iter == 0 and not (mover.started or said):
             self.teacher.check_start()
         mover.copy_student()
         mover.weight(max(1, ensemble.step))  # Fails if match_horizon does not fit the average.
