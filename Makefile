@@ -7,7 +7,7 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults lint format test-floor test-onedl docs lock clean
+.PHONY: help demo test test-faults lint format test-floor test-frameworks test-libraries test-onedl docs lock clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,8 +33,14 @@ format: .venv/built  ## Format the code and mend what can be mended.
 test-floor: .venv-floor/installed  ## Test the core and the hooks with torch 2.1 and mmcv-lite.
 	.venv-floor/bin/python -m pytest $(CORE_TESTS)
 
+test-frameworks: .venv-frameworks/installed  ## Test the PyTorch class with Lightning, timm and lightly.
+	.venv-frameworks/bin/python -m pytest tests/frameworks tests/smoothing
+
 test-onedl: .venv-onedl/installed  ## Test the core and the hooks with the OneDL forks.
 	.venv-onedl/bin/python -m pytest $(CORE_TESTS)
+
+test-libraries: .venv-libraries/installed  ## Train other OpenMMLab libraries' configs beside the stock hook.
+	.venv-libraries/bin/python -m pytest --disable-warnings tests/libraries
 
 docs: .venv-docs/installed  ## Build the documentation into build/docs; a bad reference is an error.
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
@@ -59,11 +65,14 @@ docs: .venv-docs/installed  ## Build the documentation into build/docs; a bad re
 	@touch $@
 
 lock:  ## Pin the newest versions that requirements/*.in allow (needs uv).
-	@cd requirements && for name in openmmlab floor onedl docs; do \
+	@cd requirements && for name in openmmlab floor onedl frameworks docs; do \
 	  uv --config-file uv.toml pip compile -q --upgrade --universal --python-version 3.10 \
 	    --no-python-downloads --override override.txt --no-annotate --no-header $$name.in \
 	    | grep -v "'never'" > $$name.txt || exit 1; \
 	done
+	@cd requirements && uv --config-file uv.toml pip compile -q --upgrade --universal \
+	  --python-version 3.10 --no-python-downloads --no-deps --no-annotate --no-header \
+	  libraries.in > libraries.txt
 
 clean:  ## Remove the environments and what runs have written.
-	rm -rf .venv .venv-floor .venv-onedl .venv-docs work_dirs build dist *.egg-info se_mm/smoothing/kernels/*.so
+	rm -rf .venv .venv-floor .venv-onedl .venv-frameworks .venv-libraries .venv-docs work_dirs build dist *.egg-info se_mm/smoothing/kernels/*.so

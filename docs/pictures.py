@@ -26,37 +26,16 @@ from torchvision.models import resnet18
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # Works from a checkout, too.
 
-from se_mm.smoothing import (  # noqa: E402
-    GRANULARITIES,
-    Rule,
-    Rules,
-    Smoother,
-    Units,
-    draw_picks,
-    keep_prob_schedule,
-    momentum_schedule,
-    pair_modules,
-)
-from se_mm.history.segments import Segment, SmoothedTensors  # noqa: E402
-from se_mm.history.provenance import law, provenance  # noqa: E402
 from se_mm.history import picture as teacher_picture  # noqa: E402
+from se_mm.history.provenance import law, provenance  # noqa: E402
+from se_mm.history.segments import Segment, SmoothedTensors  # noqa: E402
+from se_mm.smoothing import GRANULARITIES, Settings, SpatialEnsemble  # noqa: E402
+from se_mm.smoothing.units import Pair, Units  # noqa: E402
+from se_mm.smoothing.update import draw_picks  # noqa: E402
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 BLUE, ORANGE, GREEN, VERMILION = '#0072B2', '#E69F00', '#009E73', '#D55E00'
 SEED = 0
-
-
-def smoother_of(
-    teacher: nn.Module,
-    student: nn.Module,
-    keep_prob: float,
-    momentum: float | None,
-    granularity: str,
-) -> Smoother:
-    """A smoother with one rule for all tensors."""
-    average = None if momentum is None else momentum_schedule('momentum', momentum)
-    rule = Rule(keep_prob_schedule('keep_prob', keep_prob), average, False, granularity)
-    return Smoother(*pair_modules(teacher, student), Rules(rule, {}), 'copy')
 
 
 class Numbers(nn.Module):
@@ -69,34 +48,29 @@ class Numbers(nn.Module):
 
 def follow(
     student: nn.Module,
-    teacher: nn.Module,
     values: list[float],
     keep_prob: float,
-    momentum: float | None,
+    momentum: float,
     granularity: str,
 ) -> list[list[Tensor]]:
-    """Let every number of a student have one value at each update, and watch the teacher.
+    """Let every number of a student have one value at each update, and record the teacher.
 
     Args:
         student: Any network.
-        teacher: One like it.
         values: The student's numbers at each update; the first update copies them.
         keep_prob: Of the teacher.
-        momentum: Of the teacher; None for SE.
+        momentum: Of the teacher; 1 for SE.
         granularity: Of the teacher.
 
     Returns:
         The teacher's tensors after each update.
     """
-    smoother = smoother_of(teacher, student, keep_prob, momentum, granularity)
+    teacher = SpatialEnsemble(student, keep_prob, momentum, granularity=granularity, seed=SEED)
     history = []
-    for step, value in enumerate(values):
+    for value in values:
         for parameter in student.parameters():
             parameter.data.fill_(value)
-        if step == 0:
-            smoother.copy()
-        else:
-            smoother.update(step, len(values), SEED)
+        teacher.update(student)
         history.append([parameter.detach().clone() for parameter in teacher.parameters()])
     return history
 
@@ -109,19 +83,17 @@ def bare(axes: Axes) -> None:
 def draw_history() -> Figure:
     """Which student the units of a teacher come from, under each smoothing."""
     updates, layers = 60, 12
-    ways = {
+    smoothings = {
         'TMA: momentum 0.1': (0.0, 0.1),
-        'SE: keep_prob 0.9': (0.9, None),
+        'SE: keep_prob 0.9': (0.9, 1.0),
         'STS: keep_prob 0.7, momentum 1/3': (0.7, 1 / 3),
     }
     figure, rows = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True, layout='constrained')
-    for axes, (title, (keep_prob, momentum)) in zip(rows, ways.items()):
-        student, teacher = (
-            nn.Sequential(*[nn.Linear(2, 2) for _ in range(layers)]) for _ in range(2)
-        )
+    for axes, (title, (keep_prob, momentum)) in zip(rows, smoothings.items()):
+        student = nn.Sequential(*[nn.Linear(2, 2) for _ in range(layers)])
         # The student's numbers are the number of the update: so the teacher's say what it holds.
         values = [float(step) for step in range(updates + 1)]
-        history = follow(student, teacher, values, keep_prob, momentum, 'tensor')
+        history = follow(student, values, keep_prob, momentum, 'tensor')
         held = torch.stack(
             [torch.stack([tensor.mean() for tensor in tensors]) for tensors in history], dim=1
         )
@@ -143,9 +115,8 @@ def draw_ages() -> Figure:
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout='constrained')
     for keep_prob, colour, marker in ((0.5, VERMILION, 's'), (0.7, BLUE, 'o'), (0.9, GREEN, '^')):
         values = [float(step) for step in range(updates + 1)]
-        teacher = Numbers(count)
-        follow(Numbers(count), teacher, values, keep_prob, None, 'element')
-        ages = updates - teacher.weight.long()
+        ((weight,),) = follow(Numbers(count), values, keep_prob, 1.0, 'element')[-1:]
+        ages = updates - weight.long()
         shown = range(31)
         shares = torch.bincount(ages, minlength=31)[:31] / count
         law = [(1 - keep_prob) * keep_prob**age for age in shown]
@@ -178,9 +149,9 @@ def draw_mean() -> Figure:
     steps = torch.randn(updates, generator=torch.Generator().manual_seed(SEED))
     walk = steps.cumsum(0).tolist()
     # Each number is a teacher of its own, of the same student.
-    history = follow(Numbers(count), Numbers(count), walk, keep_prob, None, 'element')
+    history = follow(Numbers(count), walk, keep_prob, 1.0, 'element')
     several = torch.stack([tensors[0] for tensors in history])
-    (average,) = zip(*follow(Numbers(1), Numbers(1), walk, 0.0, 1 - keep_prob, 'tensor'))
+    (average,) = zip(*follow(Numbers(1), walk, 0.0, 1 - keep_prob, 'tensor'))
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout='constrained')
     axes.plot(walk, color='0.75', linewidth=0.8, label='student')
     axes.plot(several[:, 0], color=ORANGE, linewidth=1, drawstyle='steps-post', label='one SE unit')
@@ -208,10 +179,8 @@ def draw_granularity() -> Figure:
         'element': "'element'\neach number",
     }
     torch.manual_seed(SEED)
-    teacher, student = (
-        nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)]).requires_grad_(False) for _ in range(2)
-    )
-    pairs, _ = pair_modules(teacher, student)
+    network = nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)]).requires_grad_(False)
+    pairs = [Pair(name, tensor, tensor) for name, tensor in network.named_parameters()]
     figure, grid = plt.subplots(
         2, 4, figsize=(7.2, 3.7), layout='constrained', sharex=True, sharey=True
     )
@@ -262,12 +231,7 @@ def draw_teacher() -> Figure:
     with torch.device('meta'):
         network = resnet18()
     shapes = {name: tuple(tensor.shape) for name, tensor in network.named_parameters()}
-    rule = Rule(
-        keep_prob_schedule('keep_prob', 0.7),
-        momentum_schedule('momentum', 0.01),
-        False,
-        'channel',
-    )
+    rule = Settings(keep_prob=0.7, momentum=0.01, granularity='channel').default
     segment = Segment(
         0, known=True, seed=SEED, total=updates, rules=(SmoothedTensors(rule, shapes),)
     )

@@ -9,7 +9,7 @@ import sysconfig
 
 # torch 2.1 has no wheels for Python 3.12.
 FIRST, LAST = (3, 10), {'floor': (3, 11)}
-BUILDS = ('openmmlab',)
+BUILDS = ('openmmlab', 'libraries')
 """Environments for which mmcv is built."""
 
 

@@ -17,8 +17,6 @@ if find_spec('mmengine') is not None:
 
     check_environment()
 
-    from se_mm import datasets, engine, evaluation, models  # noqa: F401
-    from se_mm.engine.safe_loading import allow_mmengine_checkpoints
+    from se_mm import datasets, engine, evaluation, models
 
-    allow_mmengine_checkpoints()
     __all__ += ['datasets', 'engine', 'evaluation', 'models']

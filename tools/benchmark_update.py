@@ -39,19 +39,10 @@ from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 import se_mm  # noqa: E402
 from se_mm.engine.launch import run_tool  # noqa: E402
 from se_mm.environment import processor  # noqa: E402
-from se_mm.smoothing import (  # noqa: E402
-    GRANULARITIES,
-    OptionError,
-    Rule,
-    Rules,
-    Smoother,
-    Units,
-    draw_picks,
-    fused,
-    keep_prob_schedule,
-    momentum_schedule,
-    pair_modules,
-)
+from se_mm.smoothing import GRANULARITIES, OptionError, Settings, Smoother, keep_prob_schedule  # noqa: E402
+from se_mm.smoothing.kernels import cpu, cuda  # noqa: E402
+from se_mm.smoothing.units import Pair, Units  # noqa: E402
+from se_mm.smoothing.update import draw_picks  # noqa: E402
 
 MOMENTUM = 0.01
 MMENGINE = 'mmengine ExponentialMovingAverage'
@@ -111,19 +102,18 @@ def ours(
     granularity: str,
 ) -> Update:
     """An update of ours, the next one at each call."""
-    rule = Rule(
-        keep_prob_schedule('keep_prob', keep_prob),
-        None if momentum is None else momentum_schedule('momentum', momentum),
-        False,
-        granularity,
+    settings = Settings(
+        keep_prob=keep_prob,
+        momentum=1.0 if momentum is None else momentum,
+        granularity=granularity,
     )
-    smoother = Smoother(*pair_modules(teacher, student), Rules(rule, {}), 'copy')
+    smoother = Smoother(teacher, settings)
     step = 0
 
     def update() -> None:
         nonlocal step
         step += 1
-        smoother.update(step, 10**6, seed=0)
+        smoother.update(student, step, 10**6, seed=0)
 
     return update
 
@@ -266,7 +256,7 @@ def waits(update: Update) -> bool:
 def share_picked(student: nn.Module, name: str, keep_prob: float, updates: int) -> float:
     """Mean share of the parameters that are picked in the updates that were timed."""
     granularity = name.split(', ')[1]
-    parameters, _ = pair_modules(student, student)
+    parameters = [Pair(name, p, p) for name, p in student.named_parameters()]
     units = Units(parameters, granularity)
     count = sum(pair.teacher.numel() for pair in parameters)
     picked = 0
@@ -350,14 +340,14 @@ def main() -> None:
     if args.updates < 1:
         raise OptionError(f'--updates={args.updates} is not allowed: at least 1.')
     if args.device == 'cuda' and not torch.cuda.is_available():
-        raise OptionError("--device='cuda' is not possible: PyTorch finds no GPU.")
+        raise OptionError('--device=cuda needs a GPU, and PyTorch finds none')
     keep_prob_schedule('--keep-prob', args.keep_prob)
     logging.disable(logging.WARNING)
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     machine = torch.cuda.get_device_name() if args.device == 'cuda' else processor()
-    kernel = fused.cuda_kernel if args.device == 'cuda' else fused.cpu_kernel
+    kernel = cuda.triton_kernel if args.device == 'cuda' else cpu.cpu_kernel
     print(
         f'{machine}, {args.threads} threads; Python {platform.python_version()}, torch '
         f'{torch.__version__}, se_mm {se_mm.__version__}, {"with" if kernel else "without"} its '

@@ -156,7 +156,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
                 check_reported(study.metrics, one)
         else:
             for one in every if args.fresh else []:
-                one.forget()
+                one.set_aside()
             jobs = args.jobs or (len(every) if args.slurm else None)
             gpus = 0 if args.slurm else None
             failures = run_all(every, console, jobs, study.metrics, gpus)

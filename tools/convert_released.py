@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a che
 
 try:
     import se_mm  # noqa: F401 -- lets PyTorch read checkpoints
+    from se_mm.checkpoints.convert import FORMATS, WEIGHTS, blocks, convert
     from se_mm.engine.launch import run_tool
-    from se_mm.engine.released import FORMATS, WEIGHTS, blocks, convert
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

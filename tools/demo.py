@@ -141,7 +141,7 @@ def main() -> int:
     runs = runs_of(work_dir, args.iters, args.cfg_options)
     if args.fresh:
         for run in runs:
-            run.forget()
+            run.set_aside()
     # Killed is as interrupted: no training is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Test a checkpoint with several processes, one for each GPU; or on the CPU where there is none.
+# Test a checkpoint with several processes, one for each GPU; or on the CPU without GPUs.
 #   bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
-# Several nodes: run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+# On several nodes, run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
 set -euo pipefail
 if [ $# -lt 3 ]; then
   echo "usage: [NNODES= NODE_RANK= MASTER_ADDR= PORT=] bash $0 CONFIG CHECKPOINT GPUS [options]" >&2

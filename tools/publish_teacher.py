@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a che
 
 try:
     import se_mm  # noqa: F401 -- lets PyTorch read MMEngine's checkpoints
+    from se_mm.checkpoints.publish import WEIGHTS, publish
     from se_mm.engine.launch import run_tool
-    from se_mm.engine.publish import WEIGHTS, publish
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

@@ -21,10 +21,10 @@ try:
     from rich.console import Console
     from rich.table import Table
 
+    from se_mm.checkpoints.write import whole_file
     from se_mm.datasets.coco_split import draw_coco_split, read_coco, split_coco
     from se_mm.engine.launch import run_tool
     from se_mm.smoothing.options import OptionError
-    from se_mm.whole_file import whole_file
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

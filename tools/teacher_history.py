@@ -12,16 +12,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a che
 
 try:
     import se_mm  # noqa: F401 -- lets PyTorch read MMEngine's checkpoints
-    from se_mm.engine.checkpoints import read_checkpoint
+    from se_mm.checkpoints.publish import teacher_and_student
+    from se_mm.checkpoints.read import read_checkpoint
+    from se_mm.checkpoints.write import whole_file
     from se_mm.engine.hooks.record import read_record
     from se_mm.engine.launch import run_tool
-    from se_mm.engine.publish import teacher_and_student
+    from se_mm.history.page import embedded, page, png, table
+    from se_mm.history.picture import distances, draw_distances, draw_history, stage_table, summary
+    from se_mm.history.provenance import law, provenance
     from se_mm.history.segments import read_history
     from se_mm.smoothing.options import OptionError
-    from se_mm.history.provenance import law, provenance
-    from se_mm.history.picture import distances, draw_distances, draw_history, stage_table, summary
-    from se_mm.history.page import embedded, page, png, table
-    from se_mm.whole_file import whole_file
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)

@@ -14,7 +14,6 @@ try:
     from mmengine.evaluator import DumpResults
     from mmengine.fileio import dump
 
-    from se_mm.engine.config_errors import explained
     from se_mm.engine.launch import (
         add_common_options,
         build_runner,
@@ -76,8 +75,7 @@ def main() -> None:
     if args.tta:
         augment(cfg)
     merge_options(cfg, args)
-    with explained(cfg):
-        runner = build_runner(cfg)
+    runner = build_runner(cfg)
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()

@@ -11,17 +11,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a che
 try:
     from mmengine.config import Config
 
-    from se_mm.engine.check import check_config
-    from se_mm.engine.config_errors import explained
-    from se_mm.engine.elastic import resume_option
+    from se_mm.engine.check import check_runner
     from se_mm.engine.launch import (
         add_common_options,
+        build_runner,
         load_config,
         merge_options,
         resume_from,
         run_tool,
-        train,
     )
+    from se_mm.engine.runner.elastic import resume_option
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     if os.environ.get('RANK', '0') == '0':
@@ -71,17 +70,17 @@ def main() -> None:
     """Train."""
     args = parse_args()
     cfg = load_config(args, ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
-    with explained(cfg):
-        apply_options(cfg, args)
+    apply_options(cfg, args)
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
         cfg.auto_scale_lr.enable = True
     resume_from(cfg, resume_option(cfg, args.resume))
-    report = check_config(cfg)
+    runner = build_runner(cfg)
+    report = check_runner(runner)
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(report.short, flush=True)
-    train(cfg)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -13,8 +13,8 @@ from typing import Any, Union
 
 import numpy as np
 
+from se_mm.checkpoints.write import whole_file
 from se_mm.smoothing.options import OptionError, check_count, check_flag, did_you_mean
-from se_mm.whole_file import whole_file
 
 DIGEST_LENGTH = 64  # SHA-256 in hexadecimal.
 

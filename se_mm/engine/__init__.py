@@ -8,8 +8,7 @@ from se_mm.engine.hooks import (
     SpatialEnsembleHook,
     TeacherHistoryHook,
 )
-from se_mm.engine.resumable_runner import ResumableRunner
-from se_mm.engine.semi_supervised_train_loop import SemiSupervisedTrainLoop
+from se_mm.engine.runner import ResumableRunner, SemiSupervisedTrainLoop
 
 __all__ = [
     'BurnInHook',

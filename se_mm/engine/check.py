@@ -16,16 +16,18 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 
 from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.engine.hooks.run_length import check_begin, check_interval, count_updates
 from se_mm.rng import rng_untouched
 from se_mm.smoothing import Rule, Schedule, Settings
 from se_mm.smoothing.options import OptionError, did_you_mean
 from se_mm.smoothing.units import Pair as TensorPair
 from se_mm.smoothing.units import Units
-from se_mm.teachers import Mover, Pair, candidates
+from se_mm.teachers import Mover, Pair, candidates, plain_model
 
 _LATE = 10**12  # An update at which a schedule without an end has reached its value.
 
@@ -35,7 +37,8 @@ class Group:
     """The tensors that are updated in one way.
 
     Attributes:
-        source: The option that says so: ``'default'``, ``"overrides['norm']"``, ``"buffers='copy'"``.
+        source: The option that says so: ``'default'``, ``"overrides['norm']"`` or
+            ``"buffers='copy'"``.
         how: In words.
         names: Names of the tensors in the student.
         units: Units that they split into; 0 where nothing is picked.
@@ -137,38 +140,58 @@ def check_config(cfg: Config) -> Report:
         model, device = _build_model(cfg)
         if not hooks:
             return _report_without(model, device, [kind for _, kind in kinds])
-        hook = hooks[0]
-        hook.bind(model)
         others = [kind for entry, kind in kinds if entry is not ours[0][0]]
-        hook.check_other_hooks(others)
-        length = _length(cfg)
-        hook.check_begin(*length)
-        updates = _updates(cfg, hook, length[0])
-        if updates is not None:
-            hook.check_interval(updates)
-        seed = hook.settings.seed
-        seed = (cfg.get('randomness') or {}).get('seed') if seed is None else seed
-        return report(hook, model, updates, seed, device)
+        seed = (cfg.get('randomness') or {}).get('seed')
+        return _report(hooks[0], model, others, cfg, seed, device)
 
 
-def report(
+def check_runner(runner: Runner) -> Report:
+    """Bind the teacher of a run that is about to train, and report what will be updated.
+
+    The run then uses the same binding.
+
+    Args:
+        runner: The runner, with its model and hooks.
+
+    Raises:
+        OptionError: As :func:`check_config`.
+    """
+    model = plain_model(runner.model)
+    kinds = [type(hook) for hook in runner.hooks]
+    hook = next((hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)), None)
+    if hook is None:
+        return _report_without(model, 'cpu', kinds)
+    others = [type(other) for other in runner.hooks if other is not hook]
+    return _report(hook, model, others, runner.cfg, runner.seed, 'cpu')
+
+
+def _report(
     hook: SpatialEnsembleHook,
     model: nn.Module,
-    updates: Optional[int],
+    others: list[type],
+    cfg: Config,
     seed: Optional[int],
-    device: str = 'cpu',
+    device: str,
 ) -> Report:
-    """The report of a hook that is bound.
+    """Bind a hook, check it against the run, and report.
 
     Args:
         hook: The hook.
         model: The model without its wrapper.
-        updates: Opportunities for an update in the run, or None.
-        seed: Seed of the picks, or None.
+        others: Classes of the run's other hooks.
+        cfg: The config of the run.
+        seed: Seed of the run, or None.
         device: Where the model is.
     """
-    settings, mover = hook.settings, hook.mover
-    assert mover is not None
+    mover = hook.bind(model)
+    settings = hook.settings
+    hook.check_other_hooks(others)
+    length = _length(cfg)
+    check_begin(settings, *length)
+    updates = _updates(cfg, mover, length[0])
+    if updates is not None:
+        check_interval(mover, updates)
+    seed = seed if settings.seed is None else settings.seed
     begin = (
         f'epoch {settings.begin_epoch}'
         if settings.begin_epoch
@@ -178,7 +201,7 @@ def report(
     return Report(
         model=type(model).__name__,
         hook=type(hook).__name__,
-        lines=tuple(hook.describe()),
+        lines=tuple(mover.describe()),
         groups=tuple(_groups(mover, updates)),
         settings={
             'interval': f'every {interval} opportunities' if interval > 1 else '1',
@@ -278,12 +301,12 @@ def _length(cfg: Config) -> tuple[Optional[int], Optional[int]]:
     return None, None if epochs is None else int(epochs)
 
 
-def _updates(cfg: Config, hook: SpatialEnsembleHook, max_iters: Optional[int]) -> Optional[int]:
+def _updates(cfg: Config, mover: Mover, max_iters: Optional[int]) -> Optional[int]:
     """Opportunities for an update, where they are known."""
     wrapper = cfg.optim_wrapper
-    if max_iters is None or hook.settings.begin_epoch or 'optimizer' not in wrapper:
+    if max_iters is None or mover.ensemble.settings.begin_epoch or 'optimizer' not in wrapper:
         return None
-    return hook.count_updates(max_iters, 1, int(wrapper.get('accumulative_counts', 1)))
+    return count_updates(mover, max_iters, 1, int(wrapper.get('accumulative_counts', 1)))
 
 
 def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
@@ -301,7 +324,7 @@ def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
         key = source, words[rule] if isinstance(rule, str) else str(rule)
         groups.setdefault(key, []).append(pair)
         rules[key] = rule if isinstance(rule, Rule) else None
-    for (source, how), pairs in groups.items():
+    for (source, how), pairs in sorted(groups.items(), key=lambda item: item[0][0] != 'default'):
         rule = rules[source, how]
         filled = [pair for pair in pairs if pair.teacher.numel()]
         yield Group(
@@ -311,7 +334,7 @@ def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
             units=0 if rule is None else len(Units(filled, rule.granularity)),
             numbers=sum(pair.teacher.numel() for pair in pairs),
             bytes=sum(pair.teacher.numel() * pair.teacher.element_size() for pair in pairs),
-            horizon=None if rule is None else _horizon(rule, mover.describe(), updates),
+            horizon=None if rule is None else _horizon(rule, mover.inherited_momentum(), updates),
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the command line tools have in common: options, the runner, and errors in one line."""
+"""Shared by the command line tools: options, the runner, and one-line errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, Optional
@@ -21,19 +20,15 @@ from mmengine.dist import barrier, is_distributed
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
 
-from se_mm.engine.config_errors import ConfigError, Watch, explained
-from se_mm.engine.cpu import CPURunner
-from se_mm.engine.resumable_runner import ResumableRunner
+from se_mm.engine.runner.cpu import CPURunner
+from se_mm.engine.runner.resumable_runner import ResumableRunner
 from se_mm.home import CONFIGS, config_names
 from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
 
-TRACEBACK = '--traceback'
-"""The option that shows where an error comes from."""
-
 
 class KeyValues(DictAction):
-    """``KEY=VALUE ...`` as a dict; what is no such pair ends the command like any wrong option."""
+    """MMEngine's ``KEY=VALUE ...``, with a usage error for anything else."""
 
     def __call__(
         self,
@@ -42,33 +37,33 @@ class KeyValues(DictAction):
         values: Any,
         option_string: Optional[str] = None,
     ) -> None:
-        """Read the pairs. Called by argparse."""
+        """Parse the pairs. Called by argparse."""
         for value in values:
             if '=' not in value:
-                parser.error(f'argument {option_string}: {value!r} is not of the form KEY=VALUE')
+                parser.error(f'argument {option_string}: must be KEY=VALUE, got {value!r}')
             try:
                 self._parse_iterable(value.split('=', 1)[1])
-            except (RecursionError, AssertionError):  # MMEngine's ways to say that it cannot.
+            except (RecursionError, AssertionError):  # MMEngine cannot parse it.
                 parser.error(
-                    f'argument {option_string}: {value!r} cannot be read: its value may be a '
-                    f'number, a text, or a list or tuple of these'
+                    f'argument {option_string}: VALUE must be a number, a string, or a list or '
+                    f'tuple of these, got {value!r}'
                 )
         super().__call__(parser, namespace, values, option_string)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that OpenMMLab's training and test scripts share."""
-    parser.add_argument('--work-dir', help='folder of logs and checkpoints')
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision')
     parser.add_argument(
-        '--no-pin-memory', action='store_true', help='turn pin_memory of the dataloaders off'
+        '--no-pin-memory', action='store_true', help='set pin_memory=False in all dataloaders'
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=KeyValues,
         metavar='KEY=VALUE',
-        help='settings of the config to change: a.b=1 c="[1,2]"; no white space in a value',
+        help='override settings of the config: a.b=1 c="[1,2]"; no spaces in a value',
     )
     parser.add_argument(
         '--launcher',
@@ -76,7 +71,6 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         default='none',
         help='job launcher',
     )
-    parser.add_argument(TRACEBACK, action='store_true', help='show where an error comes from, too')
     # torchrun sets LOCAL_RANK; older launchers pass this option.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
@@ -89,31 +83,14 @@ def load_config(args: argparse.Namespace, keys: Iterable[str]) -> Config:
         keys: What the config must have.
 
     Raises:
-        OptionError: If there is no such file, it cannot be read, or it lacks a key.
+        OptionError: If the file does not exist or lacks a key. Errors in it stay what they are.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = config_file(args.config)
-    try:
-        cfg = Config.fromfile(path)
-    except (
-        SyntaxError,
-        NameError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        OSError,
-        ImportError,
-    ) as error:
-        cause: BaseException = error
-        # MMEngine says which modules a config asked for; what failed in them is behind that.
-        while isinstance(cause.__context__, ImportError):
-            cause = cause.__context__
-        message = ' '.join(str(cause).split())
-        raise OptionError(f'config={path!r} cannot be read: {message}') from error
+    cfg = Config.fromfile(path)
     missing = [key for key in keys if cfg.get(key) is None]
     if missing:
-        raise OptionError(f'config={path!r} has no {", ".join(missing)}, which this needs.')
+        raise OptionError(f'config {path!r} must have {", ".join(missing)}')
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -123,10 +100,10 @@ def load_config(args: argparse.Namespace, keys: Iterable[str]) -> Config:
 
 
 def merge_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Let ``--cfg-options`` have the last word, and set what OpenMMLab's tools set.
+    """Apply ``--cfg-options`` last, and the defaults that OpenMMLab's tools set.
 
     Raises:
-        OptionError: If an option goes through something that is no dict or list.
+        OptionError: If an option cannot be merged into the config.
     """
     if args.cfg_options:
         try:
@@ -137,24 +114,24 @@ def merge_options(cfg: Config, args: argparse.Namespace) -> None:
     for name, loader in cfg.items():
         if name.endswith('_dataloader') and isinstance(loader, dict):
             if cfg.get('default_scope') == 'mmpretrain':
-                # Its own tools fill these in, and its configs rely on that.
+                # Its own tools set these, and its configs rely on it.
                 loader.setdefault('collate_fn', dict(type='default_collate'))
                 loader.setdefault('pin_memory', True)
                 loader.setdefault('persistent_workers', True)
             if isinstance(loader.get('collate_fn'), dict):
-                # A config inherited as `mmpretrain::...` has its scope in every dict, and Runner
-                # hands what is in this one to the collate function.
+                # A config inherited as `mmpretrain::...` has a scope in every dict, and Runner
+                # passes the items of this one to the collate function.
                 loader.collate_fn.pop('_scope_', None)
             if args.no_pin_memory:
                 loader.pin_memory = False
             if not loader.get('num_workers'):
                 loader.persistent_workers = False
             if get_device() == 'cpu':
-                loader.pin_memory = False  # Nothing to pin it for, and PyTorch warns.
+                loader.pin_memory = False  # Useless, and PyTorch warns.
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner that a config describes.
+    """Build the runner that a config describes.
 
     Raises:
         OptionError: If a hook of ours is misspelt, or the launcher needs a GPU and there is none.
@@ -164,96 +141,70 @@ def build_runner(cfg: Config) -> Runner:
         if isinstance(name, str) and '.' not in name and HOOKS.get(name) is None:
             hint = did_you_mean(name, ['SETMAHook', 'SpatialEnsembleHook'])
             if hint:
-                raise OptionError(f'custom_hooks has type={name!r}, which does not exist.{hint}')
+                raise OptionError(f'custom_hooks has an unknown type={name!r}.{hint}')
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     if get_device() != 'cpu':
         return ResumableRunner.from_cfg(cfg)
     if cfg.launcher not in ('none', 'pytorch'):
         raise OptionError(
-            f"launcher={cfg.launcher!r} needs a GPU: without one, 'pytorch' or 'none'."
+            f"launcher must be 'none' or 'pytorch' without a GPU, got {cfg.launcher!r}"
         )
     if (cfg.get('optim_wrapper') or {}).get('type') == 'AmpOptimWrapper':
         cfg.optim_wrapper.type = 'CPUAmpOptimWrapper'
     return CPURunner.from_cfg(cfg)
 
 
-def train(cfg: Config) -> None:
-    """Train a config.
-
-    Raises:
-        OptionError: If something goes wrong before the first iteration is completed, since it is
-            mostly the config then.
-    """
-    watch = Watch()
-    with explained(cfg, watch):
-        runner = build_runner(cfg)
-        runner.register_hook(watch)
-        runner.train()
-
-
 def config_file(name: str) -> str:
-    """The path of a config: a file, or the name of one that comes with this.
+    """The path of a config: a file, or the name of one that is shipped.
 
     Raises:
         OptionError: If it is neither.
     """
-    if isinstance(name, str) and not os.path.isfile(name) and name in config_names():
+    if not os.path.isfile(name) and name in config_names():
         return str(CONFIGS / name)
-    try:
-        return require_file('config', name)
-    except OptionError as error:
-        hint = did_you_mean(name, config_names())
-        if 'Did you mean' in str(error) or not hint:
-            raise
-        raise OptionError(f'{error}{hint}') from error
+    return require_file('config', name, config_names())
 
 
-def require_file(key: str, path: str) -> str:
-    """Return ``path`` if it is a local file, or not local at all.
+def require_file(key: str, path: str, names: Iterable[str] = ()) -> str:
+    """Return ``path`` if it is a local file, or a URL.
 
     Raises:
-        OptionError: If there is no such file; it names the nearest in that folder.
+        OptionError: If there is no such file; the message names the nearest in its folder, or of
+            other ``names``.
     """
-    if not isinstance(path, str):
-        raise OptionError(f'{key}={path!r} is not allowed: the path of a file.')
     if '://' in path or os.path.isfile(path):
         return path
     folder = Path(path).parent
-    names = [str(folder / child.name) for child in folder.iterdir()] if folder.is_dir() else []
-    raise OptionError(
-        f'{key}={path!r} does not exist: the path of a file.{did_you_mean(path, names)}'
-    )
+    beside = [str(folder / child.name) for child in folder.iterdir()] if folder.is_dir() else []
+    hint = did_you_mean(path, beside) or did_you_mean(path, names)
+    raise OptionError(f'{key} file {path!r} does not exist.{hint}')
 
 
 def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
-    """Run a tool's main function, and end the process as a command line should.
+    """Run a tool's main function and exit as a command line should.
 
-    What a user can mend is one line on standard error and exit status 2, on rank 0 alone; a damaged
-    teacher is one line and status 3, Ctrl-C one line and status 130. Everything else keeps its
-    traceback.
+    An invalid option is one line on standard error and exit status 2, on rank 0 alone; a damaged
+    teacher is one line and status 3, Ctrl-C one line and status 130. Any other error keeps its
+    traceback and status 1.
 
     Args:
         main: The tool.
-        interrupted: What to say on Ctrl-C.
+        interrupted: The line for Ctrl-C.
     """
     signal.signal(signal.SIGINT, lambda *_: _end(interrupted, 128 + signal.SIGINT))
     try:
         main()
     except OptionError as error:
         time.sleep(0)  # See below.
-        # One from a worker process of a dataloader comes with its whole traceback.
+        # From a worker process of a dataloader it comes with a traceback in its message.
         message = ' '.join(str(error).rpartition('OptionError: ')[2].split())
-        if TRACEBACK in sys.argv:
-            traceback.print_exc()
-        elif isinstance(error, ConfigError):
-            message += f' ({TRACEBACK} shows where.)'
         _end(f'error: {message}', 2)
     except TeacherFault as error:
         _end(f'error: {error}', 3)
     except Exception:
-        # Where another rank has left for the same Ctrl-C, that failed which waited for it: let the
-        # interrupt, which is still pending, be handled first.
+        # If another rank has exited on the same Ctrl-C, communication with it fails here first: let
+        # the pending interrupt be handled.
         time.sleep(0)
         raise
     leave_group()
@@ -261,11 +212,11 @@ def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
 
 
 def leave_group() -> None:
-    """Leave the group of ranks, after work that all have completed.
+    """Leave the process group after all ranks have completed their work.
 
-    A rank that ends within it may abort in a thread of gloo's, with everything done
-    (pytorch/pytorch#190489), and its job counts as failed. After an error nobody leaves: others may
-    be waiting for this rank, and this one would then wait for them.
+    A rank that exits within it may abort in one of gloo's threads (pytorch/pytorch#190489), and the
+    job counts as failed. Not called after an error: this rank would wait for others that wait for
+    it.
     """
     if is_distributed():
         barrier()
@@ -273,36 +224,37 @@ def leave_group() -> None:
 
 
 def _end(message: str, status: int) -> NoReturn:
-    """Say why, on rank 0, and leave at once: other ranks and workers may be gone already."""
-    # Called by a signal handler, too, which may have interrupted a write to the same stream.
+    """Print why on rank 0 and exit at once: other ranks and workers may be gone already."""
+    # Also called by a signal handler, which may have interrupted a write to the same stream.
     with contextlib.suppress(RuntimeError):
         sys.stdout.flush()
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         os.write(2, f'{message}\n'.encode())
     else:
-        # The launcher ends all ranks as soon as one has left: let rank 0 say why first. Where it
-        # has not, this rank is the only one that knows.
+        # The launcher stops all ranks as soon as one exits: let rank 0 print first. If it does not,
+        # this rank is the only one with the error.
         time.sleep(10)
-        if status != 128 + signal.SIGINT:  # All know of a Ctrl-C.
+        if status != 128 + signal.SIGINT:  # Every rank gets a Ctrl-C.
             os.write(2, f'{message}\n'.encode())
     os._exit(status)
 
 
 def resume_from(cfg: Config, resume: Optional[str]) -> None:
-    """Set what a run goes on from.
+    """Set what a run resumes from.
 
     Args:
         cfg: The config of the run.
-        resume: None: not at all; ``'auto'``: the last checkpoint of the work dir; else a path.
+        resume: None: not at all; ``'auto'``: the newest checkpoint of the work dir, and where there
+            is none start from ``load_from``; else a path.
 
     Raises:
         OptionError: If there is no such checkpoint.
     """
-    if resume == 'auto':
-        cfg.resume = True
-        cfg.load_from = None
+    if resume == 'auto' and cfg.get('runner_type', 'ResumableRunner') == 'ResumableRunner':
+        cfg.resume = 'auto'
+    elif resume == 'auto':  # As OpenMMLab's own tools.
+        cfg.resume, cfg.load_from = True, None
     elif resume is not None:
-        cfg.resume = True
-        cfg.load_from = resume
+        cfg.resume, cfg.load_from = True, resume
     if cfg.get('load_from'):
-        require_file('--resume' if resume else 'load_from', cfg.load_from)
+        require_file('load_from' if resume in (None, 'auto') else '--resume', cfg.load_from)

@@ -47,13 +47,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from se_mm.teachers import bound_teacher
-from se_mm.teachers.base import submodule
 from se_mm.evaluation.evaluation_loop import EvaluationLoop
 from se_mm.evaluation.features import frozen, labels_of, pooled, prepared
 from se_mm.evaluation.probes import Probe
 from se_mm.rng import rng_untouched
 from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
+from se_mm.teachers import bound_teacher
+from se_mm.teachers.base import submodule
 
 
 @LOOPS.register_module()

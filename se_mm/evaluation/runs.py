@@ -6,11 +6,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -63,11 +63,11 @@ class Run:
         """File of all that the process prints."""
         return self.work_dir / 'log.txt'
 
-    def forget(self) -> None:
-        """Remove what an earlier process of this run has left, and nothing else."""
-        # The folder may hold something of the user's, if it is not the run's: see the log.
+    def set_aside(self) -> None:
+        """Rename the folder of an earlier run to ``NAME.old-N``, so that nothing in it is lost."""
         if self.log.exists():
-            shutil.rmtree(self.work_dir)
+            places = (self.work_dir.with_name(f'{self.work_dir.name}.old-{n}') for n in count(1))
+            self.work_dir.rename(next(place for place in places if not place.exists()))
 
     def start(self, device: str = '') -> None:
         """Start the process, on one core; where one was stopped, go on from its checkpoint.
@@ -81,7 +81,7 @@ class Run:
             bool(self._known('run.json')) and (self.work_dir / 'last_checkpoint').exists()
         )
         if not self._resumed:
-            self.forget()
+            self.set_aside()
         self.work_dir.mkdir(parents=True, exist_ok=True)
         self._write('run.json', {})
         gpu = {'CUDA_VISIBLE_DEVICES': device} if device else {}
@@ -121,7 +121,7 @@ class Run:
         if status == 0 and not metrics and self._resumed:
             # Stopped in its last evaluation, which is not made again when it goes on.
             self._release()
-            self.forget()
+            self.set_aside()
             self.start(self._device)
             return False
         self._release()

@@ -7,7 +7,7 @@ stock ``EMAHook``, and built wherever a config builds an averaged model.
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, ClassVar, Optional
 
 import torch
 from mmengine.logging import MessageHub
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from se_mm.smoothing import Settings
 from se_mm.smoothing import SpatialEnsemble as Ensemble
-from se_mm.smoothing.options import check_flag
+from se_mm.smoothing.options import check_flag, check_keys
 
 
 class SmoothedModel(BaseAveragedModel):
@@ -27,23 +27,31 @@ class SmoothedModel(BaseAveragedModel):
 
     Args:
         model: The student; the teacher is a copy of it.
-        settings: The options.
         interval: Calls from one update to the next, at least 1.
         device: Where the teacher is kept; None: where the student is.
         update_buffers: Whether floating-point buffers are smoothed like parameters; otherwise they
             follow the student.
+        **options: ``keep_prob``, ``granularity``, ``overrides``, ``seed`` and, for an average,
+            ``momentum`` and ``match_horizon``: see :class:`~se_mm.smoothing.Settings`.
+
+    Raises:
+        OptionError: If an option is unknown or invalid.
     """
+
+    defaults: ClassVar[dict[str, Any]]
 
     def __init__(
         self,
         model: nn.Module,
-        settings: Settings,
-        interval: int,
-        device: Optional[torch.device],
-        update_buffers: bool,
+        interval: int = 1,
+        device: Optional[torch.device] = None,
+        update_buffers: bool = False,
+        **options: Any,
     ) -> None:
-        check_flag('update_buffers', update_buffers)
-        super().__init__(model, interval, device, update_buffers)
+        allowed = ['granularity', 'overrides', 'seed', *self.defaults]
+        check_keys(type(self).__name__, options, allowed)
+        settings = Settings(**{**self.defaults, **options, 'interval': interval})
+        super().__init__(model, interval, device, check_flag('update_buffers', update_buffers))
         ensemble = Ensemble.around(
             self.module, settings, owner=self, buffers='average' if update_buffers else 'copy'
         )
@@ -71,108 +79,36 @@ class SmoothedModel(BaseAveragedModel):
     def avg_func(self, averaged_param: Tensor, source_param: Tensor, steps: int) -> None:
         """Move one tensor as a unit that is not kept."""
         weight = self.__dict__['_ensemble'].settings.default.average(int(steps), self._total or 1)
-        averaged_param.copy_(source_param) if weight is None else averaged_param.lerp_(
-            source_param, weight
-        )
+        averaged_param.lerp_(source_param, 1.0 if weight is None else weight)
 
 
 @MODELS.register_module()
 class SpatialEnsemble(SmoothedModel):
     """Spatial Ensemble (SE): at each update a unit is kept, or becomes the student's.
 
-    Equation: ``t_i <- t_i`` with probability ``keep_prob``, otherwise ``t_i <- s_i``, for each unit
-    i on its own. Source: Huang et al., NeurIPS 2021, https://arxiv.org/abs/2110.01253.
+    Source: Huang et al., NeurIPS 2021, https://arxiv.org/abs/2110.01253. Its arguments are those of
+    :class:`SmoothedModel`.
 
     Example:
         >>> custom_hooks = [dict(type='EMAHook', ema_type='SpatialEnsemble', keep_prob=0.999)]
-
-    Args:
-        model: The student; the teacher is a copy of it.
-        keep_prob: Probability in [0, 1) that a unit is kept, or a schedule of it.
-        granularity: ``'tensor'``, ``'layer'``, ``'channel'`` or ``'element'``.
-        overrides: Part of a tensor's name -> ``dict(keep_prob=, granularity=)``, ``'copy'`` or
-            ``'skip'``.
-        seed: Seed of the picks.
-        interval: Calls from one update to the next, at least 1.
-        device: Where the teacher is kept; the student's device if None.
-        update_buffers: Whether buffers of floating dtype are smoothed like parameters; otherwise
-            they follow the student.
-
-    Raises:
-        OptionError: If an option is out of its range.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        keep_prob: Any = 0.99,
-        granularity: str = 'tensor',
-        overrides: Optional[dict] = None,
-        seed: int = 0,
-        interval: int = 1,
-        device: Optional[torch.device] = None,
-        update_buffers: bool = False,
-    ) -> None:
-        settings = Settings(
-            keep_prob=keep_prob,
-            granularity=granularity,
-            overrides=overrides or {},
-            interval=interval,
-            seed=seed,
-        )
-        super().__init__(model, settings, interval, device, update_buffers)
+    defaults: ClassVar[dict[str, Any]] = {'keep_prob': 0.99}
 
 
 @MODELS.register_module()
 class SpatialTemporalSmoothing(SmoothedModel):
     """Spatial-Temporal Smoothing (STS): at each update a unit is kept, or moves to the student's.
 
-    Equation: ``t_i <- t_i`` with probability ``keep_prob``, otherwise
-    ``t_i <- (1 - momentum) t_i + momentum s_i``, for each unit i on its own. Source: Huang et al.,
-    NeurIPS 2021, https://arxiv.org/abs/2110.01253; the momentum here is OpenMMLab's, one minus
-    theirs.
+    Source: Huang et al., NeurIPS 2021, https://arxiv.org/abs/2110.01253. Its arguments are those of
+    :class:`SmoothedModel`.
 
     Example:
         >>> custom_hooks = [dict(type='EMAHook', ema_type='SpatialTemporalSmoothing')]
-
-    Args:
-        model: The student; the teacher is a copy of it.
-        keep_prob: Probability in [0, 1) that a unit is kept, or a schedule of it.
-        momentum: Share of the new value, in (0, 1], or a schedule of it.
-        match_horizon: Whether the momentum in force is ``momentum / (1 - keep_prob)``, at most 1.
-        granularity: ``'tensor'``, ``'layer'``, ``'channel'`` or ``'element'``.
-        overrides: Part of a tensor's name -> ``dict(keep_prob=, momentum=, granularity=)``,
-            ``'copy'`` or ``'skip'``.
-        seed: Seed of the picks.
-        interval: Calls from one update to the next, at least 1.
-        device: Where the teacher is kept; the student's device if None.
-        update_buffers: Whether buffers of floating dtype are smoothed like parameters; otherwise
-            they follow the student.
-
-    Raises:
-        OptionError: If an option is out of its range.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        keep_prob: Any = 0.7,
-        momentum: Any = 0.0002,
-        match_horizon: bool = False,
-        granularity: str = 'tensor',
-        overrides: Optional[dict] = None,
-        seed: int = 0,
-        interval: int = 1,
-        device: Optional[torch.device] = None,
-        update_buffers: bool = False,
-    ) -> None:
-        settings = Settings(
-            keep_prob=keep_prob,
-            momentum=momentum,
-            match_horizon=match_horizon,
-            granularity=granularity,
-            overrides=overrides or {},
-            interval=interval,
-            seed=seed,
-        )
-        super().__init__(model, settings, interval, device, update_buffers)
+    defaults: ClassVar[dict[str, Any]] = {
+        'keep_prob': 0.7,
+        'momentum': 0.0002,
+        'match_horizon': False,
+    }

@@ -30,7 +30,7 @@ class StepCounter:
 
     def __init__(self, owner: nn.Module) -> None:
         self._owner = owner
-        self._seen: Optional[Tensor] = None
+        self._seen: Any = None
         self._version = -1
         self._value = 0
         self.loaded = False
@@ -64,10 +64,10 @@ class SpatialEnsemble(nn.Module):
     """A teacher that follows its student by Spatial Ensemble (SE), alone or with an average (STS).
 
     At each update every unit of the teacher is kept with probability ``keep_prob``; otherwise it
-    moves towards the student's by ``momentum``, and with ``momentum=1`` becomes it. The first update
-    copies the student. Picks are a function of the seed, the update step and the names of the
-    tensors, so all ranks of a job have equal teachers without communication. Source: Huang et al.,
-    *Spatial Ensemble*, NeurIPS 2021, https://arxiv.org/abs/2110.01253.
+    moves towards the student's by ``momentum``, and with ``momentum=1`` becomes it. The first
+    update copies the student. Picks are a function of the seed, the update step and the names of
+    the tensors, so all ranks of a job have equal teachers without communication. Source: Huang et
+    al., *Spatial Ensemble*, NeurIPS 2021, https://arxiv.org/abs/2110.01253.
 
     The shape is that of timm's ``ModelEmaV3`` and PyTorch's ``AveragedModel``. The student may be
     wrapped in ``DistributedDataParallel`` or compiled. The state dict is all that a resume needs.
@@ -248,11 +248,11 @@ class SpatialEnsemble(nn.Module):
         self.smoother.copy(student)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a resume needs besides the tensors. Called by :meth:`state_dict`."""
+        """What a resume needs besides the tensors. Called by ``state_dict``."""
         return {'seed': self.seed, 'fp32': dict(self.smoother.fp32)}
 
     def set_extra_state(self, state: Any) -> None:
-        """Take over what :meth:`get_extra_state` returned. Called by :meth:`load_state_dict`."""
+        """Take over what :meth:`get_extra_state` returned. Called by ``load_state_dict``."""
         self.seed = int(state['seed'])
         self.restore(state['fp32'])
 

@@ -97,16 +97,10 @@ class Rule:
 class Settings:
     """All options of a teacher, validated once.
 
-    With p the keep_prob and m the momentum (share of the new value), an update does this to each
-    unit of the teacher t from its student s:
-
-    ====  ==================================================  ====================
-    name  update                                              mean over the picks
-    ====  ==================================================  ====================
-    TMA   ``t <- (1 - m) t + m s``
-    SE    keep t with probability p, else ``t <- s``          TMA of ``1 - p``
-    STS   keep t with probability p, else as TMA              TMA of ``(1 - p) m``
-    ====  ==================================================  ====================
+    With p the keep_prob and m the momentum, a moving average (TMA) is ``t <- (1 - m) t + m s`` for
+    each unit t of the teacher and s of its student. SE keeps t with probability p, and else copies
+    s; its mean over the picks is TMA of momentum ``1 - p``. STS keeps t with probability p, and
+    else does as TMA; its mean is TMA of momentum ``(1 - p) m``.
 
     Attributes:
         keep_prob: Probability in [0, 1) that a unit is kept at an update, or a schedule:

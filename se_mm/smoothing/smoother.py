@@ -98,8 +98,8 @@ class Smoother:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the settings and the averages; its next update binds it to a student."""
-        unbound = dict(pairs={}, _groups=[], _everything=None, _trackers=None, _built=None)
-        return {**vars(self), **unbound}
+        unbound: dict[str, Any] = {'pairs': {}, '_groups': []}
+        return {**vars(self), **unbound, '_everything': None, '_trackers': None, '_built': None}
 
     def bind(self, student: nn.Module) -> None:
         """Pair the teacher's tensors with a student's. The first update does so by itself.
@@ -217,8 +217,8 @@ class Smoother:
         parameters = [member for member in members if member.is_parameter]
         if not parameters and not self.shared:
             raise OptionError(
-                f'the student must have parameters for a teacher, and {type(self.teacher).__name__} '
-                f'has none'
+                f'the student must have parameters for a teacher to follow, and '
+                f'{type(self.teacher).__name__} has none'
             )
         if parameters and all(member.rule == SKIP for member in parameters):
             raise OptionError(
@@ -271,7 +271,8 @@ class _Group:
         self.start = self.end = start
         self._kernels: list[Kernel] = []
         self._rounding: list[Kernel] = []
-        self._units: Optional[Units] = None
+        self._moved: list[Pair] = []
+        self._granularity = 'tensor'
         self._odd: list[Pair] = []
 
     @property
@@ -290,7 +291,7 @@ class _Group:
         averages = {pair.name: local(fp32[pair.name]) for pair in dense if pair.name in fp32}
         moved = [replace(pair, teacher=averages.get(pair.name, pair.teacher)) for pair in dense]
         copies = [replace(p, student=averages[p.name]) for p in dense if p.name in averages]
-        self._units = Units(moved, granularity)
+        self._moved, self._granularity = moved, granularity
         self._kernels = choose(moved, granularity)
         self._rounding = choose(copies, granularity)
 
@@ -301,8 +302,8 @@ class _Group:
         if average == 0:
             return
         if callable(average):
-            assert self._units is not None
-            update(self._units.pairs, draw_picks(self._units, seed, step, keep_prob), average)
+            units = Units(self._moved, self._granularity)
+            update(units.pairs, draw_picks(units, seed, step, keep_prob), average)
         else:
             for kernel in self._kernels:
                 kernel.update(seed, step, keep_prob, average)
@@ -370,6 +371,7 @@ def _same_memory(pair: Pair) -> bool:
     if pair.teacher.is_meta or _is_odd(pair.teacher) or is_sharded(pair.teacher):
         return False
     return bool(
-        pair.teacher.numel() and pair.teacher.device == pair.student.device
+        pair.teacher.numel()
+        and pair.teacher.device == pair.student.device
         and pair.teacher.data_ptr() == pair.student.data_ptr()
     )

@@ -20,10 +20,16 @@ _COMPILED = '_orig_mod'
 
 def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside ``DistributedDataParallel``, ``DataParallel`` and ``torch.compile``."""
-    parallel = (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)
-    while isinstance(module, parallel) or _COMPILED in module._modules:
-        module = module.module if isinstance(module, parallel) else module._modules[_COMPILED]
+    while (key := _wrapped(module)) is not None:
+        module = module.get_submodule(key)
     return module
+
+
+def _wrapped(module: nn.Module) -> Optional[str]:
+    """Name of the child that a wrapper wraps, None for any other module."""
+    if isinstance(module, (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)):
+        return 'module'
+    return _COMPILED if _COMPILED in module._modules else None
 
 
 class _Edge(NamedTuple):
@@ -47,8 +53,9 @@ class _Slot(NamedTuple):
 def slots(root: nn.Module) -> dict[str, _Slot]:
     """Where each tensor of a module is, by dotted name.
 
-    Names have no ``_orig_mod.``, which ``torch.compile`` puts into those of a compiled submodule.
-    A tensor with several names is there under each of them.
+    Names leave out what wrappers of submodules put into them: ``_orig_mod.`` of ``torch.compile``
+    and ``module.`` of ``DistributedDataParallel``. A tensor with several names is there under each
+    of them.
     """
     found: dict[str, _Slot] = {}
 
@@ -60,9 +67,10 @@ def slots(root: nn.Module) -> dict[str, _Slot]:
                     persistent = is_parameter or key not in transient
                     slot = _Slot(edges, tensors, key, is_parameter, persistent)  # type: ignore[arg-type]
                     found.setdefault(prefix + key, slot)
+        wrapped = _wrapped(module)
         for key, child in module._modules.items():
             if child is not None:
-                inner = prefix if key == _COMPILED else f'{prefix}{key}.'
+                inner = prefix if key == wrapped else f'{prefix}{key}.'
                 visit(child, inner, (*edges, _Edge(module._modules, key, child)))
 
     visit(root, '', ())
@@ -84,10 +92,13 @@ class Tracked:
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._root: Optional[nn.Module] = None
+        # Children of the root, by key; then of the modules below it.
+        self._root_keys: list[str] = []
+        self._root_children: list[nn.Module] = []
         self._edges: list[tuple[dict[str, Optional[nn.Module]], str]] = []
         self._children: list[nn.Module] = []
         self._places: list[tuple[Dict, str]] = []
-        self._missing = False
+        self._in_root = self._missing = False
 
     def now(self, root: nn.Module) -> list[Optional[Tensor]]:
         """The tensors that have the names now, None for names that are gone.
@@ -96,40 +107,40 @@ class Tracked:
             root: The module, or another one that holds the same submodules: BYOL passes a new
                 ``Sequential`` of its backbone and neck at every iteration.
         """
-        if root is not self._root:
-            self._move_to(root)
-        # Each edge still leads to the module that was there, and no name was gone.
-        if self._missing or not all(map(is_, [d.get(key) for d, key in self._edges], self._children)):
+        if root is not self._root and (self._root is None or self._in_root):
             self._find(root)
-        return [d.get(key) for d, key in self._places]
-
-    def _move_to(self, root: nn.Module) -> None:
-        """Look from another root, by the edges that are known if they lead from there too."""
-        before, self._root = self._root, root
-        if before is None or root._modules.keys() != before._modules.keys():
+        if self._missing:
             self._find(root)
-            return
-        other = {
-            id(before._modules): root._modules,
-            id(before._parameters): root._parameters,
-            id(before._buffers): root._buffers,
-        }
-        self._edges = [(other.get(id(d), d), key) for d, key in self._edges]  # type: ignore[misc]
-        self._places = [(other.get(id(d), d), key) for d, key in self._places]  # type: ignore[misc]
+        try:
+            # Each edge still leads to the module that was there.
+            if not all(
+                map(is_, map(root._modules.get, self._root_keys), self._root_children)
+            ) or not all(map(is_, [d[key] for d, key in self._edges], self._children)):
+                self._find(root)
+            return [d[key] for d, key in self._places]
+        except KeyError:
+            self._find(root)
+            return [d.get(key) for d, key in self._places]
 
     def _find(self, root: nn.Module) -> None:
         """Walk over the module tree, once."""
+        self._root = root
         found = slots(root)
         places = [found.get(name) for name in self._names]
         edges: dict[tuple[int, str], _Edge] = {}
         for place in places:
             for edge in place.edges if place else ():
                 edges[id(edge.modules), edge.key] = edge
-        self._edges = [(edge.modules, edge.key) for edge in edges.values()]
-        self._children = [edge.child for edge in edges.values()]
-        self._missing = None in places
-        nowhere: Dict = {}
+        top = [edge for edge in edges.values() if edge.modules is root._modules]
+        below = [edge for edge in edges.values() if edge.modules is not root._modules]
+        self._root_keys = [edge.key for edge in top]
+        self._root_children = [edge.child for edge in top]
+        self._edges = [(edge.modules, edge.key) for edge in below]
+        self._children = [edge.child for edge in below]
+        nowhere: Dict = {'': None}
         self._places = [(p.tensors, p.key) if p else (nowhere, '') for p in places]
+        self._missing = None in places
+        self._in_root = any(place is not None and not place.edges for place in places)
 
 
 def unique(found: dict[str, _Slot]) -> Iterable[tuple[str, _Slot]]:

@@ -27,9 +27,9 @@ _NEW = torch.tensor([1.0, 0.0, 3.0, 0.5], dtype=torch.float64)
 class StockAverage:
     """How an averaged model averages at an update, by calling its own ``avg_func``.
 
-    If that function moves four probe numbers by one weight, the weight is what it comes to, and all
-    tensors can be updated at once. The momentum may depend on the step or be set from outside at any
-    time. Any other function is called with the tensors themselves.
+    If that function moves four probe numbers by one weight, that weight is its result, and all
+    tensors can be updated at once. The momentum may depend on the step, or be set from outside at
+    any time. Any other function is called with the tensors themselves.
 
     Args:
         averaged: The averaged model. It is asked at every update.

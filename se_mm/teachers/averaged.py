@@ -77,7 +77,7 @@ class Averaged(Teacher):
 
     @property
     def parts(self) -> Mapping[str, str]:
-        """Dotted name of each part of the teacher in a checkpoint -> its student's."""
+        """Dotted name of each part of the teacher in a checkpoint -> its name when published."""
         folder = f'{self.path}.module'
         return {f'{folder}.{inner}'.rstrip('.'): outer for inner, outer in self._names.items()}
 

@@ -111,7 +111,12 @@ class Teacher(ABC):
     @property
     @abstractmethod
     def parts(self) -> Mapping[str, str]:
-        """Dotted name of each part of the teacher in a checkpoint -> its student's."""
+        """Dotted name of each part of the teacher in a checkpoint -> its name when published."""
+
+    @property
+    def student_path(self) -> str:
+        """Dotted name of what is published as the student; empty for all but the teacher."""
+        return ''
 
     @property
     def momentum(self) -> Optional[Schedule]:
@@ -136,7 +141,7 @@ class Teacher(ABC):
 
 def plain_model(model: nn.Module) -> nn.Module:
     """The model inside MMEngine's wrapper, if there is one."""
-    return model.module if is_model_wrapper(model) else model
+    return model.get_submodule('module') if is_model_wrapper(model) else model
 
 
 def submodule(key: str, model: nn.Module, path: str) -> nn.Module:

@@ -179,9 +179,9 @@ def _check_pretrained(model: nn.Module, path: str, cls: type[Teacher]) -> None:
         _pretrained(other) != source for other in model.modules() if other is not teacher
     ):
         raise OptionError(
-            f'kind must be set, since {path!r} of {type(model).__name__} is loaded from a checkpoint '
-            f"of its own ({source}): kind='shadow' leaves it as it is and moves a copy of the whole "
-            f'model, kind={cls.kind!r} moves {path!r}'
+            f'kind must be set, since {path!r} of {type(model).__name__} is loaded from its own '
+            f"checkpoint ({source}): kind='shadow' leaves it as it is and moves a copy of the "
+            f'whole model, kind={cls.kind!r} moves {path!r}'
         )
 
 

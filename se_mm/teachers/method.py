@@ -41,9 +41,7 @@ def own_method(model: nn.Module, name: Optional[str] = None) -> Optional[str]:
         OptionError: If the model lacks the method that the option names.
     """
     if name is not None and not callable(getattr(model, name, None)):
-        raise OptionError(
-            f'update_method must be a method of {type(model).__name__}, got {name!r}'
-        )
+        raise OptionError(f'update_method must be a method of {type(model).__name__}, got {name!r}')
     return name or next((n for n in METHODS if callable(getattr(model, n, None))), None)
 
 
@@ -78,7 +76,7 @@ class Method(Pair):
     def install(self, mover: Mover) -> None:
         """Let the model's method ask the mover for the update."""
         super().install(mover)
-        vars(self._model)[self._method] = mover
+        vars(self._model)[str(self._method)] = mover
 
     @property
     def momentum(self) -> Schedule:
@@ -88,9 +86,19 @@ class Method(Pair):
             if attribute:
                 return Schedule(constant, {'value': 1 - getattr(self._model, attribute)})
         raise OptionError(
-            f'momentum must be set, since {type(self._model).__name__} moves its teacher by its own '
-            f'method {self._method}()'
+            f'momentum must be set, since {type(self._model).__name__} moves its teacher by its '
+            f'own method {self._method}()'
         )
+
+    @property
+    def parts(self) -> Mapping[str, str]:
+        """Dotted name of the teacher in a checkpoint -> its student's, as which it is published."""
+        return {self.path: self._student_path}
+
+    @property
+    def student_path(self) -> str:
+        """Empty: the student is the model without its teacher."""
+        return ''
 
     def _student_of(self, model: nn.Module, path: str) -> str:
         known = dict(self._pairs(model))

@@ -20,6 +20,8 @@ from se_mm.teachers.base import Teacher
 
 WATCHED = 10
 """Opportunities from the start of a training at which a teacher is watched for other movers."""
+IDLE = 100
+"""Opportunities from there within which a model must have asked for an update."""
 
 
 class Mover:
@@ -32,13 +34,15 @@ class Mover:
         settings: The options. A momentum of None is the average that the teacher has.
 
     Attributes:
+        teacher: As given.
         ensemble: The teacher as a :class:`~se_mm.smoothing.SpatialEnsemble`.
         inherited: The average that the teacher has, in place of a momentum. None: not used.
         following: While True an opportunity copies the student and is not counted.
         held: While True an opportunity is none, as between two steps of the optimizer.
         started: Whether the teacher is more than a copy of its student.
         guard: Checks of finite values and equal ranks; None: nothing is checked.
-        history: Record of the updates; None: nothing is recorded.
+        history: Record of the updates.
+        seed: Seed of the picks of the whole job, before it is made the rank's.
     """
 
     def __init__(self, teacher: Teacher, settings: Settings) -> None:
@@ -54,12 +58,13 @@ class Mover:
             inherited=self.inherited,
             buffers='average' if averaged is not None and averaged.update_buffers else COPY,
         )
-        self._teacher = teacher
+        self.teacher = teacher
         self.following = False
         self.held = False
         self.started = False
         self.guard: Optional[Guard] = None
-        self.history: Optional[History] = None
+        self.history = History()
+        self.seed: Optional[int] = None
         self._watch: Optional[Watch] = None
         self._described: Optional[Schedule] = None
         self._calls = 0
@@ -67,19 +72,21 @@ class Mover:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a model has a mover without the checks of the run that it was copied from."""
-        return {**vars(self), 'guard': None, 'history': None, '_watch': None}
+        return {**vars(self), 'guard': None, '_watch': None}
 
     @property
     def interval(self) -> int:
         """Opportunities from one update to the next."""
-        averaged = self._teacher.averaged
-        return self.ensemble.settings.interval or getattr(averaged, 'interval', 1)
+        averaged = self.teacher.averaged
+        stock = averaged.interval if averaged is not None else 1
+        return int(self.ensemble.settings.interval or stock)
 
-    def __call__(self, student: Optional[nn.Module] = None, *_: object, **__: object) -> None:
+    def __call__(self, model: Optional[nn.Module] = None, *_: object, **__: object) -> None:
         """Make one update, if one is due.
 
         Args:
-            student: What the model passes. None: the teacher's own student.
+            model: What is passed to ``update_parameters`` of an averaged model: the student. Other
+                teachers know theirs.
 
         Raises:
             TeacherFault: If a check fails.
@@ -87,8 +94,7 @@ class Mover:
         self._calls += 1
         if self.held:
             return
-        if not isinstance(student, nn.Module):
-            student = self._teacher.student
+        student = self.teacher.student if self.teacher.averaged is None or model is None else model
         assert student is not None
         ensemble = self.ensemble
         step = ensemble.step
@@ -101,15 +107,13 @@ class Mover:
         if self.following:
             if allowed:
                 ensemble.copy(student)
-                if self.history is not None:
-                    self.history.copy(step)
+                self.history.copy(step)
         elif allowed:
-            if self.inherited is not None and self.describe() != self._described:
+            if self.inherited is not None and self.inherited_momentum() != self._described:
                 self.record_settings(step)  # Its momentum was set from outside.
             ensemble.update(student, self.interval)
         elif step:  # Before the first update the teacher is a copy, and stays one.
-            if self.history is not None:
-                self.history.skip(step)
+            self.history.skip(step)
             ensemble.step = step + 1
         self.started |= ensemble.step > 0 and not self.following
         if self.guard is not None and ensemble.step != step:
@@ -119,21 +123,40 @@ class Mover:
     @torch.no_grad()
     def copy_student(self) -> None:
         """Make the teacher equal to its student, as long as it is nothing more."""
-        student = self._teacher.student
+        student = self.teacher.student
         if not self.started and student is not None:
             self.ensemble.copy(student)
             self._leave()
 
-    def watch(self) -> None:
-        """Begin to watch for another mover. Called once the weights are there."""
+    def start(self, seed: int, updates: int, fresh: bool, following: bool) -> None:
+        """Begin or continue a training. Called once the weights are there.
+
+        Args:
+            seed: Seed of the picks of this rank.
+            updates: Updates of the whole run.
+            fresh: Whether the training begins, and is not resumed.
+            following: Whether the teacher equals its student at first.
+        """
+        ensemble = self.ensemble
+        ensemble.seed, ensemble.total = seed, updates
+        if self.started:
+            ensemble.step = max(1, ensemble.step)  # The next update is no copy.
+        elif fresh:
+            ensemble.step = 0
+        self.started = ensemble.step > 0
+        self.copy_student()
+        self.record_settings(ensemble.step)
+        if self.teacher.taught_from_start and fresh and not self.started:
+            self.following = following
+            self()
         self._watch = Watch()
         self._calls = self._opportunities = 0
         self._leave()
 
     @property
     def watching(self) -> bool:
-        """Whether these are the first iterations, in which another mover would be noticed."""
-        return self._watch is not None and self._opportunities < WATCHED
+        """Whether another mover, or none, would be noticed."""
+        return self._watch is not None
 
     def count_opportunity(self, last: bool) -> None:
         """Count an iteration after which an update was due, while the teacher is watched.
@@ -145,11 +168,10 @@ class Mover:
             TeacherFault: If the model should move its teacher, and has not asked for an update.
         """
         self._opportunities += 1
-        if self._opportunities < WATCHED and not last:
-            return
-        if self._teacher.updated_by_model and not self._calls:
-            self._check_idle()
-        if not self.ensemble.settings.check_teachers:
+        if self.teacher.updated_by_model and not self._calls:
+            if self._opportunities >= IDLE or last:
+                self._check_idle()
+        elif self._opportunities >= WATCHED and not self.ensemble.settings.check_teachers:
             self._watch = None
 
     def _check_idle(self) -> None:
@@ -157,22 +179,41 @@ class Mover:
         assert self._watch is not None
         pairs = self.ensemble.smoother.named()
         if not pairs or equal(pairs.values()):
-            return  # Something keeps it equal: the updates begin later.
-        path, many = self._teacher.path, self._opportunities
+            self._watch = None  # Something keeps it equal: the updates begin later.
+            return
+        many = self._opportunities
         moved = self._watch.moved(pairs)
         if moved:
             raise TeacherFault(
                 f'the teacher must be moved by one thing, but something other than this hook '
-                f'changed {moved[0]} in the first {many} iterations: remove this hook or the '
+                f'changed the teacher of {moved[0]} in the first {many} iterations: remove this hook or the '
                 f'other, or name the method of the model that moves it by update_method='
             )
+        path = self.teacher.path
+        inner = f'{path}.module' if self.teacher.averaged is not None else path
         raise TeacherFault(
             f'the model must ask for the updates of its teacher {path!r}, but did not in the first '
             f'{many} iterations, and nothing else moves it: set begin_iter if they begin later, '
-            f"kind='pair' with teacher= and student= to let the hook move it, or remove the hook"
+            f"kind='pair', teacher={inner!r} and student= to let the hook move it, or remove the "
+            f'hook'
         )
 
-    def describe(self) -> Optional[Schedule]:
+    def describe(self) -> list[str]:
+        """What is done, and what may surprise, one line each: for the log and the check."""
+        smoother = self.ensemble.smoother
+        rule = str(self.ensemble.settings.default)
+        momentum = self.inherited_momentum()
+        if momentum is not None:
+            rule = rule.replace("the model's own average", f"the average's momentum {momentum}")
+        lines = [f'{self.teacher}; {rule}; buffers {smoother.buffers}']
+        if smoother.shared:
+            lines.append(
+                f'teacher and student share {len(smoother.shared)} tensors, for example '
+                f'{smoother.shared[0]!r}, which are left as they are'
+            )
+        return lines + list(self.teacher.cautions)
+
+    def inherited_momentum(self) -> Optional[Schedule]:
         """The schedule of the average that the teacher has, where it is known."""
         return self.inherited.describe() if self.inherited is not None else None
 
@@ -183,8 +224,8 @@ class Mover:
             step: The first update that it holds for.
         """
         ensemble = self.ensemble
-        self._described = self.describe()
-        if self.history is not None and ensemble.smoother.pairs:
+        self._described = self.inherited_momentum()
+        if ensemble.smoother.pairs:
             settings = settings_of(
                 ensemble.smoother, self._described, ensemble.seed, ensemble.total, self.interval
             )
@@ -200,5 +241,5 @@ class Mover:
         if self._watch is None:
             return
         step, every = self.ensemble.step, self.ensemble.settings.check_teachers
-        named = self.ensemble.smoother.named() if self.watching or step % every == 0 else {}
-        self._watch.leave(named.values())
+        compared = self._opportunities < WATCHED or (every and step % every == 0)
+        self._watch.leave(self.ensemble.smoother.named().values() if compared else ())

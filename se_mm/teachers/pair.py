@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class Pair(Teacher):
     """Submodules ``teacher`` and ``student`` with the same tensors, in the model or one level down.
 
+    The student may have more, as a predictor.
+
     mmdet's ``SemiBaseDetector`` has them, and so has every semi-supervised classifier of ours. The
     options ``teacher`` and ``student`` name others. A model's state dict has both, and no count of
     the updates: the hook's record keeps it.
@@ -46,10 +48,13 @@ class Pair(Teacher):
     def _pairs(cls, model: nn.Module) -> Iterator[tuple[str, str]]:
         """Dotted names of teacher and student."""
         for folder, module in [('', model), *model.named_children()]:
-            pair = [getattr(unwrapped(module), name, None) for name in cls.names]
-            modules = all(isinstance(m, nn.Module) for m in pair)
-            averages = any(isinstance(m, BaseAveragedModel) for m in pair)
-            if modules and not averages and signature(pair[0]) == signature(pair[1]) != {}:
+            found = [getattr(unwrapped(module), name, None) for name in cls.names]
+            modules = [m for m in found if isinstance(m, nn.Module)]
+            averages = any(isinstance(m, BaseAveragedModel) for m in modules)
+            if len(modules) < 2 or averages:
+                continue
+            theirs, own = (signature(m) for m in modules)
+            if theirs and theirs.items() <= own.items():  # A student may have more.
                 teacher, student = (f'{folder}.{name}'.lstrip('.') for name in cls.names)
                 yield teacher, student
 
@@ -92,8 +97,13 @@ class Pair(Teacher):
 
     @property
     def parts(self) -> Mapping[str, str]:
-        """Dotted name of the teacher in a checkpoint -> its student's."""
-        return {self.path: self._student_path}
+        """Dotted name of the teacher in a checkpoint; it is published as the model itself."""
+        return {self.path: ''}
+
+    @property
+    def student_path(self) -> str:
+        """Dotted name of the student, which is published as the model itself."""
+        return self._student_path
 
     def student_name(self, inner: str) -> str:
         """Name of the student's tensor in the model, from the name in the teacher's module."""

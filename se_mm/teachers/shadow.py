@@ -16,7 +16,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from se_mm.smoothing.options import OptionError, did_you_mean
-from se_mm.smoothing.settings import Settings
+from se_mm.smoothing.settings import COPY, Settings
 from se_mm.teachers.base import TEACHERS, Teacher, submodule
 from se_mm.teachers.method import own_method
 from se_mm.teachers.pair import Pair
@@ -104,26 +104,23 @@ class Shadow(Teacher):
             ]
         return []
 
-    @torch.no_grad()
     def swap(self) -> None:
-        """Let teacher and student change places, or change back.
+        """Let teacher and student change places.
 
         Buffers that the teacher copies are the student's own at any time, and stay.
         """
-        if self._swapped:
-            pairs, self._swapped = self._swapped, []
-        else:
-            self._mover.ensemble.smoother.find(self.student)
-            pairs = [
-                (pair.teacher, pair.student)
-                for member, pair in self._mover.ensemble.smoother.pairs.items()
-                if member.is_parameter or member.rule != 'copy'
-            ]
-            self._swapped = pairs
-        for teacher, student in pairs:
-            kept = teacher.clone()
-            teacher.copy_(student)
-            student.copy_(kept)
+        self._mover.ensemble.smoother.find(self.student)
+        self._swapped = [
+            (pair.teacher, pair.student)
+            for member, pair in self._mover.ensemble.smoother.pairs.items()
+            if member.is_parameter or member.rule != COPY
+        ]
+        _exchange(self._swapped)
+
+    def swap_back(self) -> None:
+        """Let them change back, if they have changed places."""
+        _exchange(self._swapped)
+        self._swapped = []
 
     def save(self, runner: Runner, checkpoint: dict) -> None:
         """Write the teacher where a checkpoint has its model, and the student beside it."""
@@ -142,6 +139,14 @@ class Shadow(Teacher):
             if name.startswith('module.')
         }
         load_state_dict(self.module, teacher, strict=False)
+
+
+@torch.no_grad()
+def _exchange(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for one, other in pairs:
+        kept = one.clone()
+        one.copy_(other)
+        other.copy_(kept)
 
 
 def _stock_hook(model: nn.Module, ema: Mapping[str, Any]) -> EMAHook:

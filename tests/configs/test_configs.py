@@ -13,8 +13,6 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import get_installed_path
 from sklearn.datasets import load_digits
 
-import se_mm  # noqa: F401  (lets checkpoints load)
-
 Image = pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[2]

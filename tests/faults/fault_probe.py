@@ -136,7 +136,7 @@ class Probe(Hook):
         held = {'model': model.state_dict()}
         for hook in runner.hooks:
             if hasattr(hook, 'teacher'):
-                pairs = [*hook.teacher.parameters, *hook.teacher.buffers]
+                pairs = hook.mover.ensemble.smoother.pairs.values()
                 held['teacher'] = {pair.name: pair.teacher for pair in pairs}
         torch.save(held, f'{runner.work_dir}/rank{get_rank()}.pt')
 
@@ -149,17 +149,17 @@ class FirstUpdate(Hook):
 
     def before_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        smoother = hook._smoothed.smoother
+        smoother = hook.mover.ensemble.smoother
         update = smoother.update
         path = f'{runner.work_dir}/first_update.pt'
 
-        def kept(step, total, seed):
-            before = {pair.name: pair.teacher.clone() for pair in smoother.parameters}
-            update(step, total, seed)
+        def kept(student, step, total, seed):
+            before = {name: pair.teacher.clone() for name, pair in smoother.named().items()}
+            update(student, step, total, seed)
             if get_rank() == 0 and not os.path.exists(path):
                 kept = {
                     pair.name: (before[pair.name], pair.student.clone(), pair.teacher.clone())
-                    for pair in smoother.parameters
+                    for pair in smoother.named().values()
                 }
                 torch.save({'step': step, 'seed': seed, 'tensors': kept}, path)
 

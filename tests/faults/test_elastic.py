@@ -14,8 +14,7 @@ import torch
 from mmengine.config import Config
 from sklearn.datasets import load_digits
 
-import se_mm  # noqa: F401  (lets checkpoints load)
-from se_mm.engine.elastic import resume_option
+from se_mm.engine.runner.elastic import resume_option
 from se_mm.smoothing.options import OptionError
 
 Image = pytest.importorskip('PIL.Image')
@@ -90,17 +89,18 @@ class FaultHook(Hook):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         if fault == 'kill' and self.began == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+        pairs = list(hook.mover.ensemble.smoother.named().values())
         if fault == 'alter':
-            hook.teacher.parameters[4].teacher.view(-1)[3] *= -1
+            pairs[4].teacher.view(-1)[3] *= -1
         if fault == 'nan':
-            hook.teacher.parameters[4].student.data.view(-1)[3] = float('nan')
+            pairs[4].student.data.view(-1)[3] = float('nan')
 
     def after_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         torch.save(
             {
                 'began': self.began,
-                'teacher': {p.name: p.teacher for p in hook.teacher.parameters},
+                'teacher': {n: p.teacher for n, p in hook.mover.ensemble.smoother.named().items()},
             },
             f'{runner.work_dir}/rank{get_rank()}.pth')
 """
@@ -180,7 +180,7 @@ def test_a_job_of_which_one_rank_is_killed_ends_as_if_it_had_not_been(project):
     job, said = train(project, 'killed', MAX_RESTARTS='1')
     assert job.returncode == 2
     (line,) = (line for line in said.splitlines() if line.startswith('error: '))
-    assert "work_dir='killed' has checkpoints of another run" in line
+    assert "work_dir 'killed' must have no checkpoints of another run" in line
     assert len(starts(project, 'killed')) == 4
 
 
@@ -205,7 +205,7 @@ def test_a_teacher_that_differs_on_a_rank_stops_the_job_by_name(project, restart
     assert "of rank 1 differs from rank 0's at update 5" in line
     assert "teacher tensor 'backbone." in line
     assert 'Traceback' not in said
-    # What has been explained is not tried again.
+    # What was reported in one line is not tried again.
     assert starts(project, 'altered') == ['0', '1']
 
 
@@ -236,8 +236,8 @@ def test_a_student_that_is_not_finite_on_one_rank_stops_all_with_one_line(projec
 def test_what_ranks_that_may_be_started_again_go_on_from(
     tmp_path, monkeypatch, count, newest, resume, expected
 ):
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', str(count))
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '3')
+    monkeypatch.setenv('SE_MM_RESTART', str(count))
+    monkeypatch.setenv('SE_MM_MAX_RESTARTS', '3')
     monkeypatch.chdir(tmp_path)
     if newest is not None:
         (tmp_path / 'last_checkpoint').write_text(str(tmp_path / newest))
@@ -251,7 +251,7 @@ def test_what_ranks_that_may_be_started_again_go_on_from(
 
 
 def test_a_start_afresh_beside_earlier_checkpoints_is_warned_of(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '0')
+    monkeypatch.setenv('SE_MM_MAX_RESTARTS', '0')
     (tmp_path / 'last_checkpoint').write_text('epoch_4.pth')
     cfg = Config(dict(work_dir=str(tmp_path)))
     assert resume_option(cfg, None) is None

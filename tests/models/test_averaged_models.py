@@ -40,7 +40,9 @@ def test_it_is_an_averaged_model_with_the_stock_state_dict(cls):
 @pytest.mark.parametrize('update_buffers', [False, True])
 def test_keep_prob_zero_is_mmengines_exponential_moving_average(update_buffers):
     student = net()
-    ours = SpatialTemporalSmoothing(student, 0.0, 0.2, update_buffers=update_buffers)
+    ours = SpatialTemporalSmoothing(
+        student, keep_prob=0.0, momentum=0.2, update_buffers=update_buffers
+    )
     stock = ExponentialMovingAverage(student, 0.2, update_buffers=update_buffers)
     for step in range(6):
         move(student, step)
@@ -89,7 +91,7 @@ def test_count_of_updates_survives_a_state_dict():
 
 def test_teacher_can_be_kept_in_another_precision_than_its_student():
     student = net()
-    teacher = SpatialTemporalSmoothing(student, 0.5, 0.01)
+    teacher = SpatialTemporalSmoothing(student, keep_prob=0.5, momentum=0.01)
     teacher.module.double()
     for step in range(4):
         move(student, step)

@@ -24,9 +24,12 @@ def test_teacher_and_student_of_a_run_are_published_and_tested(trained):
 def test_what_is_wrong_is_one_line_and_nothing_is_written(trained):
     words = ('publish_teacher.py', CHECKPOINT)
     line = trained.fail(*words, 'new/x.pth', '--weights', 'teacher', '--prefix', 'bakbone')
-    assert "prefix='bakbone' is not in the teacher" in line and "Did you mean 'backbone'" in line
+    assert (
+        "prefix='bakbone' must be a part of the teacher" in line
+        and "Did you mean 'backbone'" in line
+    )
     assert not (trained.folder / 'new').exists()
     line = trained.fail('publish_teacher.py', CHECKPOINT[:-1], 'x.pth', '--weights', 'student')
     assert 'does not exist' in line and 'iter_4.pth' in line
     line = trained.fail(*words, CHECKPOINT, '--weights', 'teacher', '--overwrite')
-    assert 'is the checkpoint itself' in line
+    assert 'must not be the checkpoint itself' in line

@@ -5,10 +5,9 @@ import json
 import os
 import signal
 
+import pytest
 import torch
 from mmengine.config import Config
-
-import se_mm  # noqa: F401  (lets checkpoints load)
 
 
 def state_dict(path):
@@ -78,7 +77,7 @@ def test_option_that_does_not_exist_is_one_line_before_the_first_iteration(tools
 
 def test_config_that_does_not_exist_is_one_line_naming_the_nearest(tools):
     (tools.folder / 'byol.py').touch()
-    said = "error: config='boyl.py' does not exist: the path of a file. Did you mean 'byol.py'?"
+    said = "error: config file 'boyl.py' does not exist. Did you mean 'byol.py'?"
     assert tools.fail('train.py', 'boyl.py') == said
 
 
@@ -94,14 +93,34 @@ def test_openmmlab_and_onedl_installed_together_is_one_line(tools):
     assert 'pip uninstall mmengine' in said
 
 
-def test_error_of_a_library_is_one_line_and_its_traceback_is_an_option(tools):
-    options = ['--cfg-options', 'model.type=ImageClasifier']
-    said = tools.fail('train.py', tools.config, *options)
-    assert "model.type='ImageClasifier' does not exist" in said
-    assert "Did you mean 'ImageClassifier'?" in said and '--traceback' in said
-    status, _, errors = tools.run('train.py', tools.config, '--traceback', *options)
-    assert status == 2
-    assert 'Traceback' in errors and 'ImageClasifier is not in the' in errors
+@pytest.mark.parametrize(
+    'option, said',
+    [
+        ('model.type=ImageClasifier', 'ImageClasifier is not in the'),
+        ('train_dataloader.dataset.type=Digitz', 'Digitz is not in the'),
+        ('optim_wrapper.optimizer.lr=-1', 'Invalid learning rate'),
+    ],
+)
+def test_error_of_a_library_keeps_its_traceback_and_status(tools, option, said):
+    status, _, errors = tools.run('train.py', tools.config, '--cfg-options', option)
+    assert status == 1
+    assert 'Traceback' in errors and said in errors and 'error: ' not in errors
+
+
+def test_automatic_resume_of_an_empty_folder_starts_from_load_from(trained):
+    start = trained.folder / 'work_dirs/digits_config/iter_2.pth'
+    output = trained.succeed(
+        'train.py',
+        trained.config,
+        '--work-dir',
+        'new',
+        '--resume',
+        '--cfg-options',
+        f'load_from={start}',
+        'train_cfg.max_iters=1',
+    )
+    assert f'the run starts from {start}' in output
+    assert f'Load checkpoint from {start}' in output
 
 
 def test_error_after_an_iteration_keeps_its_traceback(tools):

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Union
+from typing import Any, Union
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import Tensor
 
 from se_mm.smoothing.options import OptionError, check_count
+from se_mm.teachers import plain_model
 
 
 @HOOKS.register_module()
@@ -43,7 +43,7 @@ class BurnInHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Refuse what cannot be. Called once the model is loaded."""
-        model = _without_wrapper(runner.model)
+        model = plain_model(runner.model)
         if not hasattr(model, 'loss_by_gt_instances'):
             raise OptionError(
                 f'BurnInHook is not for {type(model).__name__}: it needs a semi-supervised '
@@ -59,17 +59,13 @@ class BurnInHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Union[dict, tuple, list, None] = None
     ) -> None:
         """Choose the loss of the iteration."""
-        model = _without_wrapper(runner.model)
+        model: Any = plain_model(runner.model)
         if runner.iter < self.iters:
 
             def loss(inputs: dict[str, Tensor], data_samples: dict[str, list]) -> dict:
                 return model.loss_by_gt_instances(inputs['sup'], data_samples['sup'])
 
-            model.loss = loss
+            vars(model)['loss'] = loss
         elif 'loss' in vars(model):
             del model.loss
             runner.logger.info(f'BurnInHook: unlabelled images from iteration {runner.iter} on.')
-
-
-def _without_wrapper(model: nn.Module) -> nn.Module:
-    return model.module if is_model_wrapper(model) else model

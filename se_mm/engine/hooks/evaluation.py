@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate the student beside a teacher that was evaluated in its place."""
+"""Evaluate a teacher beside the model in the model's place, and the student too if asked to."""
 
 from __future__ import annotations
 
@@ -7,18 +7,35 @@ from typing import Optional
 
 from mmengine.runner import Runner
 
+from se_mm.teachers import Mover, Shadow
 
-def evaluate_student(runner: Runner, stage: str, metrics: Optional[dict[str, float]]) -> None:
-    """Run a loop's evaluation once more, and add metrics that end in ``_origin``, as mmpretrain.
+
+def swapped_in(mover: Mover) -> None:
+    """Let a shadow and its student change places, unless the student is to be evaluated."""
+    on_student = mover.ensemble.settings.evaluate_on == 'student'
+    # Before the first update the model itself is the teacher.
+    if isinstance(mover.teacher, Shadow) and mover.started and not on_student:
+        mover.teacher.swap()
+
+
+def swapped_back(
+    mover: Mover, runner: Runner, stage: str, metrics: Optional[dict[str, float]]
+) -> None:
+    """Let them change back. The student is evaluated then if ``evaluate_on`` is ``'both'``.
 
     Args:
-        runner: The runner of the run, whose model has the student's values now.
+        mover: What moves the teacher.
+        runner: The runner of the run.
         stage: ``'val'`` or ``'test'``.
-        metrics: Those of the teacher, to which the student's are added.
+        metrics: Those of the teacher, to which the student's are added, as mmpretrain does.
     """
+    if not isinstance(mover.teacher, Shadow):
+        return
+    mover.teacher.swap_back()
     loop = runner.val_loop if stage == 'val' else runner.test_loop
-    if not hasattr(loop, 'run_iter'):
-        return  # A loop that does not go batch by batch asks teacher and student itself.
+    # A loop that does not go batch by batch asks teacher and student itself.
+    if mover.ensemble.settings.evaluate_on != 'both' or not hasattr(loop, 'run_iter'):
+        return
     runner.model.eval()
     for index, batch in enumerate(loop.dataloader):
         loop.run_iter(index, batch)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The options of a line in a config: ours, and those of the hook whose line it was.
 
-A line of MMEngine's or mmpretrain's ``EMAHook`` or of mmdet's ``MeanTeacherHook`` is switched by its
-``type`` alone, so their options are understood.
+A line of MMEngine's or mmpretrain's ``EMAHook`` or of mmdet's ``MeanTeacherHook`` is switched by
+its ``type`` alone, so their options are understood.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def read_line(hook: str, defaults: Mapping[str, Any], options: Mapping[str, Any]
         kind = 'shadow'
     elif any(key in given for key in _OF_MEAN_TEACHER_HOOK):
         kind = 'pair'
-    ema = {key: given.pop(key) for key in ('ema_type', 'strict_load', 'device') if key in given}
+    ema: dict[str, Any] = {
+        key: given.pop(key) for key in ('ema_type', 'strict_load', 'device') if key in given
+    }
     if 'update_buffers' in given:
         ema['update_buffers'] = given['update_buffers']
     ours['buffers'] = _one(

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Optional
 
-from torch import Tensor
+from mmengine.runner import Runner
 
-from se_mm.history.segments import read_history
+from se_mm.history.segments import History, read_history
 from se_mm.smoothing.options import OptionError
+from se_mm.teachers import Mover, Shadow
 from se_mm.version import __version__
 
 CHECKPOINT_KEY = 'se_mm'
@@ -27,37 +28,106 @@ _TYPES = {
 }
 
 
-def record(
-    *,
-    hook: str,
-    seed: int,
-    step: int,
-    options: Mapping[str, Any],
-    teacher: Mapping[str, Any],
-    fp32: Mapping[str, Tensor],
-    history: Sequence[Mapping[str, Any]],
-) -> dict[str, Any]:
-    """What goes under :data:`CHECKPOINT_KEY`.
+def save_teacher(
+    mover: Mover, runner: Runner, checkpoint: dict[str, Any], hook: str, options: Mapping[str, Any]
+) -> None:
+    """Add a record to a checkpoint, and a teacher that is beside the model.
 
     Args:
+        mover: What moves the teacher.
+        runner: The runner of the run.
+        checkpoint: What is about to be written.
         hook: Name of the hook.
-        seed: Seed of the picks.
-        step: Updates made.
-        options: The options, as :meth:`~se_mm.smoothing.Settings.plain` has them.
-        teacher: ``kind``, and ``parts`` as :attr:`~se_mm.teachers.Teacher.parts`.
-        fp32: Averages in float32 of a low-precision teacher.
-        history: What was in force at each update: see :mod:`se_mm.history.segments`.
+        options: Its options, as :meth:`~se_mm.smoothing.Settings.plain` has them.
+
+    Raises:
+        TeacherFault: If student or teacher is not finite.
     """
-    return {
+    ensemble, teacher = mover.ensemble, mover.teacher
+    if mover.guard is not None:
+        mover.guard.check_saved(ensemble.step)
+    if isinstance(teacher, Shadow):
+        mover.copy_student()
+        teacher.save(runner, checkpoint)
+    checkpoint[CHECKPOINT_KEY] = {
         'version': __version__,
         'hook': hook,
-        'seed': seed,
-        'step': step,
+        'seed': mover.seed or 0,
+        'step': ensemble.step,
         'options': dict(options),
-        'teacher': {'kind': teacher['kind'], 'parts': dict(teacher['parts'])},
-        'fp32': {name: average.cpu() for name, average in fp32.items()},
-        'history': [dict(segment) for segment in history],
+        'teacher': {
+            'kind': teacher.kind,
+            'path': teacher.path,
+            'parts': dict(teacher.parts),
+            'student': teacher.student_path,
+        },
+        'fp32': {name: average.cpu() for name, average in ensemble.smoother.fp32.items()},
+        'history': [dict(segment) for segment in mover.history.segments],
     }
+
+
+def load_teacher(
+    mover: Mover,
+    runner: Runner,
+    checkpoint: dict[str, Any],
+    training: bool,
+    hook: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Take the teacher's part out of a checkpoint, before the model loads the rest.
+
+    Args:
+        mover: What moves the teacher.
+        runner: The runner of the run.
+        checkpoint: What was read.
+        training: Whether the run trains; otherwise it only evaluates.
+        hook: Name of the hook.
+        options: Its options.
+
+    Raises:
+        OptionError: If the record was written by a newer version, or is damaged.
+    """
+    teacher, settings = mover.teacher, mover.ensemble.settings
+    beside = 'ema_state_dict' in checkpoint
+    if training and runner._resume:
+        if isinstance(teacher, Shadow):
+            teacher.resume(runner, checkpoint)
+            # Before the first update the copy is there too, and is made once more.
+            mover.started = beside and bool(checkpoint['ema_state_dict'].get('steps', 1))
+        _resume(mover, runner, checkpoint, hook, options)
+    elif isinstance(teacher, Shadow):
+        if beside and not training and settings.evaluate_on in ('student', 'both'):
+            teacher.load_both(checkpoint)
+            mover.started = True
+    elif settings.initial_teacher == 'loaded':
+        state = checkpoint.get('state_dict', checkpoint)
+        names = [name.removeprefix('module.') for name in state]
+        mover.started = any(n.startswith(f'{part}.') for part in teacher.parts for n in names)
+
+
+def _resume(
+    mover: Mover,
+    runner: Runner,
+    checkpoint: Mapping[str, Any],
+    hook: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Take over the record of a checkpoint, and warn of options that have changed."""
+    saved = read_record(checkpoint)
+    if not mover.teacher.saved_with_steps:
+        # A stock hook or model makes an update at every iteration.
+        mover.ensemble.step = saved['step'] if saved else checkpoint['meta']['iter']
+    if saved is None:
+        runner.logger.info(f'{hook}: the checkpoint was written without it.')
+        return
+    mover.seed = saved['seed']
+    mover.ensemble.restore(saved['fp32'])
+    mover.history = History(saved['history'])
+    changes = changed_options(saved, hook, options)
+    if changes:
+        runner.logger.warning(
+            f'{hook}: the checkpoint was written with other options: {", ".join(changes)}.'
+        )
 
 
 def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:

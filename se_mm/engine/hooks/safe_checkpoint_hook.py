@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook that removes an old checkpoint only when the new one is there."""
+"""A checkpoint hook that removes an old checkpoint after the new one is there."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from se_mm.smoothing.options import OptionError
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """MMEngine's ``CheckpointHook``, which loses nothing when it is interrupted.
+    """MMEngine's ``CheckpointHook``, made safe against interruption.
 
-    MMEngine's own removes the oldest of ``max_keep_ckpts`` files before it writes the next: with 1,
-    a run that ends there, or whose disk is full, has none left. A resumed run that was copied
+    MMEngine's hook removes the oldest of ``max_keep_ckpts`` files before it writes the next one:
+    with 1, a kill or a full disk at that moment leaves none. A resumed run that was copied
     elsewhere removes the best checkpoint of the original.
 
     Args:
         **options: Those of :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
-        OptionError: Before the first iteration, if ``filename_tmpl`` leads out of the folder.
+        OptionError: Before the first iteration, if ``filename_tmpl`` names a folder.
     """
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse a file name that leads elsewhere, and find the folder."""
+        """Check the file name, and set up the folder."""
         name = self.filename_tmpl.format(0)
         if os.path.basename(name) != name:
             raise OptionError(
-                f'checkpoint.filename_tmpl={self.filename_tmpl!r} is not allowed: a file name '
-                f'without a folder, as {"epoch_{}.pth"!r}. The folder is out_dir.'
+                f'checkpoint.filename_tmpl must be a file name without a folder, such as '
+                f'{"epoch_{}.pth"!r}, got {self.filename_tmpl!r}; set the folder by out_dir'
             )
-        # A checkpoint brings them along, and they become names of files that are removed.
+        # They come from a checkpoint, and name files that are removed.
         ids = runner.message_hub.runtime_info.get('keep_ckpt_ids')
         if ids is not None and not all(isinstance(step, int) for step in ids):
-            raise OptionError(f'the checkpoint has keep_ckpt_ids={ids!r}: damaged.')
+            raise OptionError(f'keep_ckpt_ids of the checkpoint must be integers, got {ids!r}')
         super().before_train(runner)
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
@@ -49,10 +49,12 @@ class SafeCheckpointHook(CheckpointHook):
         if self.max_keep_ckpts > 0 and step not in self.keep_ckpt_ids:
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 oldest = self.keep_ckpt_ids.popleft()
-            self.keep_ckpt_ids.append(step)  # The parent's then removes nothing.
-            # A run that ends before the oldest is removed does so when it goes on.
+            self.keep_ckpt_ids.append(step)  # So that the parent removes nothing.
+            # If the run ends before the oldest is removed, the resumed run removes it.
             known = [*([] if oldest is None else [oldest]), *self.keep_ckpt_ids]
             runner.message_hub.update_info('keep_ckpt_ids', known)
+        if hasattr(runner, 'gather_ranks'):  # A ResumableRunner.
+            runner.gather_ranks()
         super()._save_checkpoint_with_step(runner, step, meta)
         if oldest is not None:
             self._remove(
@@ -62,7 +64,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         several = len(self.key_indicators) > 1 if self.save_best else False
         before = dict(self.best_ckpt_path_dict) if several else {'': self._best()}
-        # Unknown to the parent's, the old ones are not removed.
+        # Hidden from the parent, the old ones are not removed.
         if several:
             self.best_ckpt_path_dict.update(dict.fromkeys(before))
         elif before['']:
@@ -84,7 +86,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _remove(self, path: str) -> None:
         """Remove a checkpoint of this run."""
         if not is_main_process() or Path(path).parent != Path(self.out_dir):
-            return  # The run was copied, and the file is the original's.
+            return  # The run was copied: the file belongs to the original.
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):

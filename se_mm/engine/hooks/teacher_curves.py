@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from mmengine.hooks import LoggerHook
 from mmengine.runner import Runner
@@ -53,7 +55,7 @@ class TeacherCurves:
         """keep_prob and momentum in force at the last update, and the share of units taken over."""
         mover, updates = self._mover, self._mover.ensemble.step
         step = updates - 1
-        if mover.history is None or step < 1 or mover.following:
+        if step < 1 or mover.following:
             return {}
         last: Segment = read_history(mover.history.segments, updates)[-1]
         if not last.rules:
@@ -98,5 +100,5 @@ def _square(tensor: torch.Tensor, other: torch.Tensor | None = None) -> torch.Te
     value = tensor.detach().float()
     if other is not None:
         value = value - other.detach().float().to(value.device)
-    square = value.square().sum()
+    square: Any = value.square().sum()
     return square.full_tensor() if is_sharded(square) else square

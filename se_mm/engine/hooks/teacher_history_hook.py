@@ -13,9 +13,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from se_mm.engine.hooks.spatial_ensemble_hook import SpatialEnsembleHook
+from se_mm.history.provenance import effective_size, law, provenance
 from se_mm.history.segments import read_history
 from se_mm.smoothing.options import OptionError, check_count, check_flag
-from se_mm.history.provenance import effective_size, law, provenance
 
 
 @HOOKS.register_module()
@@ -78,7 +78,8 @@ class TeacherHistoryHook(Hook):
 
         from se_mm.history.picture import draw_history
 
-        updates, saved = self._hook.history
+        mover = self._hook.mover
+        updates, saved = mover.ensemble.step, mover.history.segments
         if not updates:
             return
         segments = read_history(saved, updates)

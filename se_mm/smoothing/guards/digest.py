@@ -17,8 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.picks import mix_, run_of_keys, signed, unit_key
 from se_mm.smoothing.guards.ranks import all_ranks
+from se_mm.smoothing.picks import mix_, run_of_keys, signed, unit_key
 
 # Integers are read this many at a time: their products then stay in the processor's cache.
 _PIECE = 1 << 16

@@ -12,7 +12,7 @@ from se_mm.smoothing.guards.digest import differing
 from se_mm.smoothing.guards.finite import not_finite
 from se_mm.smoothing.guards.ranks import world_size
 from se_mm.smoothing.options import OptionError
-from se_mm.smoothing.smoother import Smoother, TeacherFault
+from se_mm.smoothing.smoother import Member, Smoother, TeacherFault
 from se_mm.smoothing.units import Pair, is_sharded
 
 # A batch norm's buffers that a diverging run damages. Others are the model's own: a mask may be
@@ -151,7 +151,7 @@ def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
     )
 
 
-def _checked(pairs: Mapping[object, Pair]) -> list[Pair]:
+def _checked(pairs: Mapping[Member, Pair]) -> list[Pair]:
     """The pairs that are to be finite; first what is trained, which a fault then names."""
     trained = [pair for pair in pairs.values() if pair.student.requires_grad]
     statistics = [pair for pair in pairs.values() if pair.name.rpartition('.')[2] in _STATISTICS]

@@ -80,7 +80,7 @@ class Watch:
             more = f' and {count - 1} others' if count > 1 else ''
             raise TeacherFault(
                 f'the teacher must be moved by one thing, but between updates {step} and '
-                f'{step + 1} something else changed {tensor}{more}: remove the other hook or the '
+                f'{step + 1} something else changed the teacher of {tensor}{more}: remove the other hook or the '
                 f"model's own update, or name it by update_method="
             )
 

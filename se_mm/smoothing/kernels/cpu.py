@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from importlib import import_module
 from typing import Any, Optional
 
 import torch
@@ -19,10 +20,9 @@ from se_mm.smoothing.picks import signed, stream, threshold
 from se_mm.smoothing.units import Pair, Units, same_layout
 
 try:
-    from se_mm.smoothing.kernels import cpu_kernel as _built
+    cpu_kernel: Any = import_module('se_mm.smoothing.kernels.cpu_kernel')
 except ImportError:
-    _built = None
-cpu_kernel: Any = _built
+    cpu_kernel = None
 
 # Numbers that are worth a thread.
 _PER_THREAD = 1 << 17

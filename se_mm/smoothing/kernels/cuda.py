@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 import warnings
 from functools import cache
+from importlib import import_module
 from typing import Any, Optional
 
 import torch
@@ -16,10 +17,9 @@ from se_mm.smoothing.picks import signed, stream, threshold
 from se_mm.smoothing.units import Pair, Units, same_layout
 
 try:  # Triton comes with PyTorch where that supports CUDA.
-    from se_mm.smoothing.kernels import triton_kernel as _imported
+    triton_kernel: Any = import_module('se_mm.smoothing.kernels.triton_kernel')
 except ImportError:
-    _imported = None  # type: ignore[assignment]
-triton_kernel: Any = _imported
+    triton_kernel = None
 
 _FLOATS = {'float32', 'float64', 'bfloat16', 'float16'}
 # The kernel counts a tensor's numbers in 32 bits.

@@ -6,10 +6,14 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
-from se_mm.engine.checkpoints import read_checkpoint
+from se_mm.checkpoints.read import read_checkpoint
 from se_mm.engine.hooks.record import read_record
 from se_mm.history.provenance import BEFORE, law, provenance
 from se_mm.history.segments import read_history
+from se_mm.smoothing.options import OptionError
+
+from se_mm.checkpoints.read import read_checkpoint
+from se_mm.engine.hooks.record import read_record
 from se_mm.smoothing.options import OptionError
 
 pytest.importorskip('mmpretrain')

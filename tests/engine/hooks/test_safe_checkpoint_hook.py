@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from se_mm.engine.cpu import CPURunner
+from se_mm.engine.runner.cpu import CPURunner
 from se_mm.smoothing.options import OptionError
 
 
@@ -71,7 +71,9 @@ def test_best_checkpoint_of_the_run_that_was_copied_stays(pair_cfg, tmp_path):
 def test_file_name_that_leads_out_of_the_work_dir_is_refused(classifier_cfg, tmp_path):
     for name in ('../{}.pth', '/tmp/{}.pth', 'sub/{}.pth'):
         runner = build(classifier_cfg(tmp_path / 'run'), filename_tmpl=name)
-        with pytest.raises(OptionError, match=r'checkpoint.filename_tmpl=.* a file name without'):
+        with pytest.raises(
+            OptionError, match=r'checkpoint.filename_tmpl must be a file name without'
+        ):
             runner.train()
     assert [path.name for path in tmp_path.iterdir()] == ['run']
 
@@ -89,11 +91,10 @@ def test_checkpoint_cannot_have_files_elsewhere_removed(pair_cfg, tmp_path, key,
     checkpoint = torch.load(path)
     checkpoint['message_hub']['runtime_info'][key] = value or str(precious)
     checkpoint['message_hub']['runtime_info']['best_score'] = -1.0
-    del checkpoint['meta']['contents']
     torch.save(checkpoint, path)
     runner = build(pair_cfg(tmp_path / 'run', hooks, max_iters=6, resume=True), **options)
     if key == 'keep_ckpt_ids':
-        with pytest.raises(OptionError, match=r'keep_ckpt_ids=.*damaged'):
+        with pytest.raises(OptionError, match='keep_ckpt_ids of the checkpoint must be integers'):
             runner.train()
     else:
         runner.train()

@@ -10,7 +10,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from se_mm.engine.released import blocks, convert
+from se_mm.checkpoints.convert import blocks, convert
 from se_mm.smoothing.options import OptionError
 
 pytest.importorskip('mmpretrain')
@@ -105,22 +105,22 @@ def broken(released, change, folder):
 @pytest.mark.parametrize(
     'change, message',
     [
-        (lambda c: c.pop('model'), "has no 'model'"),
+        (lambda c: c.pop('model'), "must have a 'model'"),
         (
             lambda c: [c['model'].pop(k) for k in list(c['model']) if 'teacher' in k],
-            'has no teacher_encoder.*it has module.student_encoder',
+            'must have a teacher_encoder, and has module.student_encoder',
         ),
         (
             lambda c: c['model'].update({'module.student_encoder.fc.9.weight': torch.zeros(1)}),
-            'student_encoder.fc.9.weight, which is not of the released layout',
+            'student_encoder.fc.9.weight, which the released layout does not',
         ),
         (
             lambda c: c['model'].update({'module.teacher_encoder.conv1.weight': torch.zeros(1)}),
-            r'the teacher has backbone.conv1.weight of shape \(1,\), the student \(64, 3, 7, 7\)',
+            r'backbone.conv1.weight must have the same shape .* \(1,\) and \(64, 3, 7, 7\)',
         ),
         (
             lambda c: c['model'].pop('module.teacher_encoder.fc.3.bias'),
-            'the student has neck.fc1.bias, the teacher nothing',
+            'neck.fc1.bias must be in teacher and student',
         ),
     ],
 )
@@ -135,8 +135,8 @@ def test_other_layouts_are_one_line_and_nothing_is_written(released, tmp_path, c
 def test_what_is_there_is_not_overwritten(released, tmp_path):
     out = tmp_path / 'out.pth'
     out.write_text('mine')
-    with pytest.raises(OptionError, match='is there already'):
+    with pytest.raises(OptionError, match='exists; choose another name'):
         convert(released[0], out, 'byol')
-    with pytest.raises(OptionError, match='is the checkpoint itself'):
+    with pytest.raises(OptionError, match='must not be the checkpoint itself'):
         convert(released[0], released[0], 'byol', overwrite=True)
     assert out.read_text() == 'mine'

@@ -14,11 +14,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-import se_mm  # noqa: F401  (lets checkpoints load)
-
 Image = pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
-TOOLS = Path(__file__).parents[2] / 'tools'
+TOOLS = Path(__file__).parents[3] / 'tools'
 ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
 
 CONFIG = """
@@ -78,7 +76,7 @@ class DumpTeacher(Hook):
 
     def after_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        torch.save({p.name: p.teacher for p in hook.teacher.parameters},
+        torch.save({n: p.teacher for n, p in hook.mover.ensemble.smoother.named().items()},
                    f'{runner.work_dir}/rank{get_rank()}.pth')
 """
 

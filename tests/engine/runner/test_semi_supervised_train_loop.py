@@ -92,7 +92,7 @@ def test_resume_with_other_labelled_images_is_refused(runs, pair_cfg):
         resume=True,
         train_dataloader=dict(dataset=dict(split=dict(seed=1))),
     )
-    with pytest.raises(OptionError, match='began with other labelled images'):
+    with pytest.raises(OptionError, match='labelled images must stay those of'):
         other.train()
 
 
@@ -142,10 +142,10 @@ def test_one_network_is_evaluated_as_by_mmengines_own_loop(runs, on):
 @pytest.mark.parametrize(
     'changes, message',
     [
-        (dict(hooks=[]), "no hook that moves the teacher of FixMatch: add dict.type='SETMAHook'"),
+        (dict(hooks=[]), "hook that updates the teacher of FixMatch: add dict.type='SETMAHook'"),
         (
             dict(model=dict(classifier=dict(head=dict(num_classes=7)))),
-            'head.num_classes=7 does not fit the data, which have 10 classes',
+            'head.num_classes must be 10, the classes of the data, got 7',
         ),
         (
             dict(train_dataloader=dict(batch_sampler=dict(mu=0))),
@@ -158,7 +158,7 @@ def test_one_network_is_evaluated_as_by_mmengines_own_loop(runs, on):
                     dataset=dict(unlabelled=False),
                 )
             ),
-            'unlabelled=False is not allowed with FixMatch',
+            'FixMatch needs unlabelled images',
         ),
         (
             dict(train_dataloader=dict(dataset=dict(unlabelled=False))),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the teacher or the student out of a training checkpoint, as weights of a plain model."""
+"""Publish the teacher or the student of a training checkpoint as weights of a plain model."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -12,11 +12,11 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor
 
-from se_mm.engine.checkpoints import read_checkpoint
-from se_mm.engine.hooks.record import CHECKPOINT_KEY, plain
+from se_mm.checkpoints.read import read_checkpoint
+from se_mm.checkpoints.write import check_out, whole_file
+from se_mm.engine.hooks.record import CHECKPOINT_KEY, read_record
 from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 from se_mm.version import __version__
-from se_mm.whole_file import check_out, whole_file
 
 WEIGHTS = ('teacher', 'student')
 State = dict[str, Tensor]
@@ -24,12 +24,12 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TeacherAndStudent:
-    """What a training checkpoint holds, both by the names of the student's model.
+    """The teacher and the student of a training checkpoint, by the student model's names.
 
     Attributes:
         kind: Kind of the teacher, as in :data:`~se_mm.teachers.TEACHERS`; None if there is
             none.
-        teacher: Its tensors; of a teacher that is a part of the model, only that part's.
+        teacher: Its tensors; where the teacher is a part of the model, only those of that part.
         student: All of the student's tensors.
     """
 
@@ -39,15 +39,20 @@ class TeacherAndStudent:
 
 
 def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
-    """Tell the teacher of a checkpoint from its student, by names and shapes alone.
+    """Separate the teacher of a checkpoint from its student.
+
+    The record of se_mm says where they are; in stock checkpoints, names and shapes do.
 
     Raises:
-        OptionError: If several teachers or several students could be meant.
+        OptionError: If the checkpoint holds several teachers, or several possible students.
     """
     state: State = dict(checkpoint['state_dict'])
     if 'ema_state_dict' in checkpoint:
         student = _below(checkpoint['ema_state_dict'], 'module')
         return TeacherAndStudent('shadow', state, student)
+    record = read_record(checkpoint)
+    if record is not None:
+        return _recorded(state, record['teacher'])
     if _below(state, 'student') and _below(state, 'teacher'):
         return TeacherAndStudent('pair', _below(state, 'teacher'), _below(state, 'student'))
     averaged = [
@@ -58,11 +63,11 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
     outermost = [p for p in averaged if not any(p.startswith(o + '.module.') for o in averaged)]
     if len(outermost) > 1:
         raise OptionError(
-            f'the checkpoint holds several teachers, {", ".join(map(repr, outermost))}: which is '
-            f'meant cannot be told.'
+            f'cannot publish from a checkpoint with several teachers: '
+            f'{", ".join(map(repr, outermost))}'
         )
     if outermost:
-        path, kind = outermost[0], 'averaged module'
+        path, kind = outermost[0], 'averaged'
         module = _below(state, f'{path}.module')
     elif _below(state, 'teacher'):
         path, kind = 'teacher', 'method'
@@ -77,6 +82,20 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
     return TeacherAndStudent(kind, teacher, student)
 
 
+def _recorded(state: State, where: Mapping[str, Any]) -> TeacherAndStudent:
+    """Teacher and student by what the record of se_mm has of them."""
+    teacher: State = {}
+    for part, published in where['parts'].items():
+        for name, value in _below(state, part).items():
+            teacher[f'{published}.{name}'.lstrip('.')] = value
+    if where['student']:
+        student = _below(state, where['student'])
+    else:
+        own = f'{where["path"]}.'
+        student = {name: value for name, value in state.items() if not name.startswith(own)}
+    return TeacherAndStudent(where['kind'], teacher, student)
+
+
 def publish(
     source: Union[str, Path],
     out: Union[str, Path],
@@ -88,43 +107,35 @@ def publish(
 
     Args:
         source: The training checkpoint.
-        out: Where to write; its folder is made.
+        out: The file to write; its folder is created.
         weights: ``'teacher'`` or ``'student'``.
-        prefixes: Dotted names in the student's model of the parts to take; none: all. The names
-            stay as they are: an ``init_cfg`` takes them with ``prefix='backbone.'``.
-        overwrite: Whether a file that is there is replaced.
+        prefixes: Dotted names of the parts to keep; all if empty. Names are not changed: load a
+            part with ``init_cfg=dict(..., prefix='backbone.')``.
+        overwrite: Whether an existing file is replaced.
 
     Returns:
-        What was written: ``state_dict``, and ``meta`` with the record of where it came from under
-        ``'se_mm'``.
+        What was written: ``state_dict``, and ``meta`` with its origin under ``'se_mm'``.
 
     Raises:
-        OptionError: If the source lacks what is asked for, or ``out`` cannot be written.
+        OptionError: If the source lacks the weights, or ``out`` cannot be written.
     """
     check_choice('weights', weights, WEIGHTS)
     source, out = Path(source), Path(out)
     check_out(source, out, overwrite)
-    if not hasattr(torch.serialization, 'add_safe_globals'):
-        raise OptionError(
-            f'checkpoint={str(source)!r} cannot be read without running what is in it by PyTorch '
-            f'{torch.__version__}: 2.4 or newer can.'
-        )
     checkpoint = read_checkpoint(source)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
-        raise OptionError(
-            f"checkpoint={str(source)!r} is no training checkpoint: it has no 'state_dict'."
-        )
+        raise OptionError(f'checkpoint {str(source)!r} must have a state_dict, and has none')
     found = teacher_and_student(checkpoint)
     if weights == 'teacher' and found.kind is None:
         raise OptionError(
-            f'weights={weights!r} is not in {str(source)!r}: it holds one model, with '
-            f'{", ".join(_children(found.student))}.'
+            f'weights={weights!r} is not in {str(source)!r}, which holds one model: '
+            f'{", ".join(_children(found.student))}'
         )
     state = found.teacher if weights == 'teacher' else found.student
     chosen = _choose(state, prefixes, weights)
     meta = checkpoint.get('meta') or {}
     published = {
-        # Cloned, since a view would be written with all that it is a view of.
+        # Cloned: a view would be saved with its whole storage.
         'state_dict': {name: value.clone() for name, value in chosen.items()},
         'meta': {
             **{key: meta[key] for key in ('dataset_meta', 'epoch', 'iter') if key in meta},
@@ -135,7 +146,7 @@ def publish(
                 'weights': weights,
                 'prefixes': list(prefixes),
                 'teacher': found.kind,
-                'hook': plain(checkpoint.get(CHECKPOINT_KEY)),
+                'hook': checkpoint.get(CHECKPOINT_KEY),
             },
         },
     }
@@ -174,8 +185,8 @@ def _parts(module: State, siblings: dict[str, State]) -> dict[str, State]:
         if whole or len(alike) != 1:
             several = ', '.join(map(repr, whole or alike))
             raise OptionError(
-                f'the student of the teacher cannot be told: {several or "nothing"} is like its '
-                f'part {number!r}.'
+                f'part {number!r} of the teacher must match one module beside it, and matches '
+                f'{several or "none"}'
             )
         found[alike[0]] = part
     return found
@@ -201,7 +212,7 @@ def _choose(state: State, prefixes: Sequence[str], weights: str) -> State:
                 )
             )
             raise OptionError(
-                f'prefix={prefix!r} is not in the {weights}, which has '
+                f'prefix={prefix!r} must be a part of the {weights}, which has '
                 f'{", ".join(_children(state))}.{did_you_mean(prefix, names)}'
             )
         chosen |= {f'{prefix}.{name}': value for name, value in part.items()}

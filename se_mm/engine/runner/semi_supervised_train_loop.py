@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training on labelled and unlabelled images, which goes on exactly where it was stopped."""
+"""A train loop for labelled and unlabelled images that resumes exactly."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from torch.utils.data import DataLoader
 
 from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
 from se_mm.engine.hooks import SpatialEnsembleHook
-from se_mm.engine.keyed_data import Skipping
-from se_mm.teachers import Pair
+from se_mm.engine.runner.keyed_data import Skipping
 from se_mm.smoothing import OptionError, Settings
+from se_mm.teachers import Pair
 
 SPLIT_FILE = 'split.json'
-"""Where in its work dir a run leaves which images are labelled."""
+"""The file in a work dir that lists the labelled images."""
 
 
 @LOOPS.register_module()
 class SemiSupervisedTrainLoop(IterBasedTrainLoop):
-    """mmengine's training by iterations, for a ``SemiSupervisedDataset``.
+    """MMEngine's ``IterBasedTrainLoop`` for a ``SemiSupervisedDataset``.
 
-    It refuses a run that cannot come to anything, leaves the split in the work dir, and a resumed
-    run goes on with the next batch at once: mmengine's own loop reads all earlier ones again.
+    It checks that data, model and hooks fit, writes the split to the work dir, and resumes with the
+    next batch at once; MMEngine's loop reads all earlier batches again.
 
     Args:
         runner: The runner.
-        dataloader: The training images.
-        max_iters: Iterations of the whole run.
+        dataloader: The training dataloader, or its config.
+        max_iters: Iterations of the run.
         **options: Those of :class:`mmengine.runner.IterBasedTrainLoop`.
 
     Raises:
@@ -47,22 +47,25 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         self._check()
 
     def run(self) -> Any:
-        """Train, from the iteration on that the runner stands at."""
+        """Train from the current iteration on."""
         self._keep_split()
         if self._iter:
-            self.dataloader_iterator = Skipping(self._batches_from(self._iter), self._iter)
+            self.dataloader_iterator = Skipping(self._batches_from(self._iter), self)
         return super().run()
 
     def _batches_from(self, step: int) -> Iterator[Any]:
-        """The batches of the training from a step on."""
+        """Iterate over the batches from a step on."""
         sampler: MultiSourceBatchSampler = self.dataloader.batch_sampler
         sampler.step = step
-        # A checkpoint brings its seed along, after the sampler was made.
+        # A checkpoint may have changed the seed since the sampler was built.
         sampler.seed = sampler.seed if self.runner.seed is None else int(self.runner.seed)
-        yield from self.dataloader
+        batches = iter(self.dataloader)
+        yield next(batches)
+        sampler.step = 0  # Where the iterations of others begin, as in a run that was not resumed.
+        yield from batches
 
     def _check(self) -> None:
-        """Refuse what would fail or mislead during the run."""
+        """Raise OptionError if data, model and hooks do not fit."""
         dataset, sampler = self.dataloader.dataset, self.dataloader.batch_sampler
         for key, value, kind in (
             ('dataset', dataset, SemiSupervisedDataset),
@@ -70,8 +73,8 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         ):
             if not isinstance(value, kind):
                 raise OptionError(
-                    f'train_dataloader.{key}={type(value).__name__!r} is not allowed with a '
-                    f'SemiSupervisedTrainLoop: {kind.__name__!r}.'
+                    f'train_dataloader.{key} must be a {kind.__name__} with a '
+                    f'SemiSupervisedTrainLoop, got {type(value).__name__}'
                 )
         model = self.runner.model
         model = model.module if is_model_wrapper(model) else model
@@ -79,31 +82,31 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         labeller = getattr(model, 'labeller', None)
         if labeller and len(dataset.source_sizes) == 1:
             raise OptionError(
-                f'train_dataloader.dataset.unlabelled=False is not allowed with {name}, which '
-                f'learns from unlabelled images; SupervisedOnly does not.'
+                f'{name} needs unlabelled images, got train_dataloader.dataset.unlabelled=False; '
+                f'use SupervisedOnly without them'
             )
         head = getattr(getattr(model, 'student', None), 'head', None)
         outputs = getattr(head, 'num_classes', None)
         classes = dataset.metainfo['classes']
         if outputs is not None and outputs != len(classes):
             raise OptionError(
-                f'model.classifier.head.num_classes={outputs} does not fit the data, which have '
-                f'{len(classes)} classes.'
+                f'model.classifier.head.num_classes must be {len(classes)}, the classes of the '
+                f'data, got {outputs}'
             )
-        # A stock MeanTeacherHook is told by its method, since mmdet need not be installed.
+        # A stock MeanTeacherHook is recognised by its method: mmdet may not be installed.
         moved = any(
             isinstance(hook, SpatialEnsembleHook) or hasattr(hook, 'momentum_update')
             for hook in self.runner.hooks
         )
         if Pair.candidates(model, Settings()) and not moved:
             raise OptionError(
-                f'custom_hooks has no hook that moves the teacher of {name}: add '
+                f'custom_hooks must have a hook that updates the teacher of {name}: add '
                 f"dict(type='SETMAHook'), or, for a teacher equal to the student, "
-                f"dict(type='SpatialEnsembleHook', keep_prob=0)."
+                f"dict(type='SpatialEnsembleHook', keep_prob=0)"
             )
 
     def _keep_split(self) -> None:
-        """Write the split into the work dir, or make sure that it is the one there."""
+        """Write the split to the work dir; when resuming, compare it with the one there."""
         split = self.dataloader.dataset.split
         if split is None:
             return
@@ -111,8 +114,8 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         if self._iter and os.path.exists(path):
             if LabelSplit.load(path).indices != split.indices:
                 raise OptionError(
-                    f'{path}: the run began with other labelled images than the config says now. '
-                    f'Set train_dataloader.dataset.split={path!r} to go on with them.'
+                    f'the labelled images must stay those of {path!r} when a run is resumed; set '
+                    f'train_dataloader.dataset.split={path!r}'
                 )
         elif is_main_process():
             split.save(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads checkpoints of the code released with the paper as mmpretrain's BYOL or as a backbone.
+"""Convert checkpoints of the code released with the paper to mmpretrain's BYOL or a backbone.
 
 That code (https://github.com/tengteng95/Spatial_Ensemble) saves ``model``, whose parts
 ``student_encoder`` and ``teacher_encoder`` are each a ResNet with torchvision's names, whose ``fc``
@@ -16,11 +16,11 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from se_mm.engine.checkpoints import read_checkpoint
+from se_mm.checkpoints.read import read_checkpoint
+from se_mm.checkpoints.write import check_out, whole_file
 from se_mm.engine.hooks.record import CHECKPOINT_KEY
 from se_mm.smoothing.options import OptionError, check_choice
 from se_mm.version import __version__
-from se_mm.whole_file import check_out, whole_file
 
 FORMATS = ('byol', 'backbone')
 WEIGHTS = ('teacher', 'student')
@@ -39,16 +39,16 @@ def convert(
     weights: str = 'teacher',
     overwrite: bool = False,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Write a released checkpoint as one of mmpretrain.
+    """Convert a released checkpoint to one of mmpretrain.
 
     Args:
         source: The released checkpoint.
-        out: Where to write; its folder is made.
+        out: The file to write; its folder is created.
         to: ``'byol'``: all of mmpretrain's BYOL, with ``with_last_bias=True`` in neck and
             predictor, since the released ones have that bias; ``'backbone'``: a backbone, under the
             prefix ``backbone.``, as an ``init_cfg`` takes it.
         weights: Whose backbone, ``'teacher'`` or ``'student'``.
-        overwrite: Whether a file that is there is replaced.
+        overwrite: Whether an existing file is replaced.
 
     Returns:
         What was written, and the names of what of the source was left out.
@@ -63,7 +63,7 @@ def convert(
     checkpoint = read_checkpoint(source)
     model = checkpoint.get('model') if isinstance(checkpoint, Mapping) else None
     if not isinstance(model, Mapping):
-        raise OptionError(f"checkpoint={str(source)!r} has no 'model', as the released ones have.")
+        raise OptionError(f"checkpoint {str(source)!r} must have a 'model', and has none")
     parts = {who: _part(model, f'{who}_encoder', str(source)) for who in WEIGHTS}
     left_out = [key for key in checkpoint if key != 'model']
     student, teacher = parts['student'], parts['teacher']
@@ -113,13 +113,11 @@ def _part(model: Mapping[str, Any], encoder: str, source: str) -> State:
     found = {match.group(1): value for k, value in model.items() if (match := pattern.match(k))}
     if not found:
         names = ', '.join(sorted({'.'.join(key.split('.')[:2]) for key in model})[:5])
-        raise OptionError(
-            f'checkpoint={source!r} has no {encoder}, as the released ones have: it has {names}.'
-        )
+        raise OptionError(f'checkpoint {source!r} must have a {encoder}, and has {names}')
     part: State = {}
     for name, value in found.items():
         if not isinstance(value, Tensor):
-            raise OptionError(f'checkpoint={source!r} has {encoder}.{name}, which is no tensor.')
+            raise OptionError(f'{encoder}.{name} of {source!r} must be a tensor')
         head, _, rest = name.partition('.')
         place, _, last = rest.partition('.')
         if _BACKBONE.match(name):
@@ -130,21 +128,21 @@ def _part(model: Mapping[str, Any], encoder: str, source: str) -> State:
             part[f'head.predictor.{_PREDICTOR[place]}.{last}'] = value
         else:
             raise OptionError(
-                f'checkpoint={source!r} has {encoder}.{name}, which is not of the released layout: '
-                f'a ResNet, and its projector (and predictor) as fc.'
+                f'checkpoint {source!r} has {encoder}.{name}, which the released layout does not: '
+                f'a ResNet with its projector (and predictor) as fc'
             )
     return part
 
 
 def _check_alike(student: State, teacher: State) -> None:
-    """Refuse halves that do not pair."""
+    """Raise OptionError unless teacher and student have the same tensors."""
     for name, value in teacher.items():
         if name not in student or student[name].shape != value.shape:
             shape = tuple(student[name].shape) if name in student else 'nothing'
             raise OptionError(
-                f'the teacher has {name} of shape {tuple(value.shape)}, the student {shape}: they '
-                f'must be alike.'
+                f'{name} must have the same shape in teacher and student, got {tuple(value.shape)} '
+                f'and {shape}'
             )
     missing = [name for name in student if name not in teacher and not name.startswith('head.')]
     if missing:
-        raise OptionError(f'the student has {missing[0]}, the teacher nothing: damaged.')
+        raise OptionError(f'{missing[0]} must be in teacher and student, and the teacher lacks it')

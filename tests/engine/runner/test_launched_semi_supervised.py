@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import se_mm  # noqa: F401  (lets checkpoints load)
-
 pytest.importorskip('mmpretrain')
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIG = """
 _base_ = 'BASE'
 custom_imports = dict(imports=['se_mm', 'slow'], allow_failed_imports=False)

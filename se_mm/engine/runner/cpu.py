@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training with several processes, or in mixed precision, where there is no GPU."""
+"""Distributed and mixed-precision training without a GPU."""
 
 from __future__ import annotations
 
@@ -14,32 +14,26 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import nn
 
-from se_mm.engine.resumable_runner import ResumableRunner
+from se_mm.engine.runner.resumable_runner import ResumableRunner
 from se_mm.smoothing.options import check_choice
 
 
 class CPURunner(ResumableRunner):
-    """A Runner whose processes talk by gloo and whose models are on the CPU.
+    """A ResumableRunner for distributed training on CPUs, with gloo.
 
-    MMEngine's own asks for CUDA devices at three places: when it opens the process group, in the
-    arguments of DDP, and for a synchronised batch norm. The config stays as it is. Batch norm takes
-    the statistics of each rank's own batch; its names in a checkpoint are the same.
+    MMEngine's Runner needs CUDA devices in three places: the process group, the arguments of DDP,
+    and synchronised batch norm. The config is not changed. Batch norm uses the statistics of each
+    rank's own batch; its names in a checkpoint stay the same.
     """
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Open the process group, where the launcher made several processes.
-
-        Called first of all by the constructor.
-        """
+        """Initialise the process group. Called first by the constructor."""
         if self.distributed and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: Optional[dict], model: nn.Module) -> nn.Module:
-        """Wrap the model for several processes.
-
-        Called once the model is built, before its weights are initialised or loaded.
-        """
+        """Wrap the model in DDP. Called before its weights are initialised or loaded."""
         if not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         self.cfg.pop('sync_bn', None)
@@ -50,23 +44,23 @@ class CPURunner(ResumableRunner):
             **(model_wrapper_cfg or {}),
             'device_ids': None,
         }
-        self.logger.info('No GPU: the ranks talk by gloo, and SyncBN becomes BN on each.')
+        self.logger.info('No GPU: using gloo, and BN in place of SyncBN.')
         return super().wrap_model(wrapper, revert_sync_batchnorm(model))
 
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """Automatic mixed precision on the CPU, where bfloat16 needs no scaling of the loss.
+    """Automatic mixed precision on the CPU, in bfloat16, which needs no loss scaling.
 
-    MMEngine's ``AmpOptimWrapper`` refuses to be made without a GPU; the tools take this one then.
+    MMEngine's ``AmpOptimWrapper`` requires a GPU; the tools use this one without.
 
     Args:
-        dtype: ``'bfloat16'``, the only one that is of use there.
-        loss_scale: Not used; there for a config of a GPU to fit.
+        dtype: ``'bfloat16'``.
+        loss_scale: Ignored; accepted so that a GPU's config works.
         **options: Those of :class:`mmengine.optim.OptimWrapper`.
 
     Raises:
-        OptionError: If another dtype is asked for.
+        OptionError: If ``dtype`` is another.
     """
 
     def __init__(
@@ -77,6 +71,6 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Let the forward pass run in mixed precision. Called around it."""
+        """Run the forward pass in mixed precision."""
         with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
             yield

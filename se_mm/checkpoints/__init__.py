@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoint files: read them safely, write them atomically, publish and convert them."""

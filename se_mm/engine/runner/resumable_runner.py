@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Runner whose runs resume exactly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.registry import HOOKS, RUNNERS
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_model
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from se_mm.checkpoints.read import (
+    check_training_checkpoint,
+    mmengine_classes_allowed,
+    newest_checkpoint,
+    read_checkpoint,
+)
+from se_mm.checkpoints.write import remove_leftovers, whole_file
+from se_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from se_mm.engine.runner.keyed_data import KeyedLoader
+from se_mm.engine.runner.rank_state import RANKS_KEY, gather_ranks, plain_model, restore_rank
+from se_mm.engine.runner.resume_hooks import SeedHook, StateHook
+from se_mm.smoothing.options import OptionError
+
+
+@RUNNERS.register_module()
+class ResumableRunner(Runner):
+    """A Runner whose runs resume exactly where they were stopped.
+
+    MMEngine's Runner resumes with the right weights but with other random numbers. With this one
+
+    - random numbers, in the data and in the model, are a function of the seed and the iteration, so
+      no generator state needs saving and no data are read again;
+    - a checkpoint has what differs between ranks: see ``rank_state``;
+    - checkpoints are written atomically, and an old one is removed after the new one is there;
+    - local checkpoints are read once, verified, and restricted to tensors and plain data;
+    - a resume takes the newest undamaged checkpoint, and refuses one of another model.
+
+    Models, optimizers and hooks are loaded by MMEngine's own functions, with its tolerance.
+
+    Args:
+        resume: As of :class:`mmengine.runner.Runner`; or ``'auto'``: from the newest checkpoint of
+            the work dir, or else start from ``load_from``.
+
+    Example:
+        >>> runner_type = 'ResumableRunner'  # the default of tools/train.py
+    """
+
+    ranks: Optional[list[dict[str, dict[str, Tensor]]]] = None
+    """What each rank has for itself, while a checkpoint is saved by all ranks."""
+    _resuming = False
+    _chosen: tuple[str, Any] = ('', None)  # The checkpoint to resume from, until it is loaded.
+
+    def register_hook(self, hook: Union[Hook, dict], priority: Any = None) -> None:
+        """Register a hook; a ``SafeCheckpointHook`` replaces MMEngine's ``CheckpointHook``."""
+        kind = hook.get('type') if isinstance(hook, dict) else None
+        if kind is CheckpointHook or (isinstance(kind, str) and HOOKS.get(kind) is CheckpointHook):
+            hook = {**hook, 'type': SafeCheckpointHook}
+        super().register_hook(hook, priority)
+
+    def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
+        """Register the hooks of the config and those of this runner."""
+        super().register_hooks(default_hooks, custom_hooks)
+        self.register_hook(SeedHook())
+        self.register_hook(StateHook())
+
+    def train(self) -> nn.Module:
+        """Train, resuming from a checkpoint if asked to."""
+        if self._resume and not self._has_loaded:
+            self._choose_checkpoint()
+        if is_main_process():
+            remove_leftovers(self.work_dir)
+        return super().train()
+
+    def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
+        """Build the train loop with a dataloader that depends on the place in the run alone."""
+        config = self._train_dataloader
+        if isinstance(config, dict):
+            apart = self._randomness_cfg.get('diff_rank_seed', False)
+            loader = self.build_dataloader(config, seed=self.seed, diff_rank_seed=apart)
+            self._train_dataloader = KeyedLoader.of(loader, self.seed, get_rank())
+        try:
+            return super().build_train_loop(loop)
+        finally:
+            self._train_dataloader = config
+
+    def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
+        """Resume from a checkpoint.
+
+        Raises:
+            OptionError: If it is of another model or optimizer.
+        """
+        self._resuming = True
+        try:
+            super().resume(filename, *args, **kwargs)
+        except ValueError as error:
+            if 'parameter group' not in str(error):
+                raise
+            raise OptionError(
+                f'cannot resume from {filename!r}: its optimizer is of other parameters ({error})'
+            ) from error
+        finally:
+            self._resuming = False
+
+    def load_checkpoint(
+        self,
+        filename: str,
+        map_location: Any = 'cpu',
+        strict: bool = False,
+        revise_keys: Any = ((r'^module.', ''),),
+    ) -> dict[str, Any]:
+        """Load a checkpoint as MMEngine does, from a file that is read safely and only once.
+
+        Raises:
+            OptionError: If it is damaged; or, to resume, if it is of another model.
+        """
+        name, checkpoint = self._chosen
+        self._chosen = ('', None)
+        if name != filename:
+            checkpoint = _read(filename, map_location)
+        if not isinstance(checkpoint, dict):
+            raise OptionError(f'checkpoint {filename!r} must hold a dict, got {type(checkpoint)}')
+        model = plain_model(self)
+        if self._resuming:
+            check_training_checkpoint(filename, checkpoint)
+            self._complete(checkpoint, filename)
+            if 'ema_state_dict' in checkpoint:  # Its hook loads both.
+                _check_fit(model, checkpoint['state_dict'], filename)
+        self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
+        if self._resuming:
+            _check_fit(model, checkpoint['state_dict'], filename)
+        _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=revise_keys)
+        if self._resuming:
+            restore_rank(self, checkpoint.get(RANKS_KEY))
+        self._has_loaded = True
+        self.logger.info(f'Load checkpoint from {filename}')
+        return checkpoint
+
+    def save_checkpoint(
+        self,
+        out_dir: str,
+        filename: str,
+        file_client_args: Optional[dict] = None,
+        *args: Any,
+        backend_args: Optional[dict] = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save a checkpoint on rank 0, as MMEngine does; a local file is written atomically."""
+        if not is_main_process():
+            return
+        options: Any = dict(kwargs, backend_args=backend_args)
+        backend = get_file_backend(out_dir, backend_args=backend_args)
+        if file_client_args is not None or not isinstance(backend, LocalBackend):
+            super().save_checkpoint(out_dir, filename, file_client_args, *args, **options)
+            return
+        with whole_file(None, Path(out_dir) / filename) as temporary:
+            super().save_checkpoint(out_dir, temporary.name, None, *args, **options)
+
+    def gather_ranks(self) -> None:
+        """Collect what each rank has for itself. Called on all ranks before a checkpoint."""
+        self.ranks = gather_ranks(self)
+
+    def _init_model_weights(self) -> None:
+        with mmengine_classes_allowed():  # An init_cfg may name a training checkpoint.
+            super()._init_model_weights()
+
+    def _choose_checkpoint(self) -> None:
+        """Choose the checkpoint to resume from, and take its seed before anything is drawn."""
+        if self._resume == 'auto' or self._load_from is None:
+            newest = self._newest_checkpoint()
+            self._resume, self._load_from = newest is not None, newest or self._load_from
+            if newest is None:
+                start = f'from {self._load_from}' if self._load_from else 'from scratch'
+                self.logger.warning(f'no checkpoint in {self.work_dir}: the run starts {start}')
+                return
+        if self._chosen[0] != self._load_from:
+            self._chosen = (self._load_from, _read(self._load_from))
+        check_training_checkpoint(*self._chosen)
+        seed = self._chosen[1]['meta'].get('seed')
+        if seed is not None and seed != self.seed:
+            if self._randomness_cfg.get('seed') is not None:
+                self.logger.warning(f'randomness.seed is ignored: the checkpoint has seed {seed}')
+            self._randomness_cfg.update(seed=seed)
+            self.set_randomness(**self._randomness_cfg)
+
+    def _newest_checkpoint(self) -> Optional[str]:
+        """The newest checkpoint of the work dir. Rank 0 chooses it and tells the others."""
+        told: list[Optional[str]] = [None, None]
+        if is_main_process():
+            try:
+                path, checkpoint, reasons = newest_checkpoint(self.work_dir)
+                for reason in reasons:
+                    self.logger.warning(f'{reason}; trying an older checkpoint')
+                if path is not None:
+                    told[0] = str(path)
+                    self._chosen = (str(path), checkpoint)
+            except OptionError as error:
+                told[1] = str(error)
+        broadcast_object_list(told)
+        if told[1] is not None:
+            raise OptionError(told[1])
+        return told[0]
+
+    def _complete(self, checkpoint: dict[str, Any], filename: str) -> None:
+        """Fill in what MMEngine's resume requires, and say what the checkpoint lacks."""
+        expected = ['optimizer', 'message_hub']
+        expected += ['param_schedulers'] if self.param_schedulers is not None else []
+        lacking = [key for key in expected if key not in checkpoint]
+        if lacking:
+            self.logger.warning(f'{filename} has no {", ".join(lacking)}: new ones are used')
+        checkpoint.setdefault('message_hub', self.message_hub.state_dict())
+        # MMEngine would run the text of an old config as Python.
+        checkpoint['meta'].pop('config', None)
+
+
+def _read(filename: str, map_location: Any = 'cpu') -> Any:
+    """Read a local checkpoint safely, and any other by MMEngine's loaders."""
+    if '://' not in filename:
+        return read_checkpoint(filename, map_location)
+    with mmengine_classes_allowed():
+        return CheckpointLoader.load_checkpoint(filename, map_location)
+
+
+def _check_fit(model: nn.Module, state: Mapping[str, Any], filename: str) -> None:
+    """Raise OptionError if nothing in a checkpoint is of a model, or a tensor has another shape."""
+    own, kind = model.state_dict(), type(model).__name__
+    saved = {re.sub(r'^module\.', '', name): value for name, value in state.items()}
+    problem = '' if not own or own.keys() & saved.keys() else f'no tensor of it is in {kind}'
+    for name, here in own.items():
+        there = saved.get(name)
+        if isinstance(here, Tensor) and isinstance(there, Tensor) and not is_lazy(here):
+            shapes = tuple(there.shape), tuple(here.shape)
+            if shapes[0] != shapes[1]:
+                problem = f'{name!r} has shape {shapes[0]} there and {shapes[1]} in {kind}'
+                break
+    if problem:
+        raise OptionError(f'cannot resume from {filename!r}: it is of another model, {problem}')

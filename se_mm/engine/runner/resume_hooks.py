@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hooks of a ResumableRunner: they key what is drawn, and keep what MMEngine does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.optim.scheduler import ReduceOnPlateauParamScheduler
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+
+from se_mm.engine.runner.keyed_data import KeyedLoader, Skipping, remembers
+from se_mm.engine.runner.rank_state import RANKS_KEY, rank_state
+from se_mm.rng import seed_all
+
+_EARLY_STOPPING = 'early_stopping'
+_ITERATION = 3  # What a seed is for: see keyed_data.
+
+
+class SeedHook(Hook):
+    """Makes what an iteration draws a function of the seed and the iteration. Called first."""
+
+    priority = 'VERY_HIGH'
+
+    def before_train(self, runner: Runner) -> None:
+        """Let a loop by iterations go on with the next batch. Called before MMEngine skips."""
+        loop, loader = runner.train_loop, runner.train_dataloader
+        if not isinstance(loader, KeyedLoader):
+            return
+        if loop.iter and remembers(loader.dataset):
+            runner.logger.warning(
+                'the pipeline of the training data keeps earlier images, which no checkpoint has: '
+                'the resumed run is not exactly the same'
+            )
+        if not hasattr(loop, 'dataloader_iterator'):
+            return
+        if loop.iter and not loader.jumps:
+            runner.logger.info(
+                f'drawing the indices of {loop.iter} earlier batches: the order of '
+                f'{loader.sampler_name} is not known without'
+            )
+        loop.dataloader_iterator = Skipping(loader.batches(loop.iter), loop)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed all generators. Called when the batch is there."""
+        # The same on all ranks unless asked otherwise, as in MMEngine: some models choose a branch
+        # at random, and all ranks must choose alike.
+        rank = get_rank() if runner._randomness_cfg.get('diff_rank_seed') else 0
+        seed_all((runner.seed, rank, _ITERATION, runner.iter))
+        if torch.cuda.is_available():
+            torch.cuda.manual_seed(torch.initial_seed())
+        loader = runner.train_dataloader
+        if isinstance(loader, KeyedLoader) and hasattr(runner.train_loop, 'dataloader_iterator'):
+            loader.arrive(*loader.place(runner.iter))
+
+
+class StateHook(Hook):
+    """Keeps the state of early stopping, and what each rank has for itself. Called last."""
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner: Runner) -> None:
+        """Restore early stopping, and make up for a validation that was interrupted."""
+        state = runner.message_hub.runtime_info.get(_EARLY_STOPPING, ())
+        for hook, (count, best) in zip(_early_stopping(runner), state):
+            hook.wait_count, hook.best_score = count, best
+        if runner._resume and _depends_on_validation(runner) and _validation_is_due(runner):
+            runner.logger.info('validating first: the checkpoint was saved before its validation')
+            runner.val_loop.run()
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Let a loop by epochs begin at the place of the run."""
+        loop, loader = runner.train_loop, runner.train_dataloader
+        if not isinstance(loader, KeyedLoader) or hasattr(loop, 'dataloader_iterator'):
+            return
+        skipped = loop.iter - loop.epoch * len(loader)
+        # Other numbers come from another number of ranks, or another batch size.
+        loader.begin = (loop.epoch, skipped if 0 <= skipped <= len(loader) else 0)
+        loader.arrive(loop.epoch, 0)
+
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        """Note the state of early stopping, for the next checkpoint."""
+        state = [[hook.wait_count, float(hook.best_score)] for hook in _early_stopping(runner)]
+        if state:
+            runner.message_hub.update_info(_EARLY_STOPPING, state)
+
+    def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
+        """Add what each rank has for itself."""
+        ranks, runner.ranks = runner.ranks or [rank_state(runner)], None
+        if any(own[key] for own in ranks for key in own):
+            checkpoint[RANKS_KEY] = ranks
+
+
+def _early_stopping(runner: Runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
+def _depends_on_validation(runner: Runner) -> bool:
+    """Whether a metric decides on anything in a run."""
+    found = runner.param_schedulers or []
+    schedulers = (
+        [one for group in found.values() for one in group] if isinstance(found, dict) else found
+    )
+    return any(
+        isinstance(part, (EarlyStoppingHook, ReduceOnPlateauParamScheduler))
+        or getattr(part, 'save_best', None)
+        for part in (*runner.hooks, *schedulers)
+    )
+
+
+def _validation_is_due(runner: Runner) -> bool:
+    """Whether MMEngine's loops validate at the place of the run. Checkpoints are saved before."""
+    loop = runner.train_loop
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    if runner.val_loop is None or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
+        return False
+    if not loop.iter or (by_epoch and loop.iter != loop.epoch * len(loop.dataloader)):
+        return False
+    loop._decide_current_val_interval()
+    done, end = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
+    return done >= loop.val_begin and (done % loop.val_interval == 0 or done == end)
