@@ -261,7 +261,10 @@ def test_two_ranks_measure_what_one_measures(checkpoint, tmp_path):
     [
         (dict(on=['techer']), "on must be one of .*, got 'techer'"),
         (dict(on=[]), 'on: one or more'),
-        (dict(layer='backbne'), "layer must be the dotted name .*, got 'backbne'. Did you mean 'backbone'"),
+        (
+            dict(layer='backbne'),
+            "layer must be the dotted name .*, got 'backbne'. Did you mean 'backbone'",
+        ),
         (dict(layer='head'), "layer must be in the student of 'target_net'.*got 'head'"),
         (dict(layer='neck'), "layer='neck' cannot be probed"),
         (dict(probes=[dict(type='KNNProb')]), "probes.type='KNNProb'.*'KNNProbe'"),

@@ -132,7 +132,8 @@ class SpatialEnsembleHook(Hook):
         updates = updates_of(runner, mover)
         check_interval(mover, updates)
         named = settings.kind or settings.teacher or self._line.kind
-        if isinstance(mover.teacher, Pair) and fresh and not (continued or named):
+        said = named or settings.initial_teacher == 'student'
+        if isinstance(mover.teacher, Pair) and fresh and not (continued or said):
             mover.teacher.check_start()
         mover.guard = self._guard(runner)
         following = not begun(runner, settings, student_updates=0)

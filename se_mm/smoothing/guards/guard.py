@@ -152,9 +152,7 @@ def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
 
 
 def _checked(pairs: Mapping[Member, Pair]) -> list[Pair]:
-    """The pairs that are to be finite."""
-    return [
-        pair
-        for pair in pairs.values()
-        if pair.student.requires_grad or pair.name.rpartition('.')[2] in _STATISTICS
-    ]
+    """The pairs that are to be finite; first what is trained, which a fault then names."""
+    trained = [pair for pair in pairs.values() if pair.student.requires_grad]
+    statistics = [pair for pair in pairs.values() if pair.name.rpartition('.')[2] in _STATISTICS]
+    return trained + [pair for pair in statistics if not pair.student.requires_grad]

@@ -185,14 +185,18 @@ def test_refused_run_leaves_an_earlier_checkpoint_as_it_is(runs, byol_cfg):
     assert path.read_bytes() == before
 
 
-def test_model_that_moves_its_teacher_after_another_student_is_refused(runs, byol_cfg):
+def test_student_that_the_model_passes_counts_and_not_the_one_that_is_named(runs, byol_cfg):
     # Two siblings alike: the option names the wrong one, and the model knows better.
-    cfg = byol_cfg(runs.folder / 'a', [dict(STS, student=['twin', 'neck'])])
+    hook = dict(SE, keep_prob=0.0, student=['twin', 'neck'])
+    cfg = byol_cfg(runs.folder / 'a', [hook], optim_wrapper=dict(optimizer=dict(lr=0.0)))
     runner = Runner.from_cfg(cfg)
     runner.model.twin = type(runner.model.backbone)(
         **{k: v for k, v in cfg.model.backbone.items() if k != 'type'}
     )
-    assert 'student=' in message_of(runner.train)
+    runner.train()
+    teacher = runner.model.target_net.module[0].conv1.weight
+    assert torch.equal(teacher, runner.model.backbone.conv1.weight)
+    assert not torch.equal(teacher, runner.model.twin.conv1.weight)
 
 
 def test_student_that_could_be_several_must_be_named(runs, byol_cfg):

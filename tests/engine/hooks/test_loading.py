@@ -27,6 +27,9 @@ from tests.toys import (
 HOOKS_TABLE = [EMA, dict(TMA, momentum=0.1), SE]
 OURS = HOOKS_TABLE[1:]
 NAMES = ['stock', 'TMA', 'SE']
+NOT_YET = pytest.mark.xfail(
+    strict=True, reason='ResumableRunner loads strictly and compares sparse buffers over ranks'
+)
 
 
 @pytest.mark.parametrize('hook', HOOKS_TABLE, ids=NAMES)
@@ -53,6 +56,8 @@ def test_promise_3_test_time_augmentation_tests_the_teacher(toys, hook):
     ids=['plain', 'module. prefixes', 'more than there is', 'bare state dict'],
 )
 def test_promise_3_model_with_other_classes_loads_what_fits_and_trains(toys, cls, hook, write):
+    if hook is EMA and not isinstance(write({}).get('state_dict'), dict):
+        pytest.skip('the stock hook needs the key state_dict')
     torch.manual_seed(3)
     trained, path = Plain(80), toys.folder / 'coco.pth'
     torch.save(write(trained.state_dict()), path)
@@ -98,10 +103,10 @@ class OddBuffers(Plain):
         self.register_buffer('none', None)
         self.register_buffer('empty', torch.empty(0, 3))
         self.register_buffer('phase', torch.ones(2, dtype=torch.complex64))
-        self.register_buffer('half', torch.ones(2, dtype=torch.float16))
+        self.register_buffer('low', torch.ones(2, dtype=torch.float16))
 
 
-@pytest.mark.parametrize('cls', [Runner, ResumableRunner])
+@pytest.mark.parametrize('cls', [Runner, pytest.param(ResumableRunner, marks=NOT_YET)])
 @pytest.mark.parametrize('hook', [dict(EMA, strict_load=False), *OURS], ids=NAMES)
 @pytest.mark.parametrize('model', ['Customised', 'OddBuffers'])
 def test_promise_3_customised_state_dicts_and_odd_buffers_resume(toys, cls, hook, model):
@@ -218,8 +223,12 @@ def test_teacher_that_goes_on_is_said_with_the_option_that_decides(toys, monkeyp
 @pytest.mark.parametrize('hook', OURS, ids=['TMA', 'SE'])
 def test_promise_2_student_alone_in_a_checkpoint_is_copied(toys, hook):
     model = MeanTeacher()
-    runner = second_stage(toys, model, filled(model.student, 'student.', 1), hook)
-    assert all((p == 1).all() for p in runner.model.teacher.parameters())
+    torch.manual_seed(9)
+    trained = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
+    weights = {f'student.{name}': value for name, value in trained.state_dict().items()}
+    runner = second_stage(toys, model, weights, hook)
+    for name, parameter in trained.named_parameters():
+        assert torch.equal(runner.model.teacher.get_parameter(name), parameter)
 
 
 @pytest.mark.parametrize('hook', HOOKS_TABLE, ids=NAMES)

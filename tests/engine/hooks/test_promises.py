@@ -129,8 +129,10 @@ def test_promise_2_first_update_copies_everything(runs, kind, hook):
 def test_promise_2_first_update_copies_after_weights_are_loaded(runs, kind):
     trained = getattr(runs, kind)(STS, max_iters=3)
     checkpoint = f'{trained.work_dir}/iter_3.pth'
+    # A teacher that is in the checkpoint would go on.
+    hook = dict(STS, initial_teacher='student')
     runner = getattr(runs, kind)(
-        STS, dict(type='WatchTeacherHook'), max_iters=1, load_from=checkpoint
+        hook, dict(type='WatchTeacherHook'), max_iters=1, load_from=checkpoint
     )
     (teacher,), (student,) = watched(runner).teachers, watched(runner).students
     loaded = torch.load(checkpoint)['state_dict']

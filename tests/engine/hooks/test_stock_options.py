@@ -63,7 +63,12 @@ def test_who_is_evaluated_is_as_in_the_replaced_hook(options, who):
 
 
 def test_momentum_is_that_of_the_average_named():
-    weight = bound(ema_type='MomentumAnnealingEMA', momentum=0.01, gamma=5).weight
+    annealed = bound(ema_type='MomentumAnnealingEMA', momentum=0.01, gamma=5)
+
+    def weight(step):
+        annealed.ensemble.step = step  # Which this average reads from its own count.
+        return annealed.weight(step)
+
     assert [weight(step) for step in (1, 10, 10**6)] == pytest.approx([5 / 6, 5 / 15, 0.01])
     assert bound(ema_type='ExponentialMovingAverage').weight(3) == pytest.approx(0.0002)
     assert bound().weight(3) == pytest.approx(0.0002)
