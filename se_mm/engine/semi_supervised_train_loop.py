@@ -14,6 +14,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
+from se_mm.datasets.class_checks import check_outputs
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.keyed_data import Skipping
 from se_mm.engine.teachers import Pair
@@ -83,13 +84,12 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
                 f'learns from unlabelled images; SupervisedOnly does not.'
             )
         head = getattr(getattr(model, 'student', None), 'head', None)
-        outputs = getattr(head, 'num_classes', None)
-        classes = dataset.metainfo['classes']
-        if outputs is not None and outputs != len(classes):
-            raise OptionError(
-                f'model.classifier.head.num_classes={outputs} does not fit the data, which have '
-                f'{len(classes)} classes.'
-            )
+        check_outputs(
+            'model.classifier.head.num_classes',
+            getattr(head, 'num_classes', None),
+            dataset.metainfo['classes'],
+            'train_dataloader.dataset.labelled',
+        )
         # A stock MeanTeacherHook is told by its method, since mmdet need not be installed.
         moved = any(
             isinstance(hook, SpatialEnsembleHook) or hasattr(hook, 'momentum_update')
