@@ -197,6 +197,7 @@ def test_length_is_a_pass_over_the_source_that_takes_longest():
         (dict(batch_size=4, mu=1.5), 'mu=1.5 is not allowed'),
         (dict(batch_size=0, mu=2), 'batch_size=0 is not allowed'),
         (dict(batch_size=4, batch_sizes=[4]), r'batch_sizes=\[4\] is not allowed: one for each'),
+        (dict(batch_size=4, batch_sizes=8), 'batch_sizes must be a list of integers, got 8'),
         (dict(batch_size=4, batch_sizes=[3, 8]), 'does not fit batch_size=4'),
         (dict(batch_size=4, batch_sizes=[4, 0]), 'batch_sizes=0 is not allowed'),
         (dict(batch_size=4, batch_sizes=[4, 8], mu=2), 'only one is allowed'),
