@@ -166,3 +166,8 @@ def test_images_that_differ_from_what_is_said_are_refused_before_training(home):
     assert 'num_classes must be 3, the number of classes' in log and 'ants, bees, crabs' in log
     log = run(home, command, *BY_ITERATIONS, 'val_evaluator.topk=5', status=2)
     assert 'val_evaluator.topk must be at most the number of classes, 3, got 5' in log
+    (images / 'test/bees/broken.jpg').write_bytes(b'')
+    strict = 'val_dataloader.dataset.unreadable=error'
+    log = run(home, command, *BY_ITERATIONS, strict, status=2)
+    assert "val_dataloader.dataset: image 'data/my_images/test/bees/broken.jpg' cannot be" in log
+    assert 'Iter(train)' not in log
