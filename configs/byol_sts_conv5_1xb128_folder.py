@@ -1,8 +1,7 @@
 # BYOL with an STS teacher on a folder of your own images, without labels; subfolders are read too.
 #
 # Reproduces nothing published: a start for images of your own. They are cropped and reduced to 32 x
-# 32 pixels here; for larger ones and a GPU, put the two lines with data_root and with_label into
-# byol_sts_r50_8xb32.py's dataset instead.
+# 32 pixels here; docs/howto/images.md has the lines for larger ones and a GPU.
 #
 #   python tools/train.py configs/byol_sts_conv5_1xb128_folder.py \
 #       --cfg-options train_dataloader.dataset.data_root=FOLDER
@@ -26,9 +25,10 @@ train_dataloader = dict(
     num_workers=2,
     dataset=dict(
         _delete_=True,
-        type='CustomDataset',
+        type='ImageFolder',
         data_root='data/my_images',
         with_label=False,
+        unreadable='skip',
         pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='MultiView', num_views=2, transforms=[view]),

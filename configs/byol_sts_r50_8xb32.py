@@ -15,7 +15,12 @@ model = dict(base_momentum=0.01)
 custom_hooks = [dict(type='SETMAHook', keep_prob=0.7)]
 
 # MMEngine hands the scope that it puts into inherited dicts to the collate function.
-train_dataloader = dict(batch_size=32, collate_fn=dict(_delete_=True, type='default_collate'))
+train_dataloader = dict(
+    batch_size=32,
+    collate_fn=dict(_delete_=True, type='default_collate'),
+    # The folder by its name: `split` would look for it below another data_root, too.
+    dataset=dict(split='', data_prefix='train'),
+)
 auto_scale_lr = dict(base_batch_size=256)
 
 optim_wrapper = dict(

@@ -155,7 +155,7 @@ def check_config_block(block: Block, folder: Path) -> None:
     if 'SemiSupervisedDataset' in block.text:
         dataset = DATASETS.build(cfg.train_dataloader.dataset)
         assert dataset.source_sizes == [40, 1500]
-    if 'bank' in (cfg.get('val_cfg') or {}):
+    if 'bank' in (cfg.get('val_cfg') or {}) and 'data/' not in block.text:
         bank, evaluated = (
             DATASETS.build(loader.dataset) for loader in (cfg.val_cfg.bank, cfg.val_dataloader)
         )

@@ -22,7 +22,8 @@ try:
     from rich.table import Table
 
     from se_mm.checkpoints.write import whole_file
-    from se_mm.datasets.coco_split import draw_coco_split, read_coco, split_coco
+    from se_mm.datasets.coco_files import BoxCounts, count_boxes, read_coco
+    from se_mm.datasets.coco_split import draw_coco_split, split_coco
     from se_mm.engine.launch import run_tool
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
@@ -52,6 +53,33 @@ def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
     return parser.parse_args(args)
 
 
+def make_table(
+    parts: dict[tuple[int, float], tuple[dict, dict]], counts: dict[tuple[int, float], BoxCounts]
+) -> Table:
+    """A row for each fold and percent, of what was written."""
+    table = Table(box=box.SIMPLE)
+    headings = ('fold', 'percent', 'labelled', 'boxes', 'learned', 'unlabelled')
+    for heading in headings:
+        table.add_column(heading, justify='right')
+    table.add_column('classes without a box')
+    for (fold, percent), (part, rest) in parts.items():
+        boxes = Counter(annotation['category_id'] for annotation in part['annotations'])
+        absent = [c['name'] for c in part['categories'] if not boxes[c['id']]]
+        numbers = (
+            len(part['images']),
+            len(part['annotations']),
+            counts[fold, percent].usable,
+            len(rest['images']),
+        )
+        table.add_row(
+            str(fold),
+            f'{percent:g}',
+            *map(str, numbers),
+            ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '') or '-',
+        )
+    return table
+
+
 def main() -> None:
     """Draw and write every fold and percent."""
     args = parse_args()
@@ -78,34 +106,28 @@ def main() -> None:
             f'{str(there[0])!r} is there already ({len(there)} files are): another --out, or '
             f'--overwrite.'
         )
-    names = {category['id']: category['name'] for category in coco['categories']}
-    table = Table(box=box.SIMPLE)
-    for heading in ('fold', 'percent', 'labelled', 'boxes', 'unlabelled', 'classes without a box'):
-        table.add_column(heading, justify='left' if heading.startswith('classes') else 'right')
-    for (fold, percent), labelled in draws.items():
-        part, rest = split_coco(coco, labelled)
-        stem = stems[fold, percent]
+    print(f'{source}: {count_boxes(coco)}')
+    parts = {draw: split_coco(coco, labelled) for draw, labelled in draws.items()}
+    counts = {draw: count_boxes(part) for draw, (part, _) in parts.items()}
+    for (fold, percent), boxes in counts.items():
+        if not boxes.usable:
+            raise OptionError(
+                f'fold {fold} at {percent:g} % must have a box that can be learned: {boxes}; use a '
+                f'larger --percent or other --folds'
+            )
+    for draw, (part, rest) in parts.items():
         record = {
             'annotations': source.name,
             'num_images': len(ids),
-            'percent': percent,
-            'fold': fold,
+            'percent': draw[1],
+            'fold': draw[0],
             'seed': args.seed,
-            'image_ids': labelled,
+            'image_ids': draws[draw],
         }
         for ending, content in (('', part), ('-unlabeled', rest), ('-ids', record)):
-            with whole_file('out', folder / f'{stem}{ending}.json') as file:
+            with whole_file('out', folder / f'{stems[draw]}{ending}.json') as file:
                 file.write_text(json.dumps(content))
-        boxes = Counter(annotation['category_id'] for annotation in part['annotations'])
-        absent = [name for identity, name in names.items() if not boxes[identity]]
-        table.add_row(
-            str(fold),
-            f'{percent:g}',
-            str(len(labelled)),
-            str(boxes.total()),
-            str(len(ids) - len(labelled)),
-            ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '') or '-',
-        )
+    table = make_table(parts, counts)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     print(f'written to {folder}')
 

@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ try:
     from rich.console import Console
     from rich.progress import track
 
+    from se_mm.datasets.class_checks import classes_of, labels_of_dataset
+    from se_mm.datasets.image_files import is_deep, names_of, paths_of, read_all
     from se_mm.datasets.label_split import LabelSplit, draw_split
-    from se_mm.datasets.semi_supervised_dataset import build_dataset, labels_of_dataset
+    from se_mm.datasets.semi_supervised_dataset import build_dataset
     from se_mm.engine.launch import KeyValues, load_config, merge_options, run_tool
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
@@ -43,7 +46,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', metavar='FOLDER', help='write each split to a file in this folder')
     parser.add_argument('--show', metavar='FILE', help='show the split of a file, and draw none')
     parser.add_argument(
-        '--check-images', action='store_true', help='first read every image, and list the bad ones'
+        '--check-images',
+        action='store_true',
+        help='first read every image of all data sets of the config, and list the bad ones',
     )
     parser.add_argument(
         '--cfg-options',
@@ -75,39 +80,59 @@ def build_labelled(cfg: Config, path: str) -> Any:
     return build_dataset(KEY, labelled)
 
 
-def find_unreadable(dataset: Any) -> tuple[int, list[str]]:
-    """Read every image file: how many there are, and those that cannot be read."""
-    import mmcv
-
-    files, unreadable = 0, []
-    indices = track(range(len(dataset)), 'reading images', console=Console(stderr=True))
-    for index in indices:
-        path = dataset.get_data_info(index).get('img_path')
-        if path is None:
+def image_sets(cfg: Config) -> dict[str, Any]:
+    """The data sets of a config, each once, by config key."""
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    train = cfg.train_dataloader.get('dataset') or {}
+    parts = {
+        f'train_dataloader.dataset.{key}': train[key]
+        for key in ('labelled', 'unlabelled')
+        if isinstance(train.get(key), Mapping)
+    }
+    found = parts or {'train_dataloader.dataset': train}
+    for stage in ('val', 'test'):
+        loader = cfg.get(f'{stage}_dataloader') or {}
+        found[f'{stage}_dataloader.dataset'] = loader.get('dataset')
+        bank = (cfg.get(f'{stage}_cfg') or {}).get('bank') or {}
+        found[f'{stage}_cfg.bank.dataset'] = bank.get('dataset')
+    sets: dict[str, Any] = {}
+    seen: list[dict] = []
+    for key, config in found.items():
+        if not isinstance(config, Mapping):
             continue
-        files += 1
-        try:
-            readable = mmcv.imread(path) is not None
-        except Exception:  # Whatever a decoder raises, and a file that is not there.
-            readable = False
-        if not readable:
-            unreadable.append(path)
-    return files, unreadable
+        config = {name: value for name, value in config.items() if name != 'pipeline'}
+        if config not in seen:
+            seen.append(config)
+            sets[key] = build_dataset(key, config)
+    return sets
 
 
-def check_images(dataset: Any) -> None:
-    """Report the images that cannot be read, and end with status 1 if there are any."""
-    files, unreadable = find_unreadable(dataset)
-    for path in unreadable:
-        print(f'cannot be read: {path}')
-    if unreadable:
-        print(f'{len(unreadable)} of {files} image files cannot be read.')
+def check_images(cfg: Config) -> None:
+    """Report the images of all sets that cannot be read; status 1 if there are any."""
+    bad = 0
+    for key, dataset in image_sets(cfg).items():
+        paths = [path for path in paths_of(dataset) if path is not None]
+        if not paths:
+            print(f'{key}: {type(dataset).__name__} has no image files: nothing to check.')
+            continue
+        console = Console(stderr=True)
+        read = track(read_all(paths), f'reading {key}', len(paths), console=console)
+        faults = {path: fault for path, fault in read if fault}
+        for path, fault in faults.items():
+            print(f'cannot be read: {path}: {fault}')
+        print(
+            f'{key}: {len(faults)} of {len(paths)} image files cannot be read.'
+            if faults
+            else f'{key}: all {len(paths)} image files can be read.'
+        )
+        if deep := [path for path in paths if path not in faults and is_deep(path)]:
+            print(
+                f'{key}: {len(deep)} images have more than 8 bits a channel, as {deep[0]}; only '
+                f'the upper 8 of 16 bits are read.'
+            )
+        bad += len(faults)
+    if bad:
         sys.exit(1)
-    print(
-        f'All {files} image files can be read.'
-        if files
-        else f'{type(dataset).__name__} has no image files: nothing to check.'
-    )
 
 
 def is_new(split: LabelSplit, path: Path) -> bool:
@@ -127,21 +152,21 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args, ['train_dataloader'])
     merge_options(cfg, args)
-    dataset = build_labelled(cfg, args.config)
-    name, classes = type(dataset).__name__, dataset.metainfo.get('classes')
-    if not classes:
-        raise OptionError(f'{KEY}={name!r} has no classes: give its metainfo.')
-    labels = labels_of_dataset(KEY, dataset)
     if args.check_images:
-        check_images(dataset)
+        check_images(cfg)
+        if args.num_labels is None and not args.show:
+            return
+    dataset = build_labelled(cfg, args.config)
+    name, classes = type(dataset).__name__, classes_of(KEY, dataset)
+    labels, names = labels_of_dataset(KEY, dataset), names_of(dataset)
     if args.show:
         split = LabelSplit.load(args.show)
-        split.check(args.show, name, classes, labels)
+        split.check(args.show, name, classes, labels, names)
         print(split.table(labels), end='')
     if args.num_labels is None:
         return
     splits = [
-        draw_split(name, classes, labels, args.num_labels, seed, balanced=not args.as_given)
+        draw_split(name, classes, labels, args.num_labels, seed, not args.as_given, names)
         for seed in dict.fromkeys(args.seeds)
     ]
     paths = [

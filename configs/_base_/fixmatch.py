@@ -17,6 +17,8 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=250, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
 )
+# Distributed testing needs the sampler as well, so it is not left to the configs that add the data.
+test_dataloader = val_dataloader
 val_cfg = dict(type='TeacherStudentLoop', on=['teacher', 'student'])
 val_evaluator = dict(type='Accuracy', topk=(1, 5))
 test_cfg = val_cfg

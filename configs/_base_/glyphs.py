@@ -38,6 +38,7 @@ train_dataloader = dict(
 bank = dict(
     batch_size=250,
     num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='Glyphs', split='train', num_images=6000, contrast=0.3, pipeline=test_pipeline
     ),

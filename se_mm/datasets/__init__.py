@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data sets: embedded ones, a user's own, and labelled and unlabelled images together."""
 
+from se_mm.datasets.class_checks import check_detection_classes
 from se_mm.datasets.collate import collate_views
 from se_mm.datasets.csv_dataset import CSVDataset
 from se_mm.datasets.digit_scenes import DigitScenes
 from se_mm.datasets.digits import Digits
 from se_mm.datasets.glyphs import Glyphs
+from se_mm.datasets.image_folder import ImageFolder
 from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
 from se_mm.datasets.randaugment import FixMatchRandAugment
@@ -21,10 +23,12 @@ __all__ = [
     'Digits',
     'FixMatchRandAugment',
     'Glyphs',
+    'ImageFolder',
     'LabelSplit',
     'MultiSourceBatchSampler',
     'ReflectPad',
     'SemiSupervisedDataset',
+    'check_detection_classes',
     'collate_views',
     'draw_split',
 ]

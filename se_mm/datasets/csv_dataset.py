@@ -10,16 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
-import numpy as np
-from mmengine.dataset import BaseDataset
 from mmengine.fileio import join_path
 from mmengine.registry import DATASETS
 
+from se_mm.datasets.image_folder import OwnImages, check_classes, check_path
 from se_mm.smoothing.options import OptionError, did_you_mean
 
 
 @DATASETS.register_module()
-class CSVDataset(BaseDataset):
+class CSVDataset(OwnImages):
     """Images whose labels a CSV file lists.
 
     The file has a header; values are separated by commas, in UTF-8, and white space around them is
@@ -38,6 +37,7 @@ class CSVDataset(BaseDataset):
             has, sorted.
         image_column: Name of the column of the images.
         label_column: Name of the column of the classes.
+        unreadable: See :class:`~se_mm.datasets.image_folder.OwnImages`.
         **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
 
     Raises:
@@ -52,27 +52,24 @@ class CSVDataset(BaseDataset):
         classes: Optional[Sequence[str]] = None,
         image_column: str = 'image',
         label_column: str = 'label',
+        unreadable: str = 'error',
         **kwargs: Any,
     ) -> None:
-        for key, value in (
-            ('ann_file', ann_file),
-            ('data_root', data_root),
-            ('data_prefix', data_prefix),
-            ('image_column', image_column),
-            ('label_column', label_column),
-        ):
+        check_path('ann_file', ann_file)
+        check_path('data_root', data_root, empty=True)
+        check_path('data_prefix', data_prefix, empty=True)
+        for key, value in (('image_column', image_column), ('label_column', label_column)):
             if not isinstance(value, str):
-                raise OptionError(f'{key}={value!r} is not allowed: a string.')
-        if not ann_file:
-            raise OptionError("ann_file='' is not allowed: the path of a CSV file.")
+                raise OptionError(f'{key} must be the name of a column, got {value!r}')
         if image_column == label_column:
             raise OptionError(
-                f'label_column={label_column!r} is not allowed: another column than image_column.'
+                f'label_column must be another column than image_column, got {label_column!r}'
             )
-        self._given_classes = _check_classes(classes)
+        self._given_classes = check_classes(classes)
         self.image_column = image_column
         self.label_column = label_column
         super().__init__(
+            unreadable=unreadable,
             ann_file=os.path.expanduser(ann_file),
             data_root=os.path.expanduser(data_root),
             data_prefix=dict(img_path=os.path.expanduser(data_prefix)),
@@ -106,11 +103,6 @@ class CSVDataset(BaseDataset):
                 )
             items.append({'img_path': path, 'gt_label': labels[label]})
         return items
-
-    def get_gt_labels(self) -> np.ndarray:
-        """The labels (n,) int64."""
-        labels = [self.get_data_info(index)['gt_label'] for index in range(len(self))]
-        return np.array(labels, dtype=np.int64)
 
     def _rows(self) -> Iterator[tuple[int, str, str]]:
         """The line number, the image and the label of each row."""
@@ -196,20 +188,6 @@ class CSVDataset(BaseDataset):
                 f'{path!r}.{did_you_mean(path, same)}'
             )
         return path
-
-
-def _check_classes(classes: Optional[Sequence[str]]) -> Optional[tuple[str, ...]]:
-    """The names of the classes, if they are names."""
-    if classes is None:
-        return None
-    if isinstance(classes, str) or not isinstance(classes, Sequence) or not classes:
-        raise OptionError(f'classes={classes!r} is not allowed: a list of names, or None.')
-    for index, name in enumerate(classes):
-        if not isinstance(name, str):
-            raise OptionError(f'classes[{index}]={name!r} is not allowed: a name, in quotes.')
-        if name in classes[:index]:
-            raise OptionError(f'classes[{index}]={name!r} is not allowed: it is there twice.')
-    return tuple(classes)
 
 
 def _shorten(row: list[str]) -> str:

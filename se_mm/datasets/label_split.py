@@ -6,10 +6,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 
@@ -27,7 +28,8 @@ class LabelSplit:
         dataset: Class name of the data set.
         classes: Names of its classes, in the order of the labels.
         num_images: How many images it has, with those that have no label.
-        digest: SHA-256, in hexadecimal, of its labels as int64 little-endian bytes.
+        digest: SHA-256, in hexadecimal, of its labels and the names of its image files, see
+            :func:`digest_data`.
         num_labels: How many images are labelled.
         balanced: Whether every class was asked for equally often.
         seed: Seed of the draw.
@@ -90,7 +92,12 @@ class LabelSplit:
         return cls(**content)
 
     def check(
-        self, path: Union[str, Path], dataset: str, classes: Sequence[str], labels: np.ndarray
+        self,
+        path: Union[str, Path],
+        dataset: str,
+        classes: Sequence[str],
+        labels: np.ndarray,
+        names: Optional[Sequence[str]] = None,
     ) -> None:
         """Refuse a split that was not drawn from this data set, or that cannot be used.
 
@@ -99,6 +106,7 @@ class LabelSplit:
             dataset: Class name of the data set.
             classes: Names of its classes.
             labels: Its labels (n,), integers; below 0 where an image has none.
+            names: Its image files; None where they are in memory.
 
         Raises:
             OptionError: If it is another's, an index has no image or no label, or a class has no
@@ -118,11 +126,17 @@ class LabelSplit:
                 raise OptionError(
                     f'{where} is of another data set: class {index} is {own!r}, not {given!r}.'
                 )
-        digest = digest_labels(labels)
+        digest = digest_data(labels, names)
         if self.digest != digest:
+            if names is not None and self.digest == digest_data(labels):
+                raise OptionError(
+                    f'{where} must carry the names of the image files, got one of an earlier '
+                    f'version; draw it again, which gives the same images for the same seed'
+                )
+            files = 'other image files, ' if names is not None else ''
             raise OptionError(
-                f'{where} is of other labels, or of another order of the images: '
-                f'digest {_short(self.digest)}, not {_short(digest)}.'
+                f'{where} is of {files}other labels, or another order of the images: digest '
+                f'{_short(self.digest)}, not {_short(digest)}.'
             )
         for index in self.indices:
             if not 0 <= index < len(labels):
@@ -170,6 +184,7 @@ def draw_split(
     num_labels: int,
     seed: int = 0,
     balanced: bool = True,
+    names: Optional[Sequence[str]] = None,
 ) -> LabelSplit:
     """Draw the images that are labelled, without replacement.
 
@@ -185,6 +200,8 @@ def draw_split(
         seed: Seed of the draw, at least 0.
         balanced: Whether to draw equally many images of every class; otherwise in the proportions
             of the data, rounded by largest remainder.
+        names: The image files, in the order of the labels; None where they are in memory. The draw
+            does not depend on them.
 
     Raises:
         OptionError: If an option is out of its range, or a class would get no label or has too few
@@ -214,7 +231,7 @@ def draw_split(
         dataset=dataset,
         classes=classes,
         num_images=len(labels),
-        digest=digest_labels(labels),
+        digest=digest_data(labels, names),
         num_labels=num_labels,
         balanced=balanced,
         seed=seed,
@@ -222,9 +239,18 @@ def draw_split(
     )
 
 
-def digest_labels(labels: np.ndarray) -> str:
-    """SHA-256, in hexadecimal, of labels (n,) as int64 little-endian bytes."""
-    return hashlib.sha256(np.asarray(labels).astype('<i8').tobytes()).hexdigest()
+def digest_data(labels: np.ndarray, names: Optional[Sequence[str]] = None) -> str:
+    """Return the SHA-256, in hexadecimal, of what a split is drawn from.
+
+    Args:
+        labels: Shape (n,); hashed as int64 little-endian bytes.
+        names: Image files in that order, hashed after the labels; None: the labels alone.
+    """
+    digest = hashlib.sha256(np.asarray(labels).astype('<i8').tobytes())
+    for name in names or ():
+        # Any bytes may be in a name but this one.
+        digest.update(os.fsencode(name) + b'\0')
+    return digest.hexdigest()
 
 
 def _equal_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> list[int]:

@@ -88,6 +88,8 @@ class MultiSourceBatchSampler(Sampler):
                     f'out.'
                 )
             batch_sizes = [batch_size, *(batch_size * mu for _ in sizes[1:])]
+        elif not isinstance(batch_sizes, (list, tuple)):
+            raise OptionError(f'batch_sizes must be a list of integers, got {batch_sizes!r}')
         elif mu is not None:
             raise OptionError(f'mu={mu!r} and batch_sizes={batch_sizes!r}: only one is allowed.')
         elif len(batch_sizes) != len(sizes):

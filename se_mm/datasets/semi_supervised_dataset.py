@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Optional, Union
 
@@ -15,10 +15,12 @@ from mmengine.logging import print_log
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
+from se_mm.datasets.class_checks import check_labels, classes_of, labels_of_dataset
+from se_mm.datasets.image_files import ReadPolicy, names_of, paths_of
 from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.datasets.multi_source_batch_sampler import Draw
 from se_mm.rng import rng_untouched, seed_all
-from se_mm.smoothing.options import OptionError, check_choice, check_keys
+from se_mm.smoothing.options import OptionError, check_keys
 
 SPLIT_KEYS = ('num_labels', 'seed', 'balanced')
 
@@ -45,13 +47,15 @@ class SemiSupervisedDataset(Dataset):
         split: Which of its images are labelled. A path of a file that ``tools/split_labels.py`` or
             a run has written; ``dict(num_labels=, seed=, balanced=)``, to be drawn; None: all of
             them.
-        unlabelled: Config of a data set whose labels, if it has any, are not used. None: all images
-            of ``labelled``, as published results have it. False: there are none.
+        unlabelled: Config of a data set whose labels, if it has any, are not learned: where a class
+            has the name of a labelled one, they tell how good the pseudo-labels are. None: all
+            images of ``labelled``, as published results have it. False: there are none.
         labelled_pipeline: Transforms of a labelled image, ending in ``PackInputs``.
         unlabelled_pipeline: Transforms of an unlabelled image, ending in ``MultiView`` and
             ``PackInputs``.
-        unreadable: What becomes of an image file that cannot be read: ``'error'`` ends the run with
-            its name; ``'skip'`` names and counts it, and takes the next image of its source.
+        unreadable: What happens to an image file that cannot be read: ``'error'`` ends the run with
+            its name; ``'skip'`` names and counts it, and takes the next image of its source. The
+            labelled images are all read first.
 
     Attributes:
         source_sizes: Numbers of the labelled and of the unlabelled images.
@@ -71,14 +75,10 @@ class SemiSupervisedDataset(Dataset):
         unlabelled_pipeline: Optional[list] = None,
         unreadable: str = 'error',
     ) -> None:
-        self.unreadable = check_choice('unreadable', unreadable, ('error', 'skip'))
+        self.policy = ReadPolicy(unreadable)
         self._labelled = build_dataset('labelled', labelled)
         self.metainfo = self._labelled.metainfo
-        classes = self.metainfo.get('classes')
-        if not classes:
-            raise OptionError(
-                f'labelled={labelled.get("type")!r} has no classes: give its metainfo.'
-            )
+        classes = classes_of('labelled', self._labelled)
         labels = labels_of_dataset('labelled', self._labelled)
         self.split = self._find_split(split, labelled, classes, labels)
         if self.split is None:
@@ -86,12 +86,14 @@ class SemiSupervisedDataset(Dataset):
             self._indices = np.arange(len(labels))
         else:
             self._indices = np.array(self.split.indices)
+        self._indices = self._readable(self._indices, labels, classes)
         if unlabelled is None:
             self._unlabelled = self._labelled
         elif unlabelled is False:
             self._unlabelled = None
         else:
             self._unlabelled = build_dataset('unlabelled', unlabelled)
+        self._truth = self._find_truth(classes)
         sources = [self._indices, *([] if self._unlabelled is None else [self._unlabelled])]
         self.source_sizes = [len(source) for source in sources]
         if not all(self.source_sizes):
@@ -102,7 +104,6 @@ class SemiSupervisedDataset(Dataset):
             if not pipeline:
                 raise OptionError(f'{name}={pipeline!r} is not allowed: a list of transforms.')
         self._pipelines = [Compose(pipeline) for pipeline in pipelines]
-        self._skipped: set[str] = set()
         self._try_views()
 
     def __len__(self) -> int:
@@ -117,34 +118,49 @@ class SemiSupervisedDataset(Dataset):
                 if item is not None:
                     return item
                 place = (place + 1) % self.source_sizes[source]
-        raise OptionError(f'none of the {("labelled", "unlabelled")[source]} images can be read.')
+        raise OptionError(f'none of the {("labelled", "unlabelled")[source]} images can be read')
 
     def _item(self, source: int, place: int) -> Optional[dict]:
         """What a pipeline makes of an image; None if it is to be skipped."""
         if source:
             info = self._unlabelled.get_data_info(place)
+            label = info.pop('gt_label', None)
+            if np.ndim(label) == 0 and (truth := self._truth.get(label)) is not None:
+                info['gt_label'] = truth
         else:
             info = self._labelled.get_data_info(int(self._indices[place]))
-        path = info.get('img_path')
-        if path in self._skipped:
-            return None
-        try:
-            return self._pipelines[source](info)
-        except Exception as error:
-            if path is None or _readable(path):
-                raise  # It is the pipeline that fails.
-            if self.unreadable == 'error':
-                raise OptionError(
-                    f"image {path!r} cannot be read: mend or remove it, or set unreadable='skip'."
-                ) from error
-        self._skipped.add(path)
-        print_log(
-            f'image {path!r} cannot be read and is skipped, number {len(self._skipped)} in this '
-            f'process.',
-            logger='current',
-            level=logging.WARNING,
-        )
-        return None
+        return self.policy.read(info.get('img_path'), lambda: self._pipelines[source](info))
+
+    def _readable(
+        self, indices: np.ndarray, labels: np.ndarray, classes: Sequence[str]
+    ) -> np.ndarray:
+        """The labelled images that can be read, of which every class needs one."""
+        kept = indices[self.policy.check(paths_of(self._labelled, indices))]
+        left = np.bincount(labels[kept], minlength=len(classes))
+        if not left.all():
+            raise OptionError(
+                f'labelled must have an image of every class that can be read, got none of '
+                f'{classes[int(left.argmin())]!r}'
+            )
+        return kept
+
+    def _find_truth(self, classes: Sequence[str]) -> dict[int, int]:
+        """The class that each label of the unlabelled images stands for, by its name."""
+        if self._unlabelled is None or self._unlabelled is self._labelled:
+            return {label: label for label in range(len(classes))}
+        names = (getattr(self._unlabelled, 'metainfo', None) or {}).get('classes') or ()
+        numbers = {name: label for label, name in enumerate(classes)}
+        truth = {label: numbers[name] for label, name in enumerate(names) if name in numbers}
+        strange = [str(name) for name in names if name not in numbers]
+        if strange and len(self._unlabelled) and 'gt_label' in self._unlabelled.get_data_info(0):
+            print_log(
+                f'unlabelled has {len(strange)} classes that labelled does not have, as '
+                f'{", ".join(strange[:3])}: the accuracy of pseudo-labels is measured without '
+                f'their images',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return truth
 
     def _find_split(
         self, split: Union[str, Mapping, None], labelled: Mapping, classes: Any, labels: np.ndarray
@@ -155,7 +171,7 @@ class SemiSupervisedDataset(Dataset):
         name = type(self._labelled).__name__
         if isinstance(split, str):
             found = LabelSplit.load(split)
-            found.check(split, name, classes, labels)
+            found.check(split, name, classes, labels, names_of(self._labelled))
             return found
         if not isinstance(split, Mapping):
             raise OptionError(
@@ -164,16 +180,12 @@ class SemiSupervisedDataset(Dataset):
         check_keys('split', split, SPLIT_KEYS)
         if 'num_labels' not in split:
             raise OptionError(f'split={dict(split)!r} has no num_labels.')
-        return draw_split(name, classes, labels, **split)
+        return draw_split(name, classes, labels, names=names_of(self._labelled), **split)
 
     def _check_all_labelled(self, labels: np.ndarray, classes: Any) -> None:
         """Refuse labels that are no classes, and classes without any."""
-        counts = np.bincount(labels[labels >= 0], minlength=len(classes))
-        if len(counts) > len(classes) or (labels < 0).any():
-            wrong = labels[(labels < 0) | (labels >= len(classes))][0]
-            raise OptionError(
-                f'labelled has the label {wrong}: 0 to {len(classes) - 1} is allowed.'
-            )
+        check_labels('labelled', labels, len(classes))
+        counts = np.bincount(labels, minlength=len(classes))
         if not counts.all():
             raise OptionError(
                 f'class {classes[int(counts.argmin())]!r} of labelled has no image: every class '
@@ -217,20 +229,6 @@ def build_dataset(key: str, config: Mapping) -> BaseDataset:
         raise OptionError(f'{key}={config["type"]!r} cannot be built: {reason}') from error
 
 
-def labels_of_dataset(key: str, dataset: BaseDataset) -> np.ndarray:
-    """All labels of a data set, shape (n,), int64; -1 where there is none.
-
-    Raises:
-        OptionError: If it does not know them.
-    """
-    if hasattr(dataset, 'get_gt_labels'):
-        try:
-            return np.asarray(dataset.get_gt_labels(), dtype=np.int64)
-        except KeyError:
-            pass
-    raise OptionError(f'{key}={type(dataset).__name__!r} has no labels, which it needs.')
-
-
 @contextmanager
 def _drawn(key: tuple[int, int, int]) -> Iterator[None]:
     """Seed the global generators by a key; in the main process, put them back afterwards."""
@@ -238,12 +236,3 @@ def _drawn(key: tuple[int, int, int]) -> Iterator[None]:
     with rng_untouched() if get_worker_info() is None else nullcontext():
         seed_all(key)
         yield
-
-
-def _readable(path: str) -> bool:
-    import mmcv
-
-    try:
-        return mmcv.imread(path) is not None
-    except Exception:  # Whatever a decoder raises, and a file that is not there.
-        return False

@@ -3,13 +3,61 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch.utils.data as torch_data
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_world_size
 from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 from torch import nn
+from torch.utils.data import DataLoader
+
+from se_mm.datasets.image_files import keep_readable
+from se_mm.smoothing.options import OptionError
+
+WHOLE = (
+    torch_data.SequentialSampler,
+    torch_data.RandomSampler,
+    torch_data.SubsetRandomSampler,
+    torch_data.WeightedRandomSampler,
+)
+"""Samplers of PyTorch that give every process all images."""
 
 
 class EvaluationLoop(BaseLoop):
-    """A loop of MMEngine's that knows which of the two it is, and its model."""
+    """A loop of MMEngine's that knows which of the two it is, and its model.
+
+    Args:
+        runner: The runner.
+        dataloader: The evaluation images.
+
+    Raises:
+        OptionError: If an image file cannot be read, or the images would not each be measured once.
+    """
+
+    def __init__(self, runner: Runner, dataloader: DataLoader | dict) -> None:
+        stages = {id(runner._test_dataloader): 'test', id(runner._val_dataloader): 'val'}
+        self._key = f'{stages.get(id(dataloader), "val")}_dataloader'
+        super().__init__(runner, dataloader)
+        self.dataloader: DataLoader = self._checked(self._key, self.dataloader, dataloader)
+
+    def _checked(self, key: str, loader: DataLoader, config: Any) -> DataLoader:
+        """A loader whose images can be read and are each given once.
+
+        Args:
+            key: The config key, for messages.
+            loader: The loader.
+            config: What it was built from.
+        """
+        _check_sampler(key, loader)
+        readable = keep_readable(f'{key}.dataset', loader.dataset)
+        if readable is loader.dataset:
+            return loader
+        if not isinstance(config, dict):
+            raise OptionError(f"{key} must be a config where its data set has unreadable='skip'")
+        return self.runner.build_dataloader({**config, 'dataset': readable}, seed=self.runner.seed)
 
     @property
     def _stage(self) -> str:
@@ -20,3 +68,19 @@ class EvaluationLoop(BaseLoop):
     def _model(self) -> nn.Module:
         model = self.runner.model
         return model.module if is_model_wrapper(model) else model
+
+
+def _check_sampler(key: str, loader: DataLoader) -> None:
+    """Refuse a loader that gives images twice, never ends or leaves some out."""
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    ranks = get_world_size()
+    use = "use dict(type='DefaultSampler', shuffle=False)"
+    if isinstance(sampler, InfiniteSampler):
+        raise OptionError(f'{key}.sampler must end after all images, got InfiniteSampler; {use}')
+    if ranks > 1 and isinstance(sampler, WHOLE):
+        raise OptionError(
+            f'{key}.sampler must divide the images among {ranks} processes, got '
+            f'{type(sampler).__name__}; {use}'
+        )
+    if getattr(loader, 'drop_last', False):
+        raise OptionError(f'{key}.drop_last must be False, or the last images are not measured')

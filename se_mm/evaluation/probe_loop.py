@@ -47,6 +47,13 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from se_mm.datasets.class_checks import (
+    check_labels,
+    check_metrics,
+    check_same_classes,
+    classes_of,
+    labels_of_dataset,
+)
 from se_mm.evaluation.evaluation_loop import EvaluationLoop
 from se_mm.evaluation.features import frozen, labels_of, pooled, prepared
 from se_mm.evaluation.probes import Probe
@@ -100,7 +107,8 @@ class ProbeLoop(EvaluationLoop):
         self.evaluator.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
         if isinstance(bank, dict):
             bank = {'sampler': dict(type='DefaultSampler', shuffle=False), **bank}
-        self.bank: DataLoader = runner.build_dataloader(bank, seed=runner.seed)
+        loader = runner.build_dataloader(bank, seed=runner.seed)
+        self.bank: DataLoader = self._checked('bank', loader, bank)
         self.probes = [_build_probe(probe) for probe in probes]
         on = [on] if isinstance(on, str) else on
         self.on = [check_choice('on', who, ('teacher', 'student')) for who in on]
@@ -220,6 +228,7 @@ class ProbeLoop(EvaluationLoop):
             )
         for probe in self.probes:
             probe.check(len(self.bank.dataset))
+        self._check_classes()
         modules = self._modules()
         with rng_untouched(), frozen(modules.values()):
             samples = {}
@@ -236,6 +245,21 @@ class ProbeLoop(EvaluationLoop):
                 raise OptionError(
                     f'layer={self.layer!r} cannot be probed on the images of the bank: {reason}.'
                 ) from error
+
+    def _check_classes(self) -> None:
+        """Compare the classes of bank and evaluation, where the data sets know them."""
+        key = f'{self._stage}_dataloader.dataset'
+        sets = {'bank.dataset': self.bank.dataset, key: self.dataloader.dataset}
+        known = [(getattr(data, 'metainfo', None) or {}).get('classes') for data in sets.values()]
+        if not all(known):
+            return
+        classes = {name: classes_of(name, data) for name, data in sets.items()}
+        check_same_classes('bank.dataset', classes['bank.dataset'], key, classes[key])
+        for name, data in sets.items():
+            if hasattr(data, 'get_gt_labels'):
+                check_labels(name, labels_of_dataset(name, data), len(classes[name]))
+        metrics = self.evaluator.metrics
+        check_metrics(f'{self._stage}_evaluator', metrics, len(classes['bank.dataset']))
 
 
 class _CheckHook(Hook):

@@ -14,6 +14,14 @@ from mmengine.runner.amp import autocast
 from torch import nn
 from torch.utils.data import DataLoader
 
+from se_mm.datasets.class_checks import (
+    check_labels,
+    check_metrics,
+    check_outputs,
+    check_same_classes,
+    classes_of,
+    labels_of_dataset,
+)
 from se_mm.evaluation.evaluation_loop import EvaluationLoop
 from se_mm.smoothing.options import OptionError, check_choice
 
@@ -49,13 +57,15 @@ class TeacherStudentLoop(EvaluationLoop):
     ) -> None:
         try:
             super().__init__(runner, dataloader)
+        except OptionError:
+            raise
         except (OSError, RuntimeError, AssertionError) as error:
             reason = ' '.join(str(error).split())
             raise OptionError(f'the data of TeacherStudentLoop cannot be read: {reason}') from error
-        self._check_classes()
+        classes = self._check_classes()
         on = [on] if isinstance(on, str) else list(on)
         if not on or len(set(on)) < len(on):
-            raise OptionError(f'on={on!r} is not allowed: one or both of {", ".join(NETWORKS)}.')
+            raise OptionError(f'on must be one or both of {", ".join(NETWORKS)}, got {on!r}')
         if isinstance(evaluator, Evaluator):
             self.evaluators = {who: deepcopy(evaluator) for who in on}
         else:
@@ -65,8 +75,11 @@ class TeacherStudentLoop(EvaluationLoop):
             copy.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
             if not isinstance(getattr(self._model, who, None), nn.Module):
                 raise OptionError(
-                    f'on={on!r} is not allowed: {type(self._model).__name__} has no {who}.'
+                    f'on must name networks of {type(self._model).__name__}, got {who!r}, which '
+                    f'it does not have'
                 )
+            self._check_outputs(who, classes)
+            check_metrics(self._key.replace('dataloader', 'evaluator'), copy.metrics, len(classes))
         self.fp16 = fp16
 
     @property
@@ -95,17 +108,23 @@ class TeacherStudentLoop(EvaluationLoop):
         self.runner.call_hook(f'after_{self._stage}')
         return metrics
 
-    def _check_classes(self) -> None:
+    def _check_classes(self) -> tuple[str, ...]:
         """Refuse other classes than the training's: labels would be mistaken for each other."""
-        evaluated = getattr(self.dataloader.dataset, 'metainfo', {}).get('classes')
+        key, dataset = f'{self._key}.dataset', self.dataloader.dataset
+        classes = classes_of(key, dataset)
         training = getattr(self.runner._train_loop, 'dataloader', None)  # Still a dict if it tests.
         trained = getattr(getattr(training, 'dataset', None), 'metainfo', {}).get('classes')
-        if evaluated and trained and tuple(evaluated) != tuple(trained):
-            odd = sorted(set(evaluated) ^ set(trained)) or list(evaluated)
-            raise OptionError(
-                f'the classes of the evaluation, {len(evaluated)}, are not those of the training, '
-                f'{len(trained)}: see {", ".join(map(repr, odd[:3]))}.'
-            )
+        if trained:
+            check_same_classes(key, classes, 'train_dataloader.dataset', trained)
+        if hasattr(dataset, 'get_gt_labels'):
+            check_labels(key, labels_of_dataset(key, dataset), len(classes))
+        return classes
+
+    def _check_outputs(self, who: str, classes: tuple[str, ...]) -> None:
+        """Refuse a network that has another number of classes than the data."""
+        head = getattr(getattr(self._model, who), 'head', None)
+        key = 'model.classifier.head.num_classes'
+        check_outputs(key, getattr(head, 'num_classes', None), classes, f'{self._key}.dataset')
 
     @torch.no_grad()
     def _run_iter(self, index: int, batch: dict) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_mm.datasets.label_split import LabelSplit, draw_split
+from se_mm.datasets.label_split import LabelSplit, digest_data, draw_split
 from se_mm.smoothing import OptionError
 
 CLASSES = ('cat', 'dog', 'Ente äöü')
@@ -290,7 +290,7 @@ def swapped(labels, first, second):
             "of another data set: class 1 is 'dog', not 'cow'.",
         ),
         (dict(labels=LABELS[:-1]), 'of another data set: number of images 12, not 11.'),
-        (dict(labels=swapped(LABELS, 0, 1)), 'of other labels, or of another order of the images'),
+        (dict(labels=swapped(LABELS, 0, 1)), 'of other labels, or another order of the images'),
     ],
 )
 def test_split_of_other_data_is_refused(given, message):
@@ -325,3 +325,38 @@ def test_table_has_every_class_and_what_has_no_label():
     assert ['(no', 'label)', '1', '0'] in cells
     assert ['all', '12', '3'] in cells
     assert 'Animals: 3 labels, seed 5' in table
+
+
+FILES = ['a/0.png', 'a/1.png', 'b, c/0.png', 'ü 蚂蚁.png']
+
+
+def test_split_knows_the_image_files_and_not_where_they_are():
+    labels = np.array([0, 1, 0, 1])
+    split = draw_split('Set', 'ab', labels, 2, 0, True, FILES)
+    assert split.indices == draw_split('Set', 'ab', labels, 2, 0, True).indices
+    split.check('split.json', 'Set', 'ab', labels, FILES)
+    # The labels are the same, and other images would be taken for the labelled ones.
+    for other in ([*FILES[2:], *FILES[:2]], [*FILES[:3], 'c.png']):
+        with pytest.raises(OptionError, match='is of other image files, other labels, or another'):
+            split.check('split.json', 'Set', 'ab', labels, other)
+
+
+def test_split_without_file_names_is_refused_where_there_are_files():
+    labels = np.array([0, 1, 0, 1])
+    earlier = draw_split('Set', 'ab', labels, 2)
+    with pytest.raises(OptionError, match='must carry the names of the image files'):
+        earlier.check('split.json', 'Set', 'ab', labels, FILES)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.text(st.characters(exclude_characters='/\0', codec='utf-8')), min_size=2))
+def test_digest_tells_every_list_of_names_from_its_neighbours(names):
+    labels = np.zeros(len(names), np.int64)
+    digest = digest_data(labels, names)
+    assert digest == digest_data(labels, list(names))
+    assert digest != digest_data(labels)
+    joined = [names[0] + names[1], '', *names[2:]]
+    if joined != names:
+        assert digest != digest_data(labels, joined)
+    if names[::-1] != names:
+        assert digest != digest_data(labels, names[::-1])

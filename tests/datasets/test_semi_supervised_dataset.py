@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labelled and unlabelled images as one data set, their sampling and their batches."""
 
+import json
 import random
+import re
 import shutil
 
 import numpy as np
@@ -195,6 +197,7 @@ def test_length_is_a_pass_over_the_source_that_takes_longest():
         (dict(batch_size=4, mu=1.5), 'mu=1.5 is not allowed'),
         (dict(batch_size=0, mu=2), 'batch_size=0 is not allowed'),
         (dict(batch_size=4, batch_sizes=[4]), r'batch_sizes=\[4\] is not allowed: one for each'),
+        (dict(batch_size=4, batch_sizes=8), 'batch_sizes must be a list of integers, got 8'),
         (dict(batch_size=4, batch_sizes=[3, 8]), 'does not fit batch_size=4'),
         (dict(batch_size=4, batch_sizes=[4, 0]), 'batch_sizes=0 is not allowed'),
         (dict(batch_size=4, batch_sizes=[4, 8], mu=2), 'only one is allowed'),
@@ -250,7 +253,7 @@ def test_unreadable_image_is_named_counted_and_left_out(folder, capfd):
         items = [data[index] for index in range(len(data))]
     assert len(items) == 15
     (line,) = [text for text in capfd.readouterr().out.splitlines() if 'cannot be read' in text]
-    assert "bees/2.png' cannot be read and is skipped, number 1" in line
+    assert re.search("bees/2.png' cannot be read and is skipped: .*\\(1 skipped", line)
 
 
 def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder):
@@ -306,3 +309,97 @@ def test_views_of_several_sizes_are_refused():
     samples = [{'inputs': torch.zeros(3, s, s), 'data_samples': {'gt_label': 0}} for s in (4, 8)]
     with pytest.raises(OptionError, match=r'labelled_pipeline gives images of several sizes'):
         collate_views(samples)
+
+
+def unlabelled_folder(root, *names):
+    """A folder with two images in each of some subfolders."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for index in range(2):
+            Image.fromarray(np.full((8, 8, 3), index, np.uint8)).save(root / name / f'{index}.png')
+    return dict(type='ImageFolder', data_root=str(root))
+
+
+def truths(data):
+    start, end = data.source_sizes[0], len(data)
+    return collate_views([data[i] for i in range(end)])['data_samples']['truth'].tolist()[
+        : end - start
+    ]
+
+
+@pytest.mark.parametrize(
+    'names, expected',
+    [
+        (('ants', 'bees', 'crabs'), [0, 0, 1, 1, 2, 2]),
+        (('bees', 'crabs'), [1, 1, 2, 2]),
+        (('aardvarks', 'crabs', 'wasps'), [-1, -1, 2, 2, -1, -1]),
+        (('cam_1', 'cam_2', 'cam_3'), [-1] * 6),
+    ],
+)
+def test_truth_is_known_only_where_the_names_of_classes_are_the_same(
+    folder, tmp_path, names, expected, capfd
+):
+    MMLogger.get_instance(f'truth {names}', log_level='WARNING')
+    (folder / 'bees/2.png').unlink()
+    labelled = dict(type='CustomDataset', data_root=str(folder))
+    load = dict(type='LoadImageFromFile')
+    data = build(
+        labelled=labelled,
+        split=None,
+        unlabelled=unlabelled_folder(tmp_path.parent / f'{tmp_path.name}-free', *names),
+        labelled_pipeline=[load, *ONE],
+        unlabelled_pipeline=[load, *TWO],
+    )
+    assert truths(data) == expected
+    strange = [name for name in names if name not in ('ants', 'bees', 'crabs')]
+    said = f'unlabelled has {len(strange)} classes that labelled does not have'
+    assert (said in capfd.readouterr().out) == bool(strange)
+
+
+def test_labelled_images_are_all_read_first(folder, capfd):
+    MMLogger.get_instance('labelled first', log_level='WARNING')
+    labelled = dict(type='CustomDataset', data_root=str(folder))
+    load = dict(type='LoadImageFromFile')
+    pipelines = dict(labelled_pipeline=[load, *ONE], unlabelled_pipeline=[load, *TWO])
+    with pytest.raises(OptionError, match=r"bees/2.png' cannot be read: .*damaged"):
+        build(labelled=labelled, split=None, **pipelines)
+    data = build(labelled=labelled, split=None, unreadable='skip', **pipelines)
+    assert data.source_sizes == [11, 12]
+    assert "bees/2.png' cannot be read and is skipped" in capfd.readouterr().out
+    labels = [int(data[i]['data_samples'].gt_label) for i in range(11)]
+    assert labels == [0] * 4 + [1] * 3 + [2] * 4
+
+
+def test_class_of_which_no_image_can_be_read_is_an_error(folder):
+    for path in (folder / 'bees').iterdir():
+        path.write_bytes(b'')
+    load = dict(type='LoadImageFromFile')
+    with pytest.raises(OptionError, match=r"an image of every class .*, got none of 'bees'"):
+        build(
+            labelled=dict(type='ImageFolder', data_root=str(folder)),
+            split=None,
+            unreadable='skip',
+            labelled_pipeline=[load, *ONE],
+            unlabelled_pipeline=[load, *TWO],
+        )
+
+
+def test_one_class_is_refused(folder):
+    for name in ('bees', 'crabs'):
+        shutil.rmtree(folder / name)
+    with pytest.raises(OptionError, match='labelled must have at least two classes, got only'):
+        build(labelled=dict(type='ImageFolder', data_root=str(folder)), split=None)
+
+
+def test_several_labels_for_an_image_are_refused(tmp_path):
+    content = {
+        'metainfo': {'classes': ['a', 'b']},
+        'data_list': [
+            {'img_path': 'x.png', 'gt_label': [0, 1]},
+            {'img_path': 'y.png', 'gt_label': [1]},
+        ],
+    }
+    (tmp_path / 'labels.json').write_text(json.dumps(content))
+    labelled = dict(type='MultiLabelDataset', data_root=str(tmp_path), ann_file='labels.json')
+    with pytest.raises(OptionError, match='labelled must have one label for each image'):
+        build(labelled=labelled, split=None)

@@ -388,7 +388,9 @@ def test_any_classifier_is_trained(classifier, labeller):
 
 
 def test_network_without_a_head_is_refused():
-    with pytest.raises(OptionError, match=r"classifier.type='ImageClassifier' is not"):
+    with pytest.raises(
+        OptionError, match=r'classifier must be a classifier of mmpretrain with a head'
+    ):
         MODELS.build(
             dict(
                 type='FixMatch',

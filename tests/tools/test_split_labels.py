@@ -111,12 +111,15 @@ def test_show_checks_a_file_against_the_data(tools, digits):
 
 
 def test_images_that_cannot_be_read_are_listed_with_status_1(tools, own):
-    assert 'All 6 image files can be read.' in tools.succeed(*own, '--check-images')
+    assert 'labelled: all 6 image files can be read.' in tools.succeed(*own, '--check-images')
     (tools.folder / '1.png').write_text('no image')
     (tools.folder / '5.png').write_bytes(b'')
     status, output, _ = tools.run(*own, '--check-images', '--num-labels', 2, '--out', '.')
     assert status == 1
-    assert re.findall(r'cannot be read: (\S+)', output) == ['1.png', '5.png']
+    assert re.findall(r'cannot be read: (\S+): it is (.*)', output) == [
+        ('1.png', 'damaged or not an image'),
+        ('5.png', 'empty'),
+    ]
     assert '2 of 6 image files cannot be read.' in output
     assert not list(tools.folder.glob('*.json'))
 
@@ -164,3 +167,45 @@ def test_options_that_do_not_go_together_are_refused(options, message, tools, di
     status, _, errors = tools.run(*digits, *options)
     assert status == 2
     assert message in errors.splitlines()[-1]
+
+
+def test_images_of_all_sets_are_checked_each_once(tools, own):
+    path = tools.folder / 'config.py'
+    for name in ('free', 'test/cat', 'test/dog', 'bank/cat'):
+        (tools.folder / name).mkdir(parents=True)
+        cv2.imwrite(str(tools.folder / name / 'good.png'), np.zeros((4, 4, 3), np.uint8))
+        (tools.folder / name / 'bad.png').write_bytes(b'')
+    deep = np.full((4, 4), 4000, np.uint16)
+    cv2.imwrite(str(tools.folder / 'free/deep.png'), deep)
+    path.write_text(
+        path.read_text()
+        + """
+free = dict(type='ImageFolder', data_root='free', with_label=False)
+train_dataloader['dataset']['unlabelled'] = free
+test = dict(dataset=dict(type='ImageFolder', data_root='test'))
+val_dataloader = test_dataloader = test
+bank = dict(type='ImageFolder', data_root='bank', classes=['cat', 'dog'])
+val_cfg = dict(type='ProbeLoop', bank=dict(dataset=bank))
+"""
+    )
+    status, output, _ = tools.run(*own, '--check-images')
+    assert status == 1
+    bad = re.findall(r'cannot be read: (\S+): it is empty', output)
+    assert bad == ['free/bad.png', 'test/cat/bad.png', 'test/dog/bad.png', 'bank/cat/bad.png']
+    assert 'train_dataloader.dataset.labelled: all 6 image files can be read.' in output
+    assert 'val_dataloader.dataset: 2 of 4 image files cannot be read.' in output
+    assert 'test_dataloader' not in output
+    assert 'unlabelled: 1 images have more than 8 bits a channel, as free/deep.png' in output
+
+
+def test_images_of_a_config_without_labels_are_checked(tools):
+    (tools.folder / 'free').mkdir()
+    (tools.folder / 'free/a, b.jpg').write_bytes(b'no image')
+    path = tools.folder / 'config.py'
+    path.write_text(
+        "custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)\n"
+        "dataset = dict(type='ImageFolder', data_root='free', with_label=False)\n"
+        'train_dataloader = dict(batch_size=8, dataset=dataset)\n'
+    )
+    status, output, _ = tools.run('split_labels.py', path, '--check-images')
+    assert status == 1 and 'cannot be read: free/a, b.jpg: it is damaged' in output

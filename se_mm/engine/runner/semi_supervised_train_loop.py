@@ -14,6 +14,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
+from se_mm.datasets.class_checks import check_outputs
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.runner.keyed_data import Skipping
 from se_mm.smoothing import OptionError, Settings
@@ -86,14 +87,13 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
                 f'use SupervisedOnly without them'
             )
         head = getattr(getattr(model, 'student', None), 'head', None)
-        outputs = getattr(head, 'num_classes', None)
-        classes = dataset.metainfo['classes']
-        if outputs is not None and outputs != len(classes):
-            raise OptionError(
-                f'model.classifier.head.num_classes must be {len(classes)}, the classes of the '
-                f'data, got {outputs}'
-            )
-        # A stock MeanTeacherHook is recognised by its method: mmdet may not be installed.
+        check_outputs(
+            'model.classifier.head.num_classes',
+            getattr(head, 'num_classes', None),
+            dataset.metainfo['classes'],
+            'train_dataloader.dataset.labelled',
+        )
+        # A stock MeanTeacherHook is told by its method, since mmdet need not be installed.
         moved = any(
             isinstance(hook, SpatialEnsembleHook) or hasattr(hook, 'momentum_update')
             for hook in self.runner.hooks

@@ -4,22 +4,30 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from copy import deepcopy
 from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from se_mm.models.semi_supervised.data_preprocessor import preprocessor_config
 from se_mm.models.semi_supervised.pseudo_label_quality import PseudoLabelQuality
 from se_mm.smoothing.options import OptionError, check_choice, check_keys, check_number
 
 NETWORKS = ('teacher', 'student')
 CONSISTENCIES = ('cross_entropy', 'mse')
+OTHER_HEADS = {
+    'MultiLabelClsHead': 'several labels for an image',
+    'MultiTaskHead': 'several tasks',
+    'ConformerHead': 'two scores for each class',
+}
+"""Heads whose outputs are not the logits of one label, and what they are."""
 
 
 @MODELS.register_module()
@@ -46,7 +54,8 @@ class SemiSupervisedClassifier(BaseModel):
         unlabelled_weight: Weight of the unlabelled images' loss, at least 0.
         ramp_up: Share of the run in [0, 1] in which that weight rises linearly from 0.
         predict_on: Who predicts outside training: ``'teacher'`` or ``'student'``.
-        data_preprocessor: Config of the data preprocessor; its type can be left out.
+        data_preprocessor: Config of the data preprocessor; its type can be left out. None: that of
+            ``classifier``.
         init_cfg: As for every module of MMEngine.
 
     Raises:
@@ -69,8 +78,15 @@ class SemiSupervisedClassifier(BaseModel):
         **unknown: Any,
     ) -> None:
         check_keys(type(self).__name__, unknown, _option_names(type(self)))
-        data_preprocessor = {'type': 'SemiSupervisedDataPreprocessor', **(data_preprocessor or {})}
-        super().__init__(data_preprocessor, init_cfg)
+        preprocessor = preprocessor_config(data_preprocessor, classifier)
+        super().__init__(preprocessor, init_cfg)
+        if len(preprocessor) == 1:
+            print_log(
+                f'{type(self).__name__} has no data_preprocessor: images are not normalised, '
+                f'pixels are 0 to 255',
+                logger='current',
+                level=logging.WARNING,
+            )
         if labeller is not None:
             check_choice('labeller', labeller, NETWORKS)
         self.labeller = labeller
@@ -83,9 +99,10 @@ class SemiSupervisedClassifier(BaseModel):
         self.student = MODELS.build(classifier)
         if not getattr(self.student, 'with_head', False):
             raise OptionError(
-                f'classifier.type={classifier.get("type")!r} is not allowed: a classifier of '
-                f'mmpretrain with a head.'
+                f'classifier must be a classifier of mmpretrain with a head, got '
+                f'{classifier.get("type")!r}'
             )
+        _check_head(self.student.head)
         self.teacher = deepcopy(self.student).requires_grad_(False).eval()
         self.accept = MODELS.build(accept or dict(type='ConfidenceThreshold'))
         self.target = MODELS.build(target or dict(type='HardTarget'))
@@ -191,6 +208,21 @@ class SemiSupervisedClassifier(BaseModel):
         hub = MessageHub.get_current_instance()
         risen = hub.get_info('iter', 0) / (self.ramp_up * hub.get_info('max_iters', 1))
         return self.unlabelled_weight * min(1.0, risen)
+
+
+def _check_head(head: Any) -> None:
+    """Refuse a head whose outputs are not the logits of a softmax."""
+    for parent in type(head).__mro__:
+        if parent.__name__ in OTHER_HEADS:
+            raise OptionError(
+                f'classifier.head must give one logit for each class, got {type(head).__name__}, '
+                f'which has {OTHER_HEADS[parent.__name__]}'
+            )
+    if getattr(getattr(head, 'loss_module', None), 'use_sigmoid', False):
+        raise OptionError(
+            'classifier.head.loss.use_sigmoid must be False: pseudo-labels are of one class for '
+            'each image'
+        )
 
 
 def _rows(feats: Any, start: int, stop: Optional[int]) -> Any:

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Optional
 
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
+
+from se_mm.smoothing.options import OptionError
 
 
 @MODELS.register_module()
@@ -15,14 +17,23 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
     """mmpretrain's preprocessor of classification, for each kind of images in turn.
 
     Args:
-        **options: Those of :class:`mmpretrain.models.ClsDataPreprocessor`: ``mean``, ``std``,
-            ``to_rgb`` and so on.
+        **options: Those of :class:`mmpretrain.models.ClsDataPreprocessor`, as ``mean``, ``std`` and
+            ``to_rgb``, without ``batch_augments`` and ``to_onehot``: labels are class numbers.
+
+    Raises:
+        OptionError: If one of those is given.
     """
 
     def __init__(self, **options: Any) -> None:
         from mmpretrain.models import ClsDataPreprocessor
 
         super().__init__()
+        for key in ('batch_augments', 'to_onehot'):
+            if options.get(key):
+                raise OptionError(
+                    f'data_preprocessor.{key} must be left out: semi-supervised losses take one '
+                    f'class for each image, not mixed labels; got {options[key]!r}'
+                )
         self.images = ClsDataPreprocessor(**options)
 
     def forward(self, data: dict, training: bool = False) -> dict:
@@ -46,3 +57,55 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
             'inputs': {'labelled': labelled, 'views': views},
             'data_samples': self.cast_data(data['data_samples']),
         }
+
+
+def preprocessor_config(outer: Optional[Mapping], classifier: Mapping) -> dict[str, Any]:
+    """Return the config of a semi-supervised model's data preprocessor.
+
+    Args:
+        outer: What the model's config has as ``data_preprocessor``.
+        classifier: Config of its classifier, whose own ``data_preprocessor`` is taken over where
+            the model has none.
+
+    Raises:
+        OptionError: If the two disagree, or one is of another kind or mixes images.
+    """
+    given = {
+        'data_preprocessor': dict(outer or {}),
+        'classifier.data_preprocessor': dict(classifier.get('data_preprocessor') or {}),
+    }
+    if classifier.get('train_cfg'):
+        raise OptionError(
+            f'classifier.train_cfg must be left out: semi-supervised losses take one class for '
+            f'each image, not mixed labels; got {dict(classifier["train_cfg"])!r}'
+        )
+    kinds = {
+        key: _own_kind(key, options.pop('type', None), options.pop('_scope_', None))
+        for key, options in given.items()
+    }
+    options, inner = given.values()
+    for name in options.keys() & inner.keys():
+        if list(_flat(options[name])) != list(_flat(inner[name])):
+            raise OptionError(
+                f'data_preprocessor.{name} must be that of classifier.data_preprocessor, '
+                f'{inner[name]!r}, got {options[name]!r}; give one of the two'
+            )
+    kind = kinds['data_preprocessor'] or SemiSupervisedDataPreprocessor.__name__
+    return {'type': kind, **(options or inner)}
+
+
+def _own_kind(key: str, kind: Any, scope: Optional[str]) -> Any:
+    """The type of a user's own preprocessor; None if it is the one that we build on."""
+    found = kind
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            found = registry.get(kind)
+    if getattr(found, '__name__', None) in ('ClsDataPreprocessor', 'NoneType'):
+        return None
+    if getattr(found, '__module__', '').partition('.')[0] in ('mmpretrain', 'mmdet', 'mmengine'):
+        raise OptionError(f"{key}.type must be 'SemiSupervisedDataPreprocessor', got {kind!r}")
+    return kind
+
+
+def _flat(value: Any) -> list:
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,327 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether classes agree wherever they meet: heads, data sets, label files, metrics."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Optional
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.logging import print_log
+from mmengine.registry import DATASETS, DefaultScope
+
+from se_mm.datasets.coco_files import count_boxes, read_categories, read_coco
+from se_mm.smoothing.options import OptionError, did_you_mean
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+HEADS = ('bbox_head', 'mask_head')
+MOST_BYTES = 64 * 2**20
+"""Annotation files that are larger are not read for their boxes: it would take a minute."""
+
+
+def listed(names: Sequence[Any], most: int = 10) -> str:
+    """Return names for a message, cut after the first ``most``."""
+    shown = ', '.join(str(name) for name in names[:most])
+    return f'{shown}, ... ({len(names)} in all)' if len(names) > most else shown
+
+
+def classes_of(key: str, dataset: Any) -> tuple[str, ...]:
+    """Return the names of a data set's classes, of which there must be two.
+
+    Args:
+        key: The config key, for the message.
+        dataset: The data set.
+
+    Raises:
+        OptionError: If it has none, one, or no list of names.
+    """
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if not classes:
+        raise OptionError(
+            f'{key} must know its classes, got a {type(dataset).__name__} without; set its '
+            f'metainfo=dict(classes=[...])'
+        )
+    if isinstance(classes, str):
+        raise OptionError(
+            f'{key} must have a list of classes, got {classes!r}; write ({classes!r},)'
+        )
+    if len(classes) < 2:
+        raise OptionError(f'{key} must have at least two classes, got only {listed(classes)!r}')
+    return tuple(classes)
+
+
+def labels_of_dataset(key: str, dataset: Any) -> np.ndarray:
+    """Return all labels of a data set, shape (n,), int64; negative where there is none.
+
+    Raises:
+        OptionError: If it does not know them, or has several for an image.
+    """
+    labels = None
+    if hasattr(dataset, 'get_gt_labels'):
+        try:
+            labels = np.asarray(dataset.get_gt_labels())
+        except (KeyError, ValueError):  # No labels; or several, of which NumPy makes no array.
+            labels = None
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'iu':
+        raise OptionError(
+            f'{key} must have one label for each image, as {type(dataset).__name__!r} has not; '
+            f'several labels for an image are not supported'
+        )
+    return labels.astype(np.int64)
+
+
+def check_labels(key: str, labels: np.ndarray, num_classes: int) -> None:
+    """Refuse labels that stand for no class.
+
+    Args:
+        key: The config key, for the message.
+        labels: Shape (n,), int64.
+        num_classes: Number of classes.
+
+    Raises:
+        OptionError: If one is negative or too large.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        raise OptionError(
+            f'labels of {key} must be in 0 to {num_classes - 1}, got {labels[wrong[0]]} for image '
+            f'{wrong[0]} and {wrong.size - 1} more'
+        )
+
+
+def check_same_classes(key: str, classes: Sequence[str], other: str, wanted: Sequence[str]) -> None:
+    """Refuse classes that differ from others in name or order.
+
+    Args:
+        key: Whose classes they are.
+        classes: Their names.
+        other: Whose classes they must be.
+        wanted: The names of those.
+
+    Raises:
+        OptionError: If they differ; it lists the names.
+    """
+    if tuple(classes) == tuple(wanted):
+        return
+    missing = [name for name in wanted if name not in classes]
+    strange = [name for name in classes if name not in wanted]
+    details = [f'without {listed(missing)}'] if missing else []
+    details += [f'with {listed(strange)} instead' if missing else f'with {listed(strange)} more']
+    if not missing and not strange:
+        details = ['in another order']
+    elif not strange:
+        details = details[:1]
+    raise OptionError(
+        f'classes of {key} must be those of {other} ({listed(wanted)}), got {listed(classes)}: '
+        f'{" and ".join(details)}'
+    )
+
+
+def check_outputs(key: str, outputs: Any, classes: Sequence[str], data: str) -> None:
+    """Refuse a head whose number of classes is not that of the data.
+
+    Args:
+        key: The config key of the head's number.
+        outputs: That number; None is not checked.
+        classes: Names of the data's classes.
+        data: Whose classes they are.
+
+    Raises:
+        OptionError: If the numbers differ.
+    """
+    if outputs is not None and outputs != len(classes):
+        raise OptionError(
+            f'{key} must be {len(classes)}, the number of classes of {data} ({listed(classes)}), '
+            f'got {outputs}'
+        )
+
+
+def check_metrics(key: str, metrics: Sequence[Any], num_classes: int) -> None:
+    """Refuse a top-k accuracy of more classes than there are.
+
+    Args:
+        key: The config key of the evaluator.
+        metrics: The metrics, built.
+        num_classes: Number of classes.
+
+    Raises:
+        OptionError: If a k exceeds the number of classes.
+    """
+    for metric in metrics:
+        topk = getattr(metric, 'topk', None)
+        if isinstance(topk, (tuple, list)) and topk and max(topk) > num_classes:
+            fitting = tuple(k for k in topk if k <= num_classes) or (1,)
+            raise OptionError(
+                f'{key}.topk must be at most the number of classes, {num_classes}, got '
+                f'{max(topk)}; set {key}.topk={fitting}'
+            )
+
+
+def check_detection_classes(cfg: Config) -> None:
+    """Compare the classes of a detector's head, data sets and COCO files; count unusable boxes.
+
+    mmdet numbers the classes in the order of the file's categories, whatever the order in
+    ``metainfo``; it drops boxes of other categories, and trains on none without a word.
+
+    Args:
+        cfg: A config. One without a detector, or whose files are not there, passes.
+
+    Raises:
+        OptionError: If classes disagree, a source of a batch is empty, or no box can be learned.
+    """
+    heads = list(_heads('model', cfg.get('model')))
+    if not heads:
+        return
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        _check_sources(cfg.get('train_dataloader') or {})
+        first: Optional[tuple[str, tuple[str, ...]]] = None
+        for loader in LOADERS:
+            dataset = (cfg.get(loader) or {}).get('dataset')
+            for key, leaf in _leaves(f'{loader}.dataset', dataset):
+                classes = _leaf_classes(key, leaf)
+                if classes is None:
+                    continue
+                if first is None:
+                    first = key, classes
+                    for head, outputs in heads:
+                        check_outputs(head, outputs, classes, key)
+                check_same_classes(key, classes, *first)
+                _check_file(key, leaf, classes, learned=loader == 'train_dataloader')
+
+
+def _heads(key: str, part: Any, is_head: bool = False) -> Iterator[tuple[str, int]]:
+    """The numbers of classes of a model's heads, by config key."""
+    if isinstance(part, Mapping):
+        outputs = part.get('num_classes')
+        if is_head and isinstance(outputs, int) and not part.get('class_agnostic'):
+            yield f'{key}.num_classes', outputs
+        for name, child in part.items():
+            yield from _heads(f'{key}.{name}', child, name in HEADS)
+    elif isinstance(part, (list, tuple)):
+        for number, child in enumerate(part):
+            yield from _heads(f'{key}.{number}', child, is_head)
+
+
+def _leaves(key: str, dataset: Any) -> Iterator[tuple[str, Mapping]]:
+    """The data sets within wrappers, by config key."""
+    if not isinstance(dataset, Mapping):
+        return
+    inner = dataset.get('datasets')
+    if isinstance(inner, (list, tuple)):
+        for number, part in enumerate(inner):
+            yield from _leaves(f'{key}.datasets.{number}', part)
+    elif isinstance(dataset.get('dataset'), Mapping):
+        yield from _leaves(f'{key}.dataset', dataset['dataset'])
+    else:
+        yield key, dataset
+
+
+def _kind(dataset: Mapping) -> Optional[type]:
+    """The class of a data set; None if that is not known, which is not for us to judge."""
+    kind = dataset.get('type')
+    if not isinstance(kind, str):
+        return kind if isinstance(kind, type) else None
+    with DATASETS.switch_scope_and_registry(dataset.get('_scope_')) as registry:
+        found = registry.get(kind)
+    return found if isinstance(found, type) else None
+
+
+def _leaf_classes(key: str, dataset: Mapping) -> Optional[tuple[str, ...]]:
+    """The classes that a config gives a data set; None if only the data know them."""
+    given = dataset.get('metainfo') or {}
+    if not isinstance(given, Mapping):
+        return None
+    if 'classes' not in given and 'CLASSES' in given:
+        raise OptionError(f"{key}.metainfo must have 'classes' in lower case, got 'CLASSES'")
+    classes = given.get('classes')
+    if isinstance(classes, str) and not os.path.isfile(classes):
+        raise OptionError(
+            f'{key}.metainfo.classes must be a tuple of names, got {classes!r}; write '
+            f'({classes!r},)'
+        )
+    if classes is None:
+        classes = (getattr(_kind(dataset), 'METAINFO', None) or {}).get('classes')
+    return tuple(classes) if isinstance(classes, (tuple, list)) else None
+
+
+def _is_coco(dataset: Mapping) -> bool:
+    """Whether mmdet reads a data set from a file in COCO's format."""
+    try:
+        from mmdet.datasets import CocoDataset
+    except ImportError:
+        return False
+    kind = _kind(dataset)
+    return kind is not None and issubclass(kind, CocoDataset)
+
+
+def _check_file(key: str, dataset: Mapping, classes: tuple[str, ...], learned: bool) -> None:
+    """Compare the classes with the categories of a COCO file, and count the boxes learned."""
+    file = dataset.get('ann_file')
+    if not file or not isinstance(file, str) or not _is_coco(dataset):
+        return
+    path = os.path.join(dataset.get('data_root') or '', file)
+    if not os.path.isfile(path):
+        return  # mmdet says so.
+    categories = read_categories(path)
+    names = [category['name'] for category in categories]
+    if missing := [name for name in classes if name not in names]:
+        raise OptionError(
+            f'classes of {key} must be categories of {path!r} ({listed(names)}), got '
+            f'{listed(missing)}.{did_you_mean(missing[0], names)}'
+        )
+    ordered = [name for name in names if name in classes]
+    if ordered != list(classes):
+        raise OptionError(
+            f'classes of {key} must be in the order of the categories of {path!r} '
+            f'({listed(ordered)}), got {listed(classes)}; mmdet numbers them in that order'
+        )
+    loads = any(
+        isinstance(step, Mapping) and str(step.get('type')).endswith('LoadAnnotations')
+        for step in dataset.get('pipeline') or ()
+    )
+    if not (learned and loads) or os.path.getsize(path) > MOST_BYTES:
+        return
+    coco = read_coco(path)
+    counts = count_boxes(coco, [c['id'] for c in categories if c['name'] in classes])
+    if not counts.usable:
+        raise OptionError(
+            f'{key} must have a box that can be learned, got none in {path!r}: {counts}'
+        )
+    if counts.dropped:
+        print_log(f'{key}: {counts} in {path!r}', logger='current', level=logging.WARNING)
+
+
+def _check_sources(loader: Mapping) -> None:
+    """Refuse a sampler of several sources that would wait without end for images of one."""
+    sampler = loader.get('sampler')
+    ratio = sampler.get('source_ratio') if isinstance(sampler, Mapping) else None
+    if not isinstance(ratio, (list, tuple)):
+        return
+    key, size = 'train_dataloader.sampler', sampler.get('batch_size')
+    if not ratio or any(isinstance(part, bool) or not part > 0 for part in ratio):
+        raise OptionError(
+            f'{key}.source_ratio must have numbers > 0, got {list(ratio)}; to train on one source, '
+            f'use its data set alone with an InfiniteSampler'
+        )
+    datasets = (loader.get('dataset') or {}).get('datasets')
+    if isinstance(datasets, (list, tuple)) and len(datasets) != len(ratio):
+        raise OptionError(
+            f'{key}.source_ratio must have a number for each of {len(datasets)} data sets, got '
+            f'{list(ratio)}'
+        )
+    if isinstance(size, int):
+        counts = [int(size * part / sum(ratio)) for part in ratio]
+        counts[0] = size - sum(counts[1:])
+        if min(counts) < 1:
+            raise OptionError(
+                f'{key}.batch_size must leave an image for each source, got {size} in the ratio '
+                f'{list(ratio)}, which is {counts}'
+            )
+        if loader.get('batch_size') not in (None, size):
+            raise OptionError(
+                f'{key}.batch_size must be train_dataloader.batch_size, '
+                f'{loader["batch_size"]}, got {size}'
+            )

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a training dataloader gives batches, and of the kind that the model takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.dist import get_world_size
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
+from se_mm.rng import rng_untouched
+from se_mm.smoothing.options import OptionError
+
+OF_VIEWS = ('BYOL', 'BarlowTwins', 'DenseCL', 'MoCo', 'MoCoV3', 'SimCLR', 'SimSiam', 'SwAV')
+"""Models of mmpretrain that compare views of an image."""
+
+
+def check_train_loader(loader: DataLoader, model: Any) -> None:
+    """Refuse a training dataloader without batches, or without views where the model needs them.
+
+    The random generators stay as they are.
+
+    Args:
+        loader: The training dataloader, built.
+        model: The model, without a wrapper.
+
+    Raises:
+        OptionError: If the first iteration would fail for one of these reasons.
+    """
+    batches = loader.batch_sampler
+    sampler = getattr(batches, 'sampler', loader.sampler)
+    endless = isinstance(batches, MultiSourceBatchSampler) or isinstance(sampler, InfiniteSampler)
+    if not endless and hasattr(batches, '__len__') and not len(batches):
+        images, ranks = len(loader.dataset), get_world_size()
+        shared = f' for {ranks} processes' if ranks > 1 else ''
+        raise OptionError(
+            f'train_dataloader must give a batch, got {images} images{shared} in batches of '
+            f'{getattr(batches, "batch_size", loader.batch_size)}; use a smaller batch_size, or '
+            f'drop_last=False'
+        )
+    kinds = {kind.__name__ for kind in type(model).__mro__}
+    if not kinds.isdisjoint(OF_VIEWS):
+        with rng_untouched():
+            inputs = loader.dataset[0].get('inputs')
+        if isinstance(inputs, Tensor) or inputs is None or len(inputs) < 2:
+            raise OptionError(
+                f'train_dataloader.dataset.pipeline must give at least two views of an image for '
+                f'{type(model).__name__}; put its transforms into '
+                f"dict(type='MultiView', num_views=2, transforms=[[...]]) before PackInputs"
+            )

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Classes are compared where they meet, and names are listed."""
+
+import json
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+import se_mm  # noqa: F401  (registers what the configs name)
+from se_mm.datasets import DigitScenes, check_detection_classes
+from se_mm.datasets.class_checks import (
+    _heads,
+    check_labels,
+    check_metrics,
+    check_same_classes,
+    classes_of,
+)
+from se_mm.home import CONFIGS
+from se_mm.smoothing import OptionError
+
+
+def data(**metainfo):
+    return type('Data', (), {'metainfo': metainfo})()
+
+
+@pytest.mark.parametrize(
+    'dataset, message',
+    [
+        (data(), 'x must know its classes, got a Data without'),
+        (data(classes=()), 'x must know its classes'),
+        (object(), 'x must know its classes, got a object without'),
+        (
+            data(classes='washer'),
+            r"x must have a list of classes, got 'washer'; write \('washer',\)",
+        ),
+        (data(classes=('washer',)), "x must have at least two classes, got only 'washer'"),
+    ],
+)
+def test_fewer_than_two_classes_are_refused(dataset, message):
+    with pytest.raises(OptionError, match=message):
+        classes_of('x', dataset)
+    assert classes_of('x', data(classes=['a', 'b'])) == ('a', 'b')
+
+
+@pytest.mark.parametrize(
+    'classes, message',
+    [
+        ('ac', r'must be those of train \(a, b, c\), got a, c: without b'),
+        ('abcd', 'got a, b, c, d: with d more'),
+        ('abd', 'without c and with d instead'),
+        ('acb', 'got a, c, b: in another order'),
+    ],
+)
+def test_difference_of_classes_is_spelled_out(classes, message):
+    with pytest.raises(OptionError, match=message):
+        check_same_classes('val', tuple(classes), 'train', tuple('abc'))
+    check_same_classes('val', ['a', 'b'], 'train', ('a', 'b'))
+
+
+def test_labels_out_of_range_are_named():
+    check_labels('val', np.array([0, 2, 1]), 3)
+    for labels in ([0, 3, 1, 9], [0, -1, 1, 9]):
+        with pytest.raises(
+            OptionError, match=r'of val must be in 0 to 2, got .* image 1 and 1 more'
+        ):
+            check_labels('val', np.array(labels), 3)
+
+
+def test_top_k_of_more_classes_than_there_are_is_refused():
+    metric = type('Accuracy', (), {'topk': (1, 5)})()
+    check_metrics('val_evaluator', [metric, object()], 5)
+    with pytest.raises(OptionError, match=r'most the number of classes, 3, got 5; set .*=\(1,\)'):
+        check_metrics('val_evaluator', [metric], 3)
+
+
+NAMES = ('nut', 'bolt', 'washer')
+CATEGORIES = [{'id': i, 'name': n} for i, n in zip((3, 7, 20), NAMES)]
+
+
+@pytest.fixture
+def detection(tmp_path):
+    """A Soft Teacher on three files in COCO's format, as a user writes it."""
+    pytest.importorskip('mmdet')
+    base = deepcopy(DigitScenes(num_images=6).coco())
+    for annotation in base['annotations']:
+        annotation['category_id'] = CATEGORIES[annotation['category_id'] % 3]['id']
+    base['categories'] = CATEGORIES
+    for name in ('labelled', 'free', 'val'):
+        content = {**base, 'annotations': [] if name == 'free' else base['annotations']}
+        (tmp_path / f'{name}.json').write_text(json.dumps(content))
+    cfg = Config.fromfile(CONFIGS / 'softteacher_sts_faster-rcnn-conv5_1xb8_scenes-10.py')
+    cfg.merge_from_dict({'model.detector.roi_head.bbox_head.num_classes': 3})
+
+    def of(name, pipeline):
+        return dict(
+            type='CocoDataset',
+            metainfo=dict(classes=NAMES),
+            data_root=str(tmp_path),
+            ann_file=f'{name}.json',
+            data_prefix=dict(img='images/'),
+            pipeline=[dict(type='LoadImageFromFile'), *pipeline],
+        )
+
+    cfg.train_dataloader.dataset.datasets = [
+        of('labelled', cfg.labelled_pipeline),
+        of('free', cfg.unlabelled_pipeline),
+    ]
+    cfg.val_dataloader.dataset = cfg.test_dataloader.dataset = of('val', cfg.test_pipeline)
+    return cfg, tmp_path
+
+
+def edited(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_detector_that_fits_its_data_passes(detection):
+    check_detection_classes(detection[0])
+
+
+@pytest.mark.parametrize('number', [1, 2, 4, 80])
+def test_other_number_of_outputs_is_refused(detection, number):
+    cfg, _ = detection
+    cfg.merge_from_dict({'model.detector.roi_head.bbox_head.num_classes': number})
+    with pytest.raises(OptionError, match=r'bbox_head.num_classes must be 3, .*nut, bolt, washer'):
+        check_detection_classes(cfg)
+
+
+TRAIN = 'train_dataloader.dataset.datasets'
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({f'{TRAIN}.0.metainfo': {}}, r'num_classes must be 80, .*person, bicycle.*80 in all'),
+        ({f'{TRAIN}.1.metainfo': {}}, r'classes of .*datasets.1 must be those of .*datasets.0'),
+        ({f'{TRAIN}.0.metainfo': {'CLASSES': NAMES}}, "'classes' in lower case, got 'CLASSES'"),
+        ({f'{TRAIN}.0.metainfo': {'classes': 'washer'}}, r"got 'washer'; write \('washer',\)"),
+        (
+            {f'{TRAIN}.0.metainfo': {'classes': ('nuts', 'bolt', 'washer')}},
+            r"categories of .*labelled.json' \(nut, bolt, washer\), got nuts. Did you mean 'nut'",
+        ),
+        (
+            {f'{TRAIN}.0.metainfo': {'classes': ('bolt', 'nut', 'washer')}},
+            r'in the order of the categories .*\(nut, bolt, washer\), got bolt, nut, washer',
+        ),
+        (
+            {'val_dataloader.dataset.metainfo': {'classes': ('nut', 'bolt')}},
+            'val_dataloader.dataset must be those .*: without washer',
+        ),
+        ({'train_dataloader.sampler.source_ratio': [1, 0]}, r'numbers > 0, got \[1, 0\]'),
+        ({'train_dataloader.sampler.source_ratio': []}, r'numbers > 0, got \[\]'),
+        ({'train_dataloader.sampler.source_ratio': [1, 1, 1]}, 'for each of 2 data sets'),
+        (
+            {'train_dataloader.sampler.source_ratio': [99, 1]},
+            r'in the ratio \[99, 1\], .* \[8, 0\]',
+        ),
+        ({'train_dataloader.sampler.batch_size': 4}, 'must be train_dataloader.batch_size, 8'),
+    ],
+)
+def test_what_disagrees_is_refused_in_one_line(detection, options, message):
+    cfg, _ = detection
+    for key, value in options.items():
+        *way, last = key.split('.')
+        part = cfg
+        for name in way:
+            part = part[int(name) if name.isdigit() else name]
+        part[last] = value
+    with pytest.raises(OptionError, match=message) as error:
+        check_detection_classes(cfg)
+    assert '\n' not in str(error.value)
+
+
+def test_files_of_several_orders_are_refused(detection):
+    cfg, folder = detection
+    edited(folder / 'val.json', lambda coco: coco['categories'].reverse())
+    with pytest.raises(
+        OptionError, match=r"val_dataloader.*order of the categories of '.*val.json"
+    ):
+        check_detection_classes(cfg)
+
+
+def test_boxes_that_are_not_learned_are_counted_before(detection, capfd):
+    cfg, folder = detection
+    MMLogger.get_instance('boxes', log_level='WARNING')
+
+    def shrink(coco):
+        for number, annotation in enumerate(coco['annotations'][:3]):
+            annotation['bbox'][2] = number and -1
+        coco['annotations'][3]['iscrowd'] = 1
+
+    edited(folder / 'labelled.json', shrink)
+    check_detection_classes(cfg)
+    said = capfd.readouterr().out
+    assert 'boxes are not learned (1 of a crowd, 3 without area) in' in said
+
+    def shift(coco):
+        for annotation in coco['annotations']:
+            annotation['bbox'][0] += 1000
+
+    edited(folder / 'labelled.json', shift)
+    with pytest.raises(OptionError, match=r'datasets.0 must have a box .*outside the image'):
+        check_detection_classes(cfg)
+
+
+@pytest.mark.parametrize(
+    'name, heads',
+    [
+        ('cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py', 4),
+        ('retinanet/retinanet_r50_fpn_1x_coco.py', 1),
+        ('mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 2),
+        ('detr/detr_r50_8xb2-150e_coco.py', 1),
+    ],
+)
+def test_heads_of_mmdet_are_found(name, heads):
+    pytest.importorskip('mmdet')
+    cfg = Config.fromstring(f"_base_ = 'mmdet::{name}'\n", '.py')
+    found = list(_heads('model', cfg.model))
+    assert len(found) == heads and {number for _, number in found} == {80}
+    check_detection_classes(cfg)
+    cfg.merge_from_dict({found[-1][0]: 81})
+    with pytest.raises(OptionError, match=f'{found[-1][0]} must be 80'):
+        check_detection_classes(cfg)
+
+
+def test_masks_of_all_classes_alike_are_not_counted():
+    roi = dict(mask_head=dict(num_classes=1, class_agnostic=True), bbox_head=dict(num_classes=3))
+    assert list(_heads('m', dict(roi_head=roi))) == [('m.roi_head.bbox_head.num_classes', 3)]
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
+def test_shipped_configs_pass(path):
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmpretrain')
+    check_detection_classes(Config.fromfile(path))
