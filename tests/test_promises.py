@@ -113,8 +113,7 @@ DELETING = re.compile(r'\b(rmtree|unlink|rmdir|removedirs|send2trash)\b|\bos\.re
 
 def test_promise_12_no_tool_deletes():
     allowed = {
-        'se_mm/whole_file.py',  # A file of our own that did not become whole.
-        'se_mm/engine/checkpoints.py',  # Such files of a run that was killed.
+        'se_mm/checkpoints/write.py',  # A file of our own that did not become whole.
         'se_mm/engine/hooks/safe_checkpoint_hook.py',  # What max_keep_ckpts asks for.
         'se_mm/evaluation/runs.py',  # See the next test.
     }

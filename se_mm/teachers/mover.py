@@ -186,8 +186,9 @@ class Mover:
         if moved:
             raise TeacherFault(
                 f'the teacher must be moved by one thing, but something other than this hook '
-                f'changed the teacher of {moved[0]} in the first {many} iterations: remove this hook or the '
-                f'other, or name the method of the model that moves it by update_method='
+                f'changed the teacher of {moved[0]} in the first {many} iterations: remove this '
+                f'hook or the other, or name the method of the model that moves it by '
+                f'update_method='
             )
         path = self.teacher.path
         inner = f'{path}.module' if self.teacher.averaged is not None else path

@@ -6,5 +6,5 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.runs import byol_cfg, classifier_cfg, pair_cfg, runs  # noqa: E402, F401
-from tests.toys import toys  # noqa: E402, F401
+from tests.runs import byol_cfg, classifier_cfg, pair_cfg, runs  # noqa: F401
+from tests.toys import toys  # noqa: F401

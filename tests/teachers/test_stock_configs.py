@@ -17,7 +17,6 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS, TRANSFORMS
-from se_mm.engine.teachers import find_teacher
 from sklearn.datasets import load_digits
 from stock_configs import (
     NOT_SUPPORTED,

@@ -80,8 +80,8 @@ class Watch:
             more = f' and {count - 1} others' if count > 1 else ''
             raise TeacherFault(
                 f'the teacher must be moved by one thing, but between updates {step} and '
-                f'{step + 1} something else changed the teacher of {tensor}{more}: remove the other hook or the '
-                f"model's own update, or name it by update_method="
+                f'{step + 1} something else changed the teacher of {tensor}{more}: remove the '
+                f"other hook or the model's own update, or name it by update_method="
             )
 
 

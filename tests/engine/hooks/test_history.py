@@ -12,10 +12,6 @@ from se_mm.history.provenance import BEFORE, law, provenance
 from se_mm.history.segments import read_history
 from se_mm.smoothing.options import OptionError
 
-from se_mm.checkpoints.read import read_checkpoint
-from se_mm.engine.hooks.record import read_record
-from se_mm.smoothing.options import OptionError
-
 pytest.importorskip('mmpretrain')
 SE = dict(type='SpatialEnsembleHook', keep_prob=0.6)
 STS = dict(type='SETMAHook', keep_prob=0.6, momentum=0.3)

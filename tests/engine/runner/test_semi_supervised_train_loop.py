@@ -164,7 +164,10 @@ def test_one_network_is_evaluated_as_by_mmengines_own_loop(runs, on):
             dict(train_dataloader=dict(dataset=dict(unlabelled=False))),
             'mu=2 is not allowed: the data set has no unlabelled images',
         ),
-        (dict(val_cfg=dict(on='techer')), "on must be one of .*got 'techer'.*Did you mean 'teacher'"),
+        (
+            dict(val_cfg=dict(on='techer')),
+            "on must be one of .*got 'techer'.*Did you mean 'teacher'",
+        ),
         (dict(val_cfg=dict(on=[])), r'on must be one or both of teacher, student, got \[\]'),
         (
             dict(default_hooks=dict(pseudo_labels=dict(interval=0))),
