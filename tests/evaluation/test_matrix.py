@@ -122,7 +122,7 @@ def test_control_moves_as_far_at_every_update_as_the_mean_over_picks(p, q, m, ma
         ([dict(smoothing='sts', keep_prob=[])], r'keep_prob=\[\] is not allowed'),
         (
             [dict(smoothing='sts', keep_prob=1.0)],
-            r'STS keep_prob 1: keep_prob must be a number in \[0, 1\), got 1.0',
+            r'STS keep_prob 1: keep_prob must be .*got 1.0',
         ),
         (['sts'], r"matrix\[0\]='sts' is not allowed: a dict"),
     ],

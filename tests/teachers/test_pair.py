@@ -73,7 +73,7 @@ def test_layers_of_teacher_and_student_are_counterparts(runs, pair_cfg):
     assert teacher.find('student', 'student.backbone') is model.student.backbone
     assert teacher.find('teacher', 'student.backbone') is model.teacher.backbone
     with pytest.raises(
-        OptionError, match="layer must be in the student of 'teacher'.*got 'accept'"
+        OptionError, match=r"layer must be in the student of 'teacher'.*got 'accept'"
     ):
         teacher.find('teacher', 'accept')
 

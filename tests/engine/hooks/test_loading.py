@@ -6,9 +6,9 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
-from se_mm.engine.resumable_runner import ResumableRunner
 from torch import nn
 
+from se_mm.engine.runner.resumable_runner import ResumableRunner
 from tests.toys import (
     EMA,
     SAVING,

@@ -61,5 +61,5 @@ def test_mask_does_not_hide_a_weight_that_is_not_finite(toys):
 
     model = Masked()
     model.query.weight.data[0, 0] = torch.nan
-    with pytest.raises(TeacherFault, match="'query.weight'"):
+    with pytest.raises(TeacherFault, match=r"'query\.weight'"):
         toys.train(model, dict(STS, check_finite=1))

@@ -146,7 +146,7 @@ def test_average_of_mmdet_is_found_in_a_config_of_mmdet():
             dict(
                 ema_type='MomentumAnnealingEMA', momentum=dict(type='linear', start=0.1, end=0.01)
             ),
-            "momentum must be a number beside ema_type='MomentumAnnealingEMA', which has a schedule",
+            "momentum must be a number beside ema_type='MomentumAnnealingEMA', which has a",
         ),
     ],
 )
