@@ -167,7 +167,8 @@ def check_detection_classes(cfg: Config) -> None:
     ``metainfo``; it drops boxes of other categories, and trains on none without a word.
 
     Args:
-        cfg: A config. One without a detector, or whose files are not there, passes.
+        cfg: A config. One without a detector, with data sets of other kinds than ``CocoDataset``
+            and ours, or whose files are not there, passes.
 
     Raises:
         OptionError: If classes disagree, a source of a batch is empty, or no box can be learned.
@@ -182,21 +183,25 @@ def check_detection_classes(cfg: Config) -> None:
             dataset = (cfg.get(loader) or {}).get('dataset')
             for key, leaf in _leaves(f'{loader}.dataset', dataset):
                 classes = _leaf_classes(key, leaf)
-                if classes is None:
+                if classes is None or not _is_ours_to_judge(leaf):
                     continue
-                if first is None:
+                learned = loader == 'train_dataloader'
+                if first is None and learned:
                     first = key, classes
                     for head, outputs in heads:
                         check_outputs(head, outputs, classes, key)
-                check_same_classes(key, classes, *first)
-                _check_file(key, leaf, classes, learned=loader == 'train_dataloader')
+                if first is not None:
+                    check_same_classes(key, classes, *first)
+                    _check_file(key, leaf, classes, learned)
 
 
 def _heads(key: str, part: Any, is_head: bool = False) -> Iterator[tuple[str, int]]:
     """The numbers of classes of a model's heads, by config key."""
     if isinstance(part, Mapping):
         outputs = part.get('num_classes')
-        if is_head and isinstance(outputs, int) and not part.get('class_agnostic'):
+        # Scores of words, and masks of all classes alike, are of another number.
+        other = part.get('class_agnostic') or part.get('contrastive_cfg')
+        if is_head and isinstance(outputs, int) and not other:
             yield f'{key}.num_classes', outputs
         for name, child in part.items():
             yield from _heads(f'{key}.{name}', child, name in HEADS)
@@ -248,13 +253,22 @@ def _leaf_classes(key: str, dataset: Mapping) -> Optional[tuple[str, ...]]:
 
 
 def _is_coco(dataset: Mapping) -> bool:
-    """Whether mmdet reads a data set from a file in COCO's format."""
+    """Whether a data set is read from a file in COCO's format as mmdet's ``CocoDataset`` does."""
     try:
         from mmdet.datasets import CocoDataset
     except ImportError:
         return False
     kind = _kind(dataset)
-    return kind is not None and issubclass(kind, CocoDataset)
+    # Some kinds, as that of LVIS, have fields of their own.
+    return kind is not None and all(
+        getattr(kind, name, None) is getattr(CocoDataset, name)
+        for name in ('load_data_list', 'parse_data_info')
+    )
+
+
+def _is_ours_to_judge(dataset: Mapping) -> bool:
+    """Whether every class of a data set has an output of the head: not of tracks or stuff."""
+    return _is_coco(dataset) or getattr(_kind(dataset), '__module__', '').startswith('se_mm.')
 
 
 def _check_file(key: str, dataset: Mapping, classes: tuple[str, ...], learned: bool) -> None:

@@ -237,3 +237,19 @@ def test_shipped_configs_pass(path):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmpretrain')
     check_detection_classes(Config.fromfile(path))
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py',
+        'bytetrack/bytetrack_yolox_x_8xb4-80e_crowdhuman-mot17halftrain_test-mot17halfval.py',
+        'deepsort/deepsort_faster-rcnn_r50_fpn_8xb2-4e_mot17halftrain_test-mot17halfval.py',
+        'grounding_dino/grounding_dino_swin-t_pretrain_obj365_goldg_cap4m.py',
+        'mm_grounding_dino/grounding_dino_swin-t_pretrain_obj365.py',
+        'lvis/mask-rcnn_r50_fpn_sample1e-3_ms-1x_lvis-v1.py',
+    ],
+)
+def test_stuff_tracks_and_words_are_not_ours_to_judge(name):
+    pytest.importorskip('mmdet')
+    check_detection_classes(Config.fromstring(f"_base_ = 'mmdet::{name}'\n", '.py'))

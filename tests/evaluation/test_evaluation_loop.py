@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our loops measure every image once, whatever the number of processes, or refuse to."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch.utils.data as torch_data
 from mmengine.config import Config
@@ -8,7 +10,7 @@ from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import DataLoader
 
 import se_mm  # noqa: F401  (registers what the configs name)
-from se_mm.evaluation import evaluation_loop
+from se_mm.evaluation import ProbeLoop, TeacherStudentLoop, evaluation_loop
 from se_mm.home import CONFIGS
 from se_mm.smoothing import OptionError
 
@@ -67,3 +69,67 @@ def test_loader_without_an_end_or_without_the_last_images_is_refused(monkeypatch
         check(monkeypatch, 1, sampler=InfiniteSampler(IMAGES, seed=0))
     with pytest.raises(OptionError, match='drop_last must be False'):
         check(monkeypatch, 1, batch_size=4, drop_last=True)
+
+
+class Labelled(list):
+    """Labels as a data set, with the names of its classes."""
+
+    def __init__(self, classes, labels):
+        super().__init__(labels)
+        self.metainfo = {'classes': tuple(classes)}
+
+    def get_gt_labels(self):
+        return list(self)
+
+
+def probing(bank, evaluated, topk=1):
+    return SimpleNamespace(
+        _stage='val',
+        bank=SimpleNamespace(dataset=bank),
+        dataloader=SimpleNamespace(dataset=evaluated),
+        evaluator=SimpleNamespace(metrics=[SimpleNamespace(topk=(1, topk))]),
+    )
+
+
+GOOD = Labelled('abc', [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    'loop, message',
+    [
+        (
+            probing(Labelled('abd', [0]), GOOD),
+            'bank.dataset must be those of val_',
+        ),
+        (probing(Labelled('acb', [0]), GOOD), 'got a, c, b: in another order'),
+        (probing(Labelled('abc', [3]), GOOD), 'labels of bank.dataset must be in 0 to 2, got 3'),
+        (probing(GOOD, Labelled('abc', [-1])), r'labels of val_dataloader.dataset .*, got -1'),
+        (probing(Labelled('a', [0]), Labelled('a', [0])), 'at least two classes, got only'),
+        (probing(GOOD, GOOD, topk=5), r'val_evaluator.topk must be .* 3, got 5'),
+    ],
+)
+def test_bank_and_evaluation_of_a_probe_have_the_same_classes(loop, message):
+    ProbeLoop._check_classes(probing(GOOD, Labelled(['a', 'b', 'c'], [2])))
+    ProbeLoop._check_classes(probing([], GOOD))  # Without names there is nothing to compare.
+    with pytest.raises(OptionError, match=message):
+        ProbeLoop._check_classes(loop)
+
+
+@pytest.mark.parametrize(
+    'classes, labels, trained, message',
+    [
+        ('abc', [0, 3], None, 'labels of test_dataloader.dataset must be in 0 to 2, got 3'),
+        ('abc', [0], 'ab', r'must be those of train_dataloader.dataset \(a, b\).*with c more'),
+        ('a', [0], None, 'at least two classes'),
+        ('', [0], None, 'must know its classes'),
+    ],
+)
+def test_classes_of_an_evaluation_are_those_of_the_training(classes, labels, trained, message):
+    training = SimpleNamespace(dataset=Labelled(trained, [])) if trained else None
+    loop = SimpleNamespace(
+        _key='test_dataloader',
+        dataloader=SimpleNamespace(dataset=Labelled(classes, labels)),
+        runner=SimpleNamespace(_train_loop=SimpleNamespace(dataloader=training)),
+    )
+    with pytest.raises(OptionError, match=message):
+        TeacherStudentLoop._check_classes(loop)
