@@ -143,7 +143,7 @@ def test_promise_10_backbone_that_teacher_and_student_share_stays_trained(toys, 
     assert model.student.backbone.weight.requires_grad
     assert not model.teacher.head.weight.requires_grad
     assert float((model.student.backbone.weight - before).norm()) > 0.1
-    assert any('share 2 tensors' in line for line in hook_of(runner).describe())
+    assert any('share 2 tensors' in line for line in hook_of(runner).mover.describe())
 
 
 class Distillation(MeanTeacher):
@@ -210,7 +210,7 @@ class FromCheckpoint(MeanTeacher):
 
 
 def test_promise_10_teacher_with_a_checkpoint_of_its_own_must_be_settled_by_the_kind():
-    with pytest.raises(OptionError, match=r'a checkpoint of its own \(teacher.pth\)') as error:
+    with pytest.raises(OptionError, match=r'loaded from its own checkpoint \(teacher.pth\)') as error:
         find_teacher(FromCheckpoint())
     assert "kind='shadow'" in str(error.value) and "kind='pair'" in str(error.value)
     assert find_teacher(FromCheckpoint(), Settings(kind='pair')).kind == 'pair'
