@@ -210,7 +210,9 @@ class FromCheckpoint(MeanTeacher):
 
 
 def test_promise_10_teacher_with_a_checkpoint_of_its_own_must_be_settled_by_the_kind():
-    with pytest.raises(OptionError, match=r'loaded from its own checkpoint \(teacher.pth\)') as error:
+    with pytest.raises(
+        OptionError, match=r'loaded from its own checkpoint \(teacher.pth\)'
+    ) as error:
         find_teacher(FromCheckpoint())
     assert "kind='shadow'" in str(error.value) and "kind='pair'" in str(error.value)
     assert find_teacher(FromCheckpoint(), Settings(kind='pair')).kind == 'pair'

@@ -8,7 +8,6 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from se_mm.smoothing.guard import TeacherFault
 
 from se_mm.engine.hooks import SETMAHook, SpatialEnsembleHook
 from se_mm.smoothing import OptionError, TeacherFault

@@ -8,7 +8,6 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
-from se_mm.smoothing.stages import stages
 
 from se_mm.history.stages import stages
 from se_mm.smoothing.options import OptionError
