@@ -141,7 +141,7 @@ class SyncedAverage(ExponentialMovingAverage):
 
 
 @MODELS.register_module(force=True)
-class MeanTeacher(Toy):
+class ToyMeanTeacher(Toy):
     """A student and a teacher of the same class, one of which labels for the other."""
 
     def __init__(self, student='student', teacher='teacher', perfect=False):

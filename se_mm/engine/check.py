@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 
+from se_mm.datasets.class_checks import check_detection_classes
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.hooks.run_length import check_begin, check_interval, count_updates
 from se_mm.rng import rng_untouched
@@ -126,6 +127,7 @@ def check_config(cfg: Config) -> Report:
         OptionError: If an option of ours is invalid or does not fit the model, or its teacher would
             never be updated.
     """
+    check_detection_classes(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
     with (
         rng_untouched(),
@@ -157,6 +159,7 @@ def check_runner(runner: Runner) -> Report:
     Raises:
         OptionError: As :func:`check_config`.
     """
+    check_detection_classes(runner.cfg)
     model = plain_model(runner.model)
     kinds = [type(hook) for hook in runner.hooks]
     hook = next((hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)), None)

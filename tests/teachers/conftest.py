@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that start small runs, and the path to ``stock_configs``."""
+"""Fixtures that start small runs (``tests/runs.py``); lets ``stock_configs`` be imported."""
 
 import sys
 from pathlib import Path

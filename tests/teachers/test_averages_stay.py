@@ -102,7 +102,7 @@ def test_promise_10_momentum_that_is_set_from_outside_is_honoured_at_every_updat
     stock, ours = (trained(toys, 'plain', *hooks, outside, iters=25) for hooks in ((), (TMA,)))
     assert_close(ours.model.target, stock.model.target, rtol=1e-4, atol=1e-5)
     # The history says which momentum was in force when.
-    _, segments = hook_of(ours).history
+    segments = hook_of(ours).mover.history.segments
     assert [
         (segment['begin'], segment['rules'][0]['momentum']['value']) for segment in segments
     ] == [(0, 0.5), (5, 0.01)]

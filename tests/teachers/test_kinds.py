@@ -12,12 +12,12 @@ from tests.toys import (
     SE,
     STS,
     TMA,
-    MeanTeacher,
     Momentum,
     MovesByMethod,
     Nested,
     Plain,
     Toy,
+    ToyMeanTeacher,
     assert_close,
     hook_of,
     shadow_of,
@@ -40,15 +40,19 @@ def said_by(runner):
     [
         (Plain, {}, 'a copy of the model (shadow) follows Plain'),
         (Momentum, {}, 'target (averaged) follows encoder'),
-        (MeanTeacher, {}, 'teacher (pair) follows student'),
+        (ToyMeanTeacher, {}, 'teacher (pair) follows student'),
         (MovesByMethod, {}, 'teacher (method) follows student'),
         (Nested, {}, 'model.teacher (pair) follows model.student'),
         (Momentum, dict(kind='shadow'), 'a copy of the model (shadow) follows Momentum'),
-        (MeanTeacher, dict(kind='shadow'), 'a copy of the model (shadow) follows MeanTeacher'),
+        (
+            ToyMeanTeacher,
+            dict(kind='shadow'),
+            'a copy of the model (shadow) follows ToyMeanTeacher',
+        ),
         (MovesByMethod, dict(kind='pair'), 'teacher (pair) follows student'),
         (MovesByMethod, dict(update_method='ema_update'), 'teacher (method) follows student'),
         (
-            lambda: MeanTeacher('net', 'slow'),
+            lambda: ToyMeanTeacher('net', 'slow'),
             dict(teacher='slow', student='net'),
             'slow (pair) follows net',
         ),
@@ -58,9 +62,9 @@ def said_by(runner):
             'model.teacher (pair) follows model.student',
         ),
         (
-            lambda: MeanTeacher('net', 'slow'),
+            lambda: ToyMeanTeacher('net', 'slow'),
             {},
-            'a copy of the model (shadow) follows MeanTeacher',
+            'a copy of the model (shadow) follows ToyMeanTeacher',
         ),
     ],
 )
@@ -74,14 +78,14 @@ def test_teacher_is_the_one_that_options_and_model_mean(model, options, expected
         (Plain, dict(kind='pair'), "Plain has no teacher of kind 'pair'.*kind='shadow' for a copy"),
         (Plain, dict(kind='averaged'), "Plain has no teacher of kind 'averaged'"),
         (Momentum, dict(kind='pair'), r"no teacher of kind 'pair' \(teachers in it: 'target' \(av"),
-        (MeanTeacher, dict(kind='averaged'), r"'teacher' \(pair\)"),
-        (MeanTeacher, dict(kind='method'), "no teacher of kind 'method'"),
+        (ToyMeanTeacher, dict(kind='averaged'), r"'teacher' \(pair\)"),
+        (ToyMeanTeacher, dict(kind='method'), "no teacher of kind 'method'"),
         (Plain, dict(kind='shado'), "kind must be one of .*, got 'shado'. Did you mean 'shadow'"),
         (Plain, dict(teacher='backbone'), "student must be set beside teacher='backbone'"),
         (Plain, dict(teacher='bakbone'), "got 'bakbone'. Did you mean 'backbone'"),
         (Plain, dict(update_method='go'), "update_method must be a method of Plain, got 'go'"),
         (
-            lambda: MeanTeacher('net', 'slow'),
+            lambda: ToyMeanTeacher('net', 'slow'),
             dict(teacher='slow', student='nett'),
             "student must be the dotted name .*, got 'nett'. Did you mean 'net'",
         ),
@@ -96,21 +100,21 @@ def test_what_does_not_fit_the_model_is_one_line_with_the_choices(model, options
 @pytest.mark.parametrize(
     'model, options',
     [
-        (lambda: MeanTeacher('net', 'slow'), dict(teacher='slow', student='net')),
+        (lambda: ToyMeanTeacher('net', 'slow'), dict(teacher='slow', student='net')),
         (Nested, {}),
         (Nested, dict(teacher='model.teacher', student='model.student')),
     ],
     ids=['other names', 'one level down', 'one level down, named'],
 )
 def test_pairs_under_other_names_and_one_level_down_are_moved_as_a_plain_one(toys, model, options):
-    plain = toys.train(MeanTeacher, PAIR, iters=8)
+    plain = toys.train(ToyMeanTeacher, PAIR, iters=8)
     runner = toys.train(model(), dict(PAIR, **options), iters=8)
     teacher = hook_of(runner).teacher
     # Picks depend on the student's names, which differ; the average alone does not.
     assert hook_of(runner).mover.ensemble.step == hook_of(plain).mover.ensemble.step == 9
     assert not any(p.requires_grad for p in teacher.module.parameters())
     ours = toys.train(model(), dict(TMA, momentum=0.1, **options), iters=8)
-    plain = toys.train(MeanTeacher, dict(TMA, momentum=0.1), iters=8)
+    plain = toys.train(ToyMeanTeacher, dict(TMA, momentum=0.1), iters=8)
     assert_close(hook_of(ours).teacher.module, plain.model.teacher)
 
 
@@ -125,7 +129,7 @@ class Branch(nn.Module):
         return self.head(self.backbone(inputs))
 
 
-class SharedBackbone(MeanTeacher):
+class SharedBackbone(ToyMeanTeacher):
     """A student and a teacher with one backbone, which is trained."""
 
     def __init__(self):
@@ -143,10 +147,10 @@ def test_promise_10_backbone_that_teacher_and_student_share_stays_trained(toys, 
     assert model.student.backbone.weight.requires_grad
     assert not model.teacher.head.weight.requires_grad
     assert float((model.student.backbone.weight - before).norm()) > 0.1
-    assert any('share 2 tensors' in line for line in hook_of(runner).describe())
+    assert any('share 2 tensors' in line for line in hook_of(runner).mover.describe())
 
 
-class Distillation(MeanTeacher):
+class Distillation(ToyMeanTeacher):
     """A student that learns from a teacher that was trained before."""
 
     def __init__(self, **kwargs):
@@ -199,7 +203,7 @@ def test_promise_10_teacher_that_looks_trained_must_be_settled_by_the_kind(toys,
     assert hook_of(runner).teacher.kind == 'pair'
 
 
-class FromCheckpoint(MeanTeacher):
+class FromCheckpoint(ToyMeanTeacher):
     """A teacher whose ``init_cfg`` loads a checkpoint of its own."""
 
     def __init__(self, student_too=False):
@@ -210,7 +214,9 @@ class FromCheckpoint(MeanTeacher):
 
 
 def test_promise_10_teacher_with_a_checkpoint_of_its_own_must_be_settled_by_the_kind():
-    with pytest.raises(OptionError, match=r'a checkpoint of its own \(teacher.pth\)') as error:
+    with pytest.raises(
+        OptionError, match=r'loaded from its own checkpoint \(teacher.pth\)'
+    ) as error:
         find_teacher(FromCheckpoint())
     assert "kind='shadow'" in str(error.value) and "kind='pair'" in str(error.value)
     assert find_teacher(FromCheckpoint(), Settings(kind='pair')).kind == 'pair'
@@ -226,8 +232,8 @@ def test_kind_of_a_users_own_is_found_whatever_the_order_of_registration(toys):
         names = ('slow', 'fast')
 
     try:
-        assert find_teacher(MeanTeacher('fast', 'slow')).kind == 'slow_fast'
-        runner = toys.train(MeanTeacher('fast', 'slow'), PAIR, iters=4)
+        assert find_teacher(ToyMeanTeacher('fast', 'slow')).kind == 'slow_fast'
+        runner = toys.train(ToyMeanTeacher('fast', 'slow'), PAIR, iters=4)
         assert str(hook_of(runner).teacher) == 'slow (slow_fast) follows fast'
         assert find_teacher(Plain()).kind == 'shadow'
     finally:

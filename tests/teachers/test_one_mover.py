@@ -8,17 +8,17 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import HOOKS
 
 from se_mm.smoothing import OptionError, TeacherFault
-from se_mm.teachers.mover import WATCHED
+from se_mm.teachers.mover import IDLE, WATCHED
 from tests.toys import (
     SE,
     STS,
     TMA,
-    MeanTeacher,
     Momentum,
     MovesByMethod,
     MovesInTrainStep,
     SyncedAverage,
     Toy,
+    ToyMeanTeacher,
     assert_close,
     hook_of,
     mix,
@@ -40,9 +40,9 @@ def fault_of(runner):
 @pytest.mark.parametrize(
     'model, others',
     [
-        (MeanTeacher, [dict(type='ForeignMeanTeacherHook')]),
-        (MeanTeacher, [dict(type='ForeignMeanTeacherHook', share=0.01)]),
-        (MeanTeacher, [dict(type='ForeignMeanTeacherHook', start=4)]),
+        (ToyMeanTeacher, [dict(type='ForeignMeanTeacherHook')]),
+        (ToyMeanTeacher, [dict(type='ForeignMeanTeacherHook', share=0.01)]),
+        (ToyMeanTeacher, [dict(type='ForeignMeanTeacherHook', start=4)]),
         (MovesInTrainStep, []),
     ],
     ids=['another hook', 'a slow one', 'one that starts later', 'train_step'],
@@ -73,11 +73,11 @@ def test_promise_9_method_that_moves_the_pair_is_ours_and_not_a_second_mover(toy
 
 def test_promise_9_mover_after_the_first_iterations_is_noticed_with_check_teachers(toys):
     late = dict(type='ForeignMeanTeacherHook', start=WATCHED + 5)
-    runner = toys.build(MeanTeacher, dict(PAIR, check_teachers=3), late, iters=40)
+    runner = toys.build(ToyMeanTeacher, dict(PAIR, check_teachers=3), late, iters=40)
     said, iteration = fault_of(runner)
     assert 'must be moved by one thing' in said
     assert WATCHED + 5 <= iteration <= WATCHED + 5 + 4
-    assert toys.train(MeanTeacher, PAIR, late, iters=40).iter == 40
+    assert toys.train(ToyMeanTeacher, PAIR, late, iters=40).iter == 40
 
 
 def test_promise_9_nothing_is_watched_after_the_first_iterations(toys, monkeypatch):
@@ -86,7 +86,7 @@ def test_promise_9_nothing_is_watched_after_the_first_iterations(toys, monkeypat
     looks = []
     leave = Watch.leave
     monkeypatch.setattr(Watch, 'leave', lambda self, pairs: looks.append(0) or leave(self, pairs))
-    runner = toys.train(MeanTeacher, PAIR, iters=40)
+    runner = toys.train(ToyMeanTeacher, PAIR, iters=40)
     assert len(looks) <= WATCHED + 3
     assert not hook_of(runner).mover.watching
 
@@ -104,9 +104,9 @@ def test_promise_9_average_is_moved_wherever_its_model_refers_to_it(toys, asks, 
 
 @pytest.mark.parametrize('hook', [TMA, SE], ids=['TMA', 'SE'])
 def test_promise_9_average_that_nothing_calls_ends_the_run_in_one_line(toys, hook):
-    said, iteration = fault_of(toys.build(Momentum(asks='never'), hook, iters=30))
+    said, iteration = fault_of(toys.build(Momentum(asks='never'), hook, iters=IDLE + 20))
     assert "must ask for the updates of its teacher 'target', but did not" in said
-    assert iteration < WATCHED
+    assert iteration < IDLE
     # In a run that is shorter than that too.
     said, _ = fault_of(toys.build(Momentum(asks='never'), hook, iters=3))
     assert 'in the first 3 iterations' in said
@@ -137,14 +137,14 @@ def test_promise_9_average_that_starts_later_and_is_synced_until_then_trains(toy
 
 
 def test_promise_9_begin_later_than_the_first_iterations_is_no_idle_teacher(toys):
-    runner = toys.train(MeanTeacher, dict(PAIR, begin_iter=WATCHED + 5), iters=30)
+    runner = toys.train(ToyMeanTeacher, dict(PAIR, begin_iter=WATCHED + 5), iters=30)
     assert hook_of(runner).mover.ensemble.step > 0
     assert toys.train(Momentum, dict(STS, begin_iter=WATCHED + 5), iters=30).iter == 30
 
 
 def test_promise_9_long_accumulation_is_no_idle_teacher(toys):
     accumulate = dict(optimizer=dict(type='SGD', lr=0.05), accumulative_counts=30)
-    for model, hook in ((Momentum, STS), (MeanTeacher, PAIR)):
+    for model, hook in ((Momentum, STS), (ToyMeanTeacher, PAIR)):
         assert toys.train(model, hook, iters=60, optim_wrapper=accumulate).iter == 60
 
 

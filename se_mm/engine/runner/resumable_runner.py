@@ -25,6 +25,7 @@ from se_mm.checkpoints.read import (
     read_checkpoint,
 )
 from se_mm.checkpoints.write import remove_leftovers, whole_file
+from se_mm.datasets.loader_checks import check_train_loader
 from se_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
 from se_mm.engine.runner.keyed_data import KeyedLoader
 from se_mm.engine.runner.rank_state import RANKS_KEY, gather_ranks, plain_model, restore_rank
@@ -87,6 +88,7 @@ class ResumableRunner(Runner):
         if isinstance(config, dict):
             apart = self._randomness_cfg.get('diff_rank_seed', False)
             loader = self.build_dataloader(config, seed=self.seed, diff_rank_seed=apart)
+            check_train_loader(loader, plain_model(self))
             self._train_dataloader = KeyedLoader.of(loader, self.seed, get_rank())
         try:
             return super().build_train_loop(loop)

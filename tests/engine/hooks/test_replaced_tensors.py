@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from se_mm.smoothing import TeacherFault
-from tests.toys import SE, STS, MeanTeacher, Plain, Toy, hook_of
+from tests.toys import SE, STS, Plain, Toy, ToyMeanTeacher, hook_of
 
 OURS = [dict(STS, momentum=0.1), SE]
 IDS = ['STS', 'SE']
@@ -28,7 +28,7 @@ class Reassigns(nn.Module):
         return self.fc(inputs)
 
 
-class ReassigningPair(MeanTeacher):
+class ReassigningPair(ToyMeanTeacher):
     """A student and a teacher of that kind, of which the student alone is trained."""
 
     def __init__(self):
@@ -126,7 +126,7 @@ def test_promise_6_tensor_of_another_shape_ends_the_run_in_one_line(toys, change
 def test_promise_6_pair_of_different_shapes_is_refused_before_the_first_iteration(toys, hook):
     from se_mm.smoothing import OptionError
 
-    class Unequal(MeanTeacher):
+    class Unequal(ToyMeanTeacher):
         def __init__(self):
             super().__init__()
             self.teacher[2] = nn.Linear(6, 4)

@@ -6,7 +6,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from tests.toys import SE, STS, MeanTeacher, Momentum, Plain, hook_of
+from tests.toys import SE, STS, Momentum, Plain, ToyMeanTeacher, hook_of
 
 if not hasattr(torch.amp, 'GradScaler'):
     pytest.skip('needs the GradScaler for CPUs of PyTorch 2.3', allow_module_level=True)
@@ -40,7 +40,7 @@ def scaled(*overflows, **options):
 
 CASES = {
     'shadow': (Plain, 0),
-    'pair': (MeanTeacher, 1),  # Copied before the first iteration too.
+    'pair': (ToyMeanTeacher, 1),  # Copied before the first iteration too.
     'averaged': (Momentum, 0),  # Asks before the step of an iteration is made.
 }
 
