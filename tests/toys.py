@@ -177,7 +177,7 @@ def mix(teacher, student, share=0.5):
 
 
 @MODELS.register_module(force=True)
-class MovesInTrainStep(MeanTeacher):
+class MovesInTrainStep(ToyMeanTeacher):
     """A mean teacher that its model moves in ``train_step``."""
 
     def train_step(self, data, optim_wrapper):
@@ -187,7 +187,7 @@ class MovesInTrainStep(MeanTeacher):
 
 
 @MODELS.register_module(force=True)
-class MovesByMethod(MeanTeacher):
+class MovesByMethod(ToyMeanTeacher):
     """A mean teacher that its model moves by a method of its own."""
 
     def ema_update(self, share=0.5):
@@ -204,7 +204,7 @@ class Nested(Toy):
 
     def __init__(self):
         super().__init__()
-        self.model = MeanTeacher()
+        self.model = ToyMeanTeacher()
 
     def predict(self, inputs):
         return self.model.predict(inputs)
