@@ -94,7 +94,7 @@ class Smoother:
         self._everything: Optional[_Group] = None
         self._trackers: Optional[tuple[Tracked, Tracked]] = None
         # The tensors that the groups are built for, and where they are in memory.
-        self._built: Optional[tuple[list[Optional[Tensor]], list[object]]] = None
+        self._built: Optional[tuple[list[Optional[Tensor]], list[int]]] = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the settings and the averages; its next update binds it to a student."""
@@ -339,8 +339,8 @@ def _paired(
     return Pair(name, teacher, student)
 
 
-def _memory(tensors: list[Optional[Tensor]]) -> list[object]:
-    """Addresses and sizes of tensors, which change where ``.data`` is replaced."""
+def _memory(tensors: list[Optional[Tensor]]) -> list[int]:
+    """Addresses and numbers of elements of tensors, which change where ``.data`` is replaced."""
     try:
         addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
     except (RuntimeError, TypeError):  # A sparse tensor has no address, and None is no tensor.
@@ -348,7 +348,7 @@ def _memory(tensors: list[Optional[Tensor]]) -> list[object]:
     if 0 in addresses:  # A sharded tensor has none either: that of its shard counts.
         tensors = [local(t) for t in tensors if t is not None and not _is_odd(t)]
         addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
-    return [*addresses, *map(Tensor.size, tensors)]  # type: ignore[arg-type]
+    return [*addresses, *map(Tensor.numel, tensors)]  # type: ignore[arg-type]
 
 
 def _is_odd(tensor: Tensor) -> bool:
