@@ -27,8 +27,9 @@ def did_you_mean(name: object, choices: Iterable[str]) -> str:
     Returns:
         ``" Did you mean 'x'?"`` with a leading space, or an empty string.
     """
-    near = difflib.get_close_matches(str(name), list(choices), n=1)
-    return f' Did you mean {near[0]!r}?' if near else ''
+    by_lower = {str(choice).lower(): choice for choice in choices}
+    near = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1)
+    return f' Did you mean {by_lower[near[0]]!r}?' if near else ''
 
 
 def check_choice(key: str, value: Any, choices: Iterable[str]) -> str:

@@ -24,8 +24,9 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from se_mm.models import ConvNet, SmoothedModel
-from se_mm.smoothing import Smoother
+from se_mm.models import ConvNet
+from se_mm.smoothing import smoother
+from se_mm.teachers import Mover
 
 _kill = {'iter': 0}
 
@@ -80,10 +81,11 @@ def arm():
         lambda *_: here('before step'),
         lambda *_: here('after step'),
     )
-    around(Smoother, 'follow', lambda *_: here('within update'))
+    # An update has several groups: here one is made, and the others are not.
+    around(smoother._Group, 'update', after=lambda *_: here('within update'))
     around(
-        SmoothedModel,
-        'update_parameters',
+        Mover,
+        '__call__',
         lambda *_: here('before update'),
         lambda *_: here('after update'),
     )
@@ -149,21 +151,21 @@ class FirstUpdate(Hook):
 
     def before_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        smoother = hook.mover.ensemble.smoother
-        update = smoother.update
+        bound = hook.mover.ensemble.smoother
+        update = bound.update
         path = f'{runner.work_dir}/first_update.pt'
 
         def kept(student, step, total, seed):
-            before = {name: pair.teacher.clone() for name, pair in smoother.named().items()}
+            before = {name: pair.teacher.clone() for name, pair in bound.named().items()}
             update(student, step, total, seed)
             if get_rank() == 0 and not os.path.exists(path):
                 kept = {
                     pair.name: (before[pair.name], pair.student.clone(), pair.teacher.clone())
-                    for pair in smoother.named().values()
+                    for pair in bound.named().values()
                 }
                 torch.save({'step': step, 'seed': seed, 'tensors': kept}, path)
 
-        smoother.update = kept
+        bound.update = kept
 
 
 @HOOKS.register_module()
