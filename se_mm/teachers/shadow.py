@@ -56,6 +56,13 @@ class Shadow(Teacher):
     def __init__(
         self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]
     ) -> None:
+        for name in ('teacher', 'student', 'update_method'):
+            if getattr(settings, name) is not None:
+                raise OptionError(
+                    f'{name} must not be set for a copy of the model, whose student is the whole '
+                    f'{type(model).__name__}, got {getattr(settings, name)!r}: remove it, or name '
+                    f'both teacher= and student= in the model'
+                )
         self.path = path
         self.student: nn.Module = model
         self._settings = settings

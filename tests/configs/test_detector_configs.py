@@ -108,7 +108,7 @@ def backbone(folder):
         **{'train_dataloader.dataset.data_prefix': 'train'},
         **{'train_dataloader.dataset.pipeline.1.transforms.0.0.scale': 32},
     )
-    assert 'SETMAHook: encoder_k (averaged module) follows backbone, neck; keep_prob 0.5' in log
+    assert 'SETMAHook: encoder_k (averaged) follows backbone, neck; keep_prob 0.5' in log
     checkpoint = 'work_dirs/moco/iter_2.pth'
     words = ('--weights', 'teacher', '--prefix', 'backbone')
     assert 'tensors' in run(folder, 'publish_teacher.py', checkpoint, 'backbone.pth', *words)

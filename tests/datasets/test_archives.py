@@ -169,14 +169,14 @@ def test_names_are_ours_in_the_scope_of_mmpretrain(svhn, stl10):
 @pytest.mark.parametrize(
     'cfg, message',
     [
-        (dict(type='SVHN', split='val'), "split='val' is not allowed: one of 'train', 'test'"),
-        (dict(type='SVHN', download=1), 'download=1 is not allowed: True or False'),
+        (dict(type='SVHN', split='val'), "split must be .*got 'val'"),
+        (dict(type='SVHN', download=1), 'download must be .*got 1'),
         (dict(type='SVHN', data_root=''), "data_root='' is not allowed: the path of a folder"),
         (dict(type='STL10', split='unlabelled'), "Did you mean 'unlabeled'"),
         (dict(type='STL10', fold=10), 'fold=10 is not allowed: a whole number from 0 to 9'),
-        (dict(type='STL10', fold=-1), 'fold=-1 is not allowed'),
+        (dict(type='STL10', fold=-1), 'fold must be .*got -1'),
         (dict(type='STL10', fold=0, split='test'), "fold=0 is not allowed with split='test'"),
-        (dict(type='STL10', size=0), 'size=0 is not allowed: a whole number of at least 1'),
+        (dict(type='STL10', size=0), 'size must be .*got 0'),
     ],
 )
 def test_wrong_option_is_refused(cfg, message):

@@ -166,13 +166,13 @@ def test_file_that_cannot_be_replaced_is_one_line_and_leaves_nothing(tmp_path):
             "num_labels=9 asks for 3 images of each class, but class 'Ente äöü' has 2: at most 6, "
             'or balanced=False.',
         ),
-        (dict(num_labels=0), 'num_labels=0 is not allowed: a whole number of at least 1'),
-        (dict(num_labels=6.0), 'num_labels=6.0 is not allowed: a whole number of at least 1'),
-        (dict(num_labels=True), 'num_labels=True is not allowed'),
+        (dict(num_labels=0), 'num_labels must be an integer >= 1, got 0'),
+        (dict(num_labels=6.0), 'num_labels must be an integer >= 1, got 6.0'),
+        (dict(num_labels=True), 'num_labels must be an integer >= 1, got True'),
         (dict(num_labels=12), 'num_labels=12 is not allowed: Animals has 11 labelled images.'),
-        (dict(seed=-1), 'seed=-1 is not allowed: a whole number of at least 0'),
-        (dict(seed=None), 'seed=None is not allowed'),
-        (dict(balanced=1), 'balanced=1 is not allowed: True or False'),
+        (dict(seed=-1), 'seed must be an integer >= 0, got -1'),
+        (dict(seed=None), 'seed must be an integer >= 0, got None'),
+        (dict(balanced=1), 'balanced must be True or False, got 1'),
         (
             dict(num_labels=2, balanced=False),
             "num_labels=2 leaves the class 'Ente äöü', which has 2 of 11 images, without a label: "

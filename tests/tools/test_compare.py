@@ -201,13 +201,13 @@ def test_each_run_is_a_job_where_slurm_is_asked_for(tools, monkeypatch):
 @pytest.mark.parametrize(
     'words, message',
     [
-        (('nowhere.py',), "config='nowhere.py' does not exist"),
+        (('nowhere.py',), "config file 'nowhere.py' does not exist"),
         ((CONFIG, CONFIG), 'has the name of another config'),
         ((CONFIG, '--smoothing', 'tma', '--keep-prob', 0.5), 'keep_prob has no meaning for'),
-        ((CONFIG, '--smoothing', 'se', '--keep-prob', 1.5), 'keep_prob=1.5 is not allowed'),
+        ((CONFIG, '--smoothing', 'se', '--keep-prob', 1.5), 'keep_prob must be a number in [0, 1), got 1.5'),
         ((CONFIG, '--keep-prob', 0.5), 'lacks smoothing'),
         ((CONFIG, '--seeds', 1, 1), 'seeds=[1, 1] has one twice'),
-        ((CONFIG, '--seeds', -1), 'seeds=-1 is not allowed'),
+        ((CONFIG, '--seeds', -1), 'seeds must be an integer >= 0, got -1'),
         ((CONFIG, '--jobs', 0), '--jobs=0 is not allowed'),
         ((CONFIG, '--work-dir', '/proc/x'), "--work-dir='/proc/x' cannot be written"),
         ((CONFIG, '--no-train'), 'has no run that is complete'),

@@ -135,7 +135,7 @@ def test_check_of_images_in_memory_has_nothing_to_do(tools, digits):
     [
         (None, 'has no train_dataloader.dataset.labelled, which this needs'),
         (dict(type='Digit'), 'Digit'),
-        (dict(type='Digits', split='trian'), "split='trian' is not allowed: one of 'train'"),
+        (dict(type='Digits', split='trian'), "got 'trian'"),
         (dict(type='CIFAR10', data_root='none', download=False), 'Cannot find CIFAR10'),
     ],
 )
