@@ -109,7 +109,7 @@ def test_wheel_has_the_configs_the_tools_and_no_tests(wheel):
             if path.is_file() and '__pycache__' not in path.parts:
                 assert f'se_mm/.mim/{path.relative_to(ROOT).as_posix()}' in names
     assert 'se_mm/.mim/model-index.yml' in names
-    assert any(re.fullmatch(r'se_mm/smoothing/cpu_kernel.*\.so', name) for name in names)
+    assert any(re.fullmatch(r'se_mm/smoothing/kernels/cpu_kernel.*\.so', name) for name in names)
     assert not [name for name in names if name.startswith(('tests/', 'docs/'))]
     # One for all Pythons from 3.10 on.
     assert re.search(rf'se_mm-{re.escape(__version__)}-cp310-abi3-\w+\.whl$', wheel.name)

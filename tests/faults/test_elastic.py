@@ -213,7 +213,9 @@ def test_a_student_that_is_not_finite_on_one_rank_stops_all_with_one_line(projec
     job, said = train(project, 'nan', FAULT='nan 1 4')
     assert job.returncode == 3, said[-3000:]
     (line,) = (line for line in said.splitlines() if line.startswith('error: '))
-    assert line.startswith("error: the student must be finite, but at update 4 its tensor 'backbone.")
+    assert line.startswith(
+        "error: the student must be finite, but at update 4 its tensor 'backbone."
+    )
     assert 'Traceback' not in said
 
 

@@ -41,7 +41,11 @@ def test_iteration_table_has_all_that_take_part(tools):
     'tool, options, said',
     [
         ('benchmark_update.py', ('--updates', 0), '--updates=0 is not allowed: at least 1.'),
-        ('benchmark_update.py', ('--keep-prob', 1), '--keep-prob must be a number in [0, 1), got 1.0'),
+        (
+            'benchmark_update.py',
+            ('--keep-prob', 1),
+            '--keep-prob must be a number in [0, 1), got 1.0',
+        ),
         ('benchmark_iteration.py', ('--turns', 0), '--turns=0 is not allowed: at least 1.'),
     ],
 )

@@ -44,6 +44,7 @@ def runs_in(folder):
     return {
         str(path.parent.relative_to(folder)): len(list(path.parent.glob('*/vis_data')))
         for path in folder.glob('**/run.json')
+        if '.old-' not in path.parent.name  # Killed in its last evaluation, and set aside.
     }
 
 
@@ -204,7 +205,10 @@ def test_each_run_is_a_job_where_slurm_is_asked_for(tools, monkeypatch):
         (('nowhere.py',), "config file 'nowhere.py' does not exist"),
         ((CONFIG, CONFIG), 'has the name of another config'),
         ((CONFIG, '--smoothing', 'tma', '--keep-prob', 0.5), 'keep_prob has no meaning for'),
-        ((CONFIG, '--smoothing', 'se', '--keep-prob', 1.5), 'keep_prob must be a number in [0, 1), got 1.5'),
+        (
+            (CONFIG, '--smoothing', 'se', '--keep-prob', 1.5),
+            'keep_prob must be a number in [0, 1), got 1.5',
+        ),
         ((CONFIG, '--keep-prob', 0.5), 'lacks smoothing'),
         ((CONFIG, '--seeds', 1, 1), 'seeds=[1, 1] has one twice'),
         ((CONFIG, '--seeds', -1), 'seeds must be an integer >= 0, got -1'),

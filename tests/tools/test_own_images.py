@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What README and docs say of a user's own images, done as they say it, from an empty folder.
+"""What the docs say of a user's own images, done as they say it, from an empty folder.
 
 The commands and configs are read from the pages; they are shortened by options alone.
 """
@@ -18,7 +18,7 @@ import pytest
 pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tests'))
-from code_blocks import README, blocks_of, checkout  # noqa: E402
+from code_blocks import blocks_of, checkout  # noqa: E402
 
 IMAGES = ROOT / 'docs/howto/images.md'
 CLASSES = ('ants', 'bees', 'crabs')
@@ -97,9 +97,8 @@ def configs(page, word):
     return found
 
 
-@pytest.mark.parametrize('page', [README, IMAGES], ids=lambda page: page.stem)
-def test_command_for_a_few_labelled_images(page, home):
-    (command,) = commands(page, 'train.py configs/fixmatch_sts_conv4_1xb32_folder.py')
+def test_command_for_a_few_labelled_images(home):
+    (command,) = commands(IMAGES, 'train.py configs/fixmatch_sts_conv4_1xb32_folder.py')
     log = run(home, command, *BY_ITERATIONS)
     assert 'Iter(train) [2/2]' in log
     assert re.search(r'Iter\(val\) \[1/1\] +teacher/accuracy/top1: .*student/accuracy/top1', log)
@@ -156,7 +155,7 @@ def test_config_of_the_page_trains(word, options, expected, home):
 
 def test_images_that_differ_from_what_is_said_are_refused_before_training(home):
     images = home / 'data/my_images'
-    (command,) = commands(README, 'train.py configs/fixmatch_sts_conv4_1xb32_folder.py')
+    (command,) = commands(IMAGES, 'train.py configs/fixmatch_sts_conv4_1xb32_folder.py')
     (images / 'test/crabs').rename(images / 'test/wasps')
     log = run(home, command, *BY_ITERATIONS, status=2)
     assert 'classes of val_dataloader.dataset must be those of train_dataloader.dataset' in log

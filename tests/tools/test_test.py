@@ -49,5 +49,7 @@ def test_tta_runs_what_the_config_says(trained):
 
 def test_checkpoint_that_does_not_exist_is_one_line(trained):
     said = trained.fail('test.py', trained.config, 'work_dirs/digits_config/iter_5.pth')
-    assert said.startswith("error: checkpoint file 'work_dirs/digits_config/iter_5.pth' does not exist")
+    assert said.startswith(
+        "error: checkpoint file 'work_dirs/digits_config/iter_5.pth' does not exist"
+    )
     assert 'Did you mean' in said
