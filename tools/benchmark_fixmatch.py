@@ -376,16 +376,19 @@ def parse_args() -> argparse.Namespace:
     least = dict(batch_size=1, mu=1, iters=1, warm_up=1, rounds=1, workers=0, width=1, threads=1)
     for key, low in least.items():
         if getattr(args, key) < low:
-            parser.error(f'--{key.replace("_", "-")}={getattr(args, key)}: at least {low}')
+            option = f'--{key.replace("_", "-")}'
+            parser.error(f'{option} must be an integer >= {low}, got {getattr(args, key)}')
     if args.depth < 10 or args.depth % 6 != 4:
-        parser.error(f'--depth={args.depth}: 4 more than a multiple of 6, at least 10')
+        parser.error(f'--depth must be 4 more than a multiple of 6 and >= 10, got {args.depth}')
     if args.data_root and not (args.data_root / 'cifar-10-batches-py').is_dir():
-        parser.error(f'--data-root={str(args.data_root)!r} has no cifar-10-batches-py')
+        parser.error(f'--data-root must have cifar-10-batches-py, got {str(args.data_root)!r}')
     for name, folder in (('kekmodel', args.kekmodel), ('TorchSSL', args.torchssl)):
         if folder and not Path(folder, NEEDED[name]).is_file():
-            parser.error(f'--{name.lower()}={folder!r} is no clone of {name}: no {NEEDED[name]}')
+            parser.error(
+                f'--{name.lower()} must be a clone of {name}, got {folder!r} without {NEEDED[name]}'
+            )
     if not (args.kekmodel or args.torchssl or args.contestant):
-        parser.error('--kekmodel or --torchssl is needed: whom to compare with')
+        parser.error('set --kekmodel, --torchssl or both: the implementations to compare with')
     return args
 
 

@@ -142,7 +142,7 @@ def main() -> None:
     args = parse_args()
     for key, value in vars(args).items():
         if value < 1:
-            raise OptionError(f'--{key.replace("_", "-")}={value} is not allowed: at least 1.')
+            raise OptionError(f'--{key.replace("_", "-")} must be an integer >= 1, got {value}')
     logging.disable(logging.WARNING)
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)

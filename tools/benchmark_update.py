@@ -338,7 +338,7 @@ def main() -> None:
     """Run the benchmark."""
     args = parse_args()
     if args.updates < 1:
-        raise OptionError(f'--updates={args.updates} is not allowed: at least 1.')
+        raise OptionError(f'--updates must be an integer >= 1, got {args.updates}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise OptionError('--device=cuda needs a GPU, and PyTorch finds none')
     keep_prob_schedule('--keep-prob', args.keep_prob)

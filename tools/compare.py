@@ -94,12 +94,12 @@ def study_of(args: argparse.Namespace) -> Study:
     if studies:
         if len(paths) > 1 or axes:
             other = f'--{next(iter(axes)).replace("_", "-")}' if axes else 'other configs'
-            raise OptionError(f'{studies[0]!r} is a study, which {other} cannot be added to.')
+            raise OptionError(f'a study must be the only argument, got {studies[0]!r} and {other}')
         return read_study(studies[0], args.seeds, args.metric, args.cfg_options)
     stems = [Path(path).stem for path in paths]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
-        raise OptionError(f'{twice!r} has the name of another config: rename one of them.')
+        raise OptionError(f'configs must have distinct names, got {twice!r} twice; rename one')
     return make_study(
         dict(zip(stems, paths)),
         [axes] if axes else [],
@@ -121,14 +121,15 @@ def work_dir_of(path: Path) -> Iterator[Path]:
         lock = (path / 'compare.lock').open('w')
     except OSError as error:
         raise OptionError(
-            f'--work-dir={str(path)!r} cannot be written: {error.strerror}.'
+            f'--work-dir must be a writable folder, got {str(path)!r}: {error.strerror}'
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OptionError(
-                f'--work-dir={str(path)!r} is in use by another comparison: wait, or another one.'
+                f'--work-dir={str(path)!r} is in use by another comparison; wait for it, or use '
+                f'another folder'
             ) from None
         yield path.resolve()
 
@@ -143,7 +144,7 @@ def trainer(args: argparse.Namespace) -> list[str]:
 def run(args: argparse.Namespace, console: Console) -> int:
     """Train what is missing, and write the comparison."""
     if args.jobs is not None and args.jobs < 1:
-        raise OptionError(f'--jobs={args.jobs} is not allowed: at least 1.')
+        raise OptionError(f'--jobs must be an integer >= 1, got {args.jobs}')
     begin = time.monotonic()
     study = study_of(args)
     with work_dir_of(args.work_dir) as work_dir:
@@ -162,7 +163,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             failures = run_all(every, console, jobs, study.metrics, gpus)
         comparisons = [found for found in compare(study, runs) if found.rows]
         if not comparisons:
-            raise OptionError(f'--work-dir={str(args.work_dir)!r} has no run that is complete.')
+            raise OptionError(f'--work-dir={str(args.work_dir)!r} has no completed run to compare')
         for comparison in comparisons:
             show(comparison, console)
         write_report(comparisons, shlex.join(['python', *sys.argv]), work_dir)

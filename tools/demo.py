@@ -136,7 +136,7 @@ def main() -> int:
     console = Console()
     work_dir = args.work_dir.resolve()
     if args.iters < 1:
-        console.print(f'error: --iters={args.iters} is not allowed: at least 1.')
+        console.print(f'error: --iters must be an integer >= 1, got {args.iters}')
         return 2
     runs = runs_of(work_dir, args.iters, args.cfg_options)
     if args.fresh:

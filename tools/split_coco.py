@@ -103,8 +103,8 @@ def main() -> None:
     ]
     if there and not args.overwrite:
         raise OptionError(
-            f'{str(there[0])!r} is there already ({len(there)} files are): another --out, or '
-            f'--overwrite.'
+            f'{str(there[0])!r} already exists ({len(there)} files do); set another --out, or '
+            f'--overwrite'
         )
     print(f'{source}: {count_boxes(coco)}')
     parts = {draw: split_coco(coco, labelled) for draw, labelled in draws.items()}

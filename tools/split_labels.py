@@ -61,9 +61,9 @@ def parse_args() -> argparse.Namespace:
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0, no_pin_memory=False)
     args = parser.parse_args()
     if args.show and (args.num_labels is not None or args.out):
-        parser.error('--show is of a split that exists: not with --num-labels or --out')
+        parser.error('--show must not be combined with --num-labels or --out')
     if args.num_labels is None and not args.show and not args.check_images:
-        parser.error('one of --num-labels, --show and --check-images is needed')
+        parser.error('set one of --num-labels, --show and --check-images')
     if args.num_labels is None and args.out:
         parser.error('--out needs --num-labels')
     return args
@@ -75,7 +75,7 @@ def build_labelled(cfg: Config, path: str) -> Any:
     for key in KEY.split('.'):
         labelled = labelled.get(key) if isinstance(labelled, (Config, ConfigDict)) else None
     if labelled is None:
-        raise OptionError(f'config={path!r} has no {KEY}, which this needs.')
+        raise OptionError(f'config {path!r} must set {KEY}')
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     return build_dataset(KEY, labelled)
 
@@ -141,8 +141,8 @@ def is_new(split: LabelSplit, path: Path) -> bool:
         return True
     if LabelSplit.load(path) != split:
         raise OptionError(
-            f'{str(path)!r} holds another split and is not overwritten: another --out, or remove '
-            'it.'
+            f'{str(path)!r} holds another split and is not overwritten; set another --out, or '
+            f'remove it'
         )
     return False
 
@@ -181,7 +181,7 @@ def main() -> None:
         if args.out:
             if new[index]:
                 split.save(path)
-            line += f': {path} {"written" if new[index] else "is there already"}'
+            line += f': {path} {"written" if new[index] else "already exists"}'
         print(line)
 
 

@@ -69,7 +69,7 @@ def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
     """
     both = teacher_and_student(checkpoint)
     if both.kind is None:
-        raise OptionError(f'checkpoint={name!r} holds one model and no teacher.')
+        raise OptionError(f'checkpoint must hold a teacher, got {name!r} with a single model')
     note = (
         'no record of se_mm is in it: another hook moved its teacher, and where its units came '
         'from is not known. Drawn is how far it is from its student.'
@@ -89,11 +89,13 @@ def main() -> None:
     checkpoint = read_checkpoint(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
         raise OptionError(
-            f"checkpoint={str(path)!r} is no training checkpoint: it has no 'state_dict'."
+            f"checkpoint must be a training checkpoint, got {str(path)!r} without 'state_dict'"
         )
     record = read_record(checkpoint)
     if record is not None and record['step'] == 0:
-        raise OptionError(f'checkpoint={str(path)!r} is from before the first update: a later one.')
+        raise OptionError(
+            f'checkpoint must be from after the first update, got {str(path)!r}; use a later one'
+        )
     if record is None:
         picture, body = distance_of(checkpoint, path.name)
     else:

@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
 def augment(cfg: Config) -> None:
     """Let the config's own test time augmentation take the place of its test pipeline."""
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise OptionError('--tta needs tta_model and tta_pipeline in the config.')
+        raise OptionError('--tta needs tta_model and tta_pipeline in the config')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
@@ -65,8 +65,8 @@ def main() -> None:
     args = parse_args()
     if args.out and not args.out.endswith(FORMATS[args.out_item]):
         raise OptionError(
-            f'--out={args.out!r} is not allowed with --out-item={args.out_item}: '
-            f'a name that ends in {", ".join(FORMATS[args.out_item])}.'
+            f'--out must end in {", ".join(FORMATS[args.out_item])} with '
+            f'--out-item={args.out_item}, got {args.out!r}'
         )
     cfg = load_config(args, ['model', 'test_dataloader', 'test_evaluator'])
     cfg.load_from = require_file('checkpoint', args.checkpoint)

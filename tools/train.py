@@ -73,7 +73,7 @@ def main() -> None:
     apply_options(cfg, args)
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
+            raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
     resume_from(cfg, resume_option(cfg, args.resume))
     runner = build_runner(cfg)

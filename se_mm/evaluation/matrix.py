@@ -164,18 +164,18 @@ def _scaled(schedule: Schedule, change: Any) -> Union[float, dict[str, Any]]:
 def _combinations(key: str, part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each smoothing of a part of a matrix, with each combination of what it varies in."""
     if not isinstance(part, Mapping):
-        raise OptionError(f'{key}={part!r} is not allowed: a dict of {", ".join(KEYS)}.')
+        raise OptionError(f'{key} must be a dict with keys among {", ".join(KEYS)}, got {part!r}')
     check_keys(key, part, KEYS)
     axes = {name: _listed(f'{key}.{name}', values) for name, values in part.items()}
     if 'smoothing' not in axes:
-        raise OptionError(f'{key} lacks smoothing: one or several of {", ".join(AXES)}.')
+        raise OptionError(f'{key}.smoothing must be set to one or more of {", ".join(AXES)}')
     smoothings = [check_choice(f'{key}.smoothing', s, AXES) for s in axes.pop('smoothing')]
     for name in axes:
         if not any(name in AXES[smoothing] for smoothing in smoothings):
             having = ', '.join(smoothing for smoothing in AXES if name in AXES[smoothing])
             raise OptionError(
-                f'{key}.{name} has no meaning for smoothing {", ".join(smoothings)}: that of '
-                f'{having}.'
+                f'{key}.{name} must be left out for smoothing {", ".join(smoothings)}; it is an '
+                f'option of {having}'
             )
     for smoothing in smoothings:
         names = [name for name in AXES[smoothing] if name in axes]
@@ -189,7 +189,7 @@ def _combinations(key: str, part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 def _listed(key: str, values: Any) -> list[Any]:
     values = list(values) if isinstance(values, (list, tuple)) else [values]
     if not values:
-        raise OptionError(f'{key}=[] is not allowed: at least one value.')
+        raise OptionError(f'{key} must have at least one value, got []')
     return values
 
 
@@ -252,7 +252,9 @@ def _smoothing_hook(cfg: Config, hooks: Sequence[Any]) -> Optional[int]:
             ):
                 places.append(index)
     if len(places) > 1:
-        raise OptionError(f'custom_hooks has {len(places)} hooks that move a teacher: one.')
+        raise OptionError(
+            f'custom_hooks must have at most one hook that moves a teacher, got {len(places)}'
+        )
     return places[0] if places else None
 
 

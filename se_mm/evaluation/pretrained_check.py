@@ -50,7 +50,7 @@ def _check(key: str, config: Mapping[str, Any], module: nn.Module) -> None:
     except Exception as error:  # whatever a file that is no checkpoint brings about
         reason = str(error).strip().split('\n')[0] or type(error).__name__
         raise OptionError(
-            f'{key}.checkpoint={path!r} is not allowed: a checkpoint that can be read. {reason}'
+            f'{key}.checkpoint must be a readable checkpoint, got {path!r}: {reason}'
         ) from error
     # As mmengine: a dot is added; without a prefix, that of DistributedDataParallel is dropped.
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
@@ -64,8 +64,8 @@ def _check(key: str, config: Mapping[str, Any], module: nn.Module) -> None:
     missing = min((_missing(wanted, held, prefix) for prefix in prefixes), key=len)
     if missing:
         raise OptionError(
-            f'{key}.prefix={prefix!r} is not allowed with {path}: {len(missing)} of {len(wanted)} '
-            f'tensors are missing there or of another shape, such as {missing[0]!r}. '
+            f'{key}.prefix must name the module in {path}, got {prefix!r}: {len(missing)} of '
+            f'{len(wanted)} tensors are missing or have another shape, such as {missing[0]!r}; '
             f'{_prefixes_that_fit(wanted, held)}'
         )
 
@@ -84,5 +84,5 @@ def _prefixes_that_fit(wanted: Mapping[str, Tensor], held: Mapping[str, Any]) ->
     prefixes = [name[: -len(first)] for name in held if name.endswith(first)]
     fitting = [prefix for prefix in prefixes if not _missing(wanted, held, prefix)]
     if not fitting:
-        return 'It does not hold such a module under any prefix.'
-    return f'Prefixes that fit: {", ".join(repr(prefix) for prefix in fitting)}.'
+        return 'no prefix in the checkpoint fits'
+    return f'prefixes that fit: {", ".join(repr(prefix) for prefix in fitting)}'

@@ -192,8 +192,8 @@ class ProbeLoop(EvaluationLoop):
             return {who: teacher.find(who, self.layer) for who in self.on}
         if 'teacher' in self.on:
             raise OptionError(
-                f'on={self.on!r} is not allowed: {type(self._model).__name__} has no teacher, '
-                f"so only ['student']."
+                f"on must be ['student'] for {type(self._model).__name__}, which has no teacher, "
+                f'got {self.on!r}'
             )
         return {'student': submodule('layer', self._model, self.layer)}
 
@@ -210,21 +210,19 @@ class ProbeLoop(EvaluationLoop):
         names = [probe.name for probe in self.probes]
         for key, values in (('probes', names), ('on', self.on)):
             if not values or len(set(values)) < len(values):
-                raise OptionError(
-                    f'{key}: one or more of different names are allowed, not {values!r}.'
-                )
+                raise OptionError(f'{key} must be one or more distinct names, got {values!r}')
         for hook in self.runner.hooks:
             if isinstance(hook, EMAHook):
                 raise OptionError(
-                    f'custom_hooks has {type(hook).__name__} beside ProbeLoop: its average would '
-                    f"be taken for the student. dict(type='SETMAHook', keep_prob=0) averages "
-                    f'alike, and can be probed as the teacher.'
+                    f'custom_hooks must not have {type(hook).__name__} with ProbeLoop, which would '
+                    f'take the average for the student; use '
+                    f"dict(type='SETMAHook', keep_prob=0), the same average as a teacher"
                 )
         sampler = self.bank.sampler
         if not (isinstance(sampler, DefaultSampler) and sampler.round_up):
             raise OptionError(
-                f'bank.sampler={type(sampler).__name__} is not allowed: a DefaultSampler with '
-                f'round_up, or none.'
+                f'bank.sampler must be a DefaultSampler with round_up=True, got '
+                f'{type(sampler).__name__}; leave it out for the default'
             )
         for probe in self.probes:
             probe.check(len(self.bank.dataset))
@@ -243,7 +241,7 @@ class ProbeLoop(EvaluationLoop):
             except Exception as error:  # the model is not ours: anything can come of it
                 reason = str(error).strip().split('\n')[0] or type(error).__name__
                 raise OptionError(
-                    f'layer={self.layer!r} cannot be probed on the images of the bank: {reason}.'
+                    f'layer={self.layer!r} cannot be probed on the images of the bank: {reason}'
                 ) from error
 
     def _check_classes(self) -> None:
@@ -276,8 +274,8 @@ def _build_probe(config: dict) -> Probe:
     kind = config.get('type')
     if isinstance(kind, str) and TASK_UTILS.get(kind) is None:
         raise OptionError(
-            f'probes.type={kind!r} does not exist: KNNProbe, LinearProbe or one registered in '
-            f'TASK_UTILS.{did_you_mean(kind, TASK_UTILS.module_dict)}'
+            f'probes.type must be KNNProbe, LinearProbe or a class registered in TASK_UTILS, got '
+            f'{kind!r}.{did_you_mean(kind, TASK_UTILS.module_dict)}'
         )
     return TASK_UTILS.build(config)
 
@@ -286,17 +284,16 @@ def _check_sample(key: str, sample: Any) -> None:
     """Refuse what is not one labelled image."""
     if not isinstance(sample, Mapping) or not {'inputs', 'data_samples'} <= set(sample):
         raise OptionError(
-            f"{key}.dataset is not allowed: one that gives 'inputs' and 'data_samples', as "
-            f'PackInputs does.'
+            f"{key}.dataset must give 'inputs' and 'data_samples'; end its pipeline with PackInputs"
         )
     if not isinstance(sample['inputs'], Tensor):
         raise OptionError(
-            f'{key}.dataset is not allowed: it gives {len(sample["inputs"])} views of an image, '
-            f'where one is needed, without augmentation.'
+            f'{key}.dataset must give one image without augmentation, got '
+            f'{len(sample["inputs"])} views of it'
         )
     label = getattr(sample['data_samples'], 'gt_label', None)
     if label is None or label.numel() != 1:
-        raise OptionError(f'{key}.dataset is not allowed: its images need one gt_label each.')
+        raise OptionError(f'{key}.dataset must give one gt_label for each image')
 
 
 def _gathered(part: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class KNNProbe(Probe):
         """See :meth:`Probe.check`."""
         if self.k > size:
             raise OptionError(
-                f'k={self.k} is not allowed: at most the {size} images of the bank of the probe.'
+                f'k must be at most {size}, the number of images in the bank, got {self.k}'
             )
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
@@ -148,7 +148,7 @@ class LinearProbe(Probe):
         try:
             import sklearn.linear_model  # noqa: F401 -- missing, it is missed before the training
         except ImportError as error:
-            raise OptionError('LinearProbe needs scikit-learn to be installed.') from error
+            raise OptionError('LinearProbe needs scikit-learn, which is not installed') from error
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """See :meth:`Probe.fit`.
@@ -162,7 +162,7 @@ class LinearProbe(Probe):
         from sklearn.preprocessing import StandardScaler
 
         if len(labels.unique()) < 2:
-            raise OptionError('LinearProbe needs a bank of two classes or more: it has one.')
+            raise OptionError('LinearProbe needs a bank of at least two classes, got one')
         self._model: Any = make_pipeline(
             StandardScaler(), LogisticRegression(C=self.C, max_iter=self.max_iter)
         )

@@ -197,8 +197,8 @@ def check_reported(wanted: Sequence[str], run: Run) -> None:
     for metric in wanted:
         if run.metrics and metric not in run.metrics:
             raise OptionError(
-                f'metric={metric!r} was not reported by {run.name}: one of '
-                f'{", ".join(run.metrics)}.{did_you_mean(metric, run.metrics)}'
+                f'metric must be one of those that {run.name} reported, '
+                f'{", ".join(run.metrics)}, got {metric!r}.{did_you_mean(metric, run.metrics)}'
             )
 
 

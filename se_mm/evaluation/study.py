@@ -84,7 +84,7 @@ def read_study(
     found = {'seeds': seeds or study.get('seeds'), 'metrics': metrics or study.get('metrics')}
     for key in ('configs', 'matrix', 'seeds', 'metrics'):
         if not found.get(key, study.get(key)):
-            raise OptionError(f'{path} lacks {key}.')
+            raise OptionError(f'{path} must set {key}')
     configs = study['configs']
     if isinstance(configs, str):
         configs = [configs]
@@ -127,7 +127,7 @@ def make_study(
     for seed in seeds:
         check_count('seeds', seed)
     if len(set(seeds)) < len(seeds):
-        raise OptionError(f'seeds={list(seeds)!r} has one twice: each once.')
+        raise OptionError(f'seeds must be unique, got {list(seeds)!r}')
     if isinstance(metrics, str):
         metrics = [metrics]
     cfgs = {}

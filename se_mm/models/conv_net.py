@@ -45,12 +45,14 @@ class ConvNet(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if len(channels) != len(strides):
-            raise OptionError(f'strides={strides!r} is not allowed: one for each of {channels!r}.')
+            raise OptionError(
+                f'strides must have one number for each of channels={channels!r}, got {strides!r}'
+            )
         for index in out_indices:
             if not -len(channels) <= index < len(channels):
                 raise OptionError(
-                    f'out_indices={out_indices!r} is not allowed: there are {len(channels)} '
-                    f'convolutions.'
+                    f'out_indices must be in -{len(channels)} to {len(channels) - 1}, the indices '
+                    f'of the convolutions, got {out_indices!r}'
                 )
         self.out_indices = {index % len(channels) for index in out_indices}
         self.layers = nn.Sequential()

@@ -57,8 +57,8 @@ class WideResNet(BaseModule):
         check_count('width', width, 1)
         if check_count('depth', depth, 10) % 6 != 4:
             raise OptionError(
-                f'depth={depth} is not allowed: 4 more than a multiple of 6, as '
-                f'{(depth - 4) // 6 * 6 + 4} or {(depth - 4) // 6 * 6 + 10}.'
+                f'depth must be 4 more than a multiple of 6, such as '
+                f'{(depth - 4) // 6 * 6 + 4} or {(depth - 4) // 6 * 6 + 10}, got {depth}'
             )
         check_number('slope', slope, 0, 1)
         check_number('bn_momentum', bn_momentum, 0, 1, open_low=True)

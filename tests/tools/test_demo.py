@@ -123,7 +123,7 @@ def failed(tmp_path_factory, tools_in):
 def test_failing_run_shows_the_end_of_its_log(failed):
     assert failed.status == 1
     assert 'ended with status 2' in failed.output
-    assert 'keep_prob=2 is not allowed' in failed.output
+    assert 'keep_prob must be a number in [0, 1), got 2' in failed.output
     assert 'Traceback' not in failed.output
     assert not (failed.folder / 'results.json').exists()
 
@@ -154,4 +154,4 @@ def test_interrupted_demo_leaves_no_training_behind(tools, sign):
 def test_no_iterations_are_refused(tools):
     status, output, _ = tools.run('demo.py', '--iters', 0, '--work-dir', 'demo')
     assert status == 2
-    assert '--iters=0 is not allowed: at least 1' in output
+    assert '--iters must be an integer >= 1, got 0' in output

@@ -67,7 +67,7 @@ def test_splits_are_written_as_they_are_drawn_and_left_when_they_are_there(tools
     path = tools.folder / 'new/splits/Digits_40_seed1.json'
     before = path.stat().st_mtime_ns
     output = tools.succeed(*command[:-2], 3, *command[-2:])
-    assert 'Digits_40_seed1.json is there already' in output
+    assert 'Digits_40_seed1.json already exists' in output
     assert 'Digits_40_seed3.json written' in output
     assert path.stat().st_mtime_ns == before
 
@@ -133,9 +133,9 @@ def test_check_of_images_in_memory_has_nothing_to_do(tools, digits):
 @pytest.mark.parametrize(
     'labelled, message',
     [
-        (None, 'has no train_dataloader.dataset.labelled, which this needs'),
+        (None, 'must set train_dataloader.dataset.labelled'),
         (dict(type='Digit'), 'Digit'),
-        (dict(type='Digits', split='trian'), "split='trian' is not allowed: one of 'train'"),
+        (dict(type='Digits', split='trian'), "split must be one of 'train'"),
         (dict(type='CIFAR10', data_root='none', download=False), 'Cannot find CIFAR10'),
     ],
 )
@@ -159,7 +159,7 @@ def test_wrong_option_is_one_line(options, message, tools, digits):
 @pytest.mark.parametrize(
     'options, message',
     [
-        ([], 'one of --num-labels, --show and --check-images is needed'),
+        ([], 'set one of --num-labels, --show and --check-images'),
         (['--show', 'a.json', '--num-labels', 10], 'not with --num-labels or --out'),
     ],
 )
