@@ -233,7 +233,9 @@ def run_all(
     waiting = [run for run in runs if run.metrics is None]
     complete = [run for run in runs if run.metrics is not None]
     if complete:
-        console.print(f'{len(complete)} of {len(runs)} runs are complete already; --fresh repeats.')
+        console.print(
+            f'{len(complete)} of {len(runs)} runs are already complete; --fresh repeats them.'
+        )
     for run in complete:
         check_reported(wanted, run)
     jobs = jobs or default_jobs()

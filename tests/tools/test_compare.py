@@ -79,7 +79,7 @@ def test_matrix_killed_half_way_goes_on_without_a_run_lost_or_done_twice(compare
     }
     assert set(done) == set(begun)
     assert 6 <= len(compared.complete) < 12
-    assert f'{len(compared.complete)} of 12 runs are complete already' in compared.output
+    assert f'{len(compared.complete)} of 12 runs are already complete' in compared.output
     assert {name: done[name] for name in compared.complete} == compared.complete
     assert all(begun[name] == 1 for name in compared.complete)
     assert compared.output.count(': started') == 12 - len(compared.complete)
