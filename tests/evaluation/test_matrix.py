@@ -137,4 +137,4 @@ def test_average_that_is_no_momentum_has_no_control_and_says_so():
     cfg = config()
     cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, ema_type='StochasticWeightAverage')]
     (cell,) = with_controls([plain_cell('swa', cfg)])
-    assert cell.control is None and 'swa: its control at the matched horizon' in cell.note
+    assert cell.control is None and 'swa has no control at the matched horizon' in cell.note

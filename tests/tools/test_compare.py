@@ -141,7 +141,7 @@ def test_page_opens_without_network_and_without_errors(compared, open_page):
 def test_one_seed_has_no_interval_and_it_says_why(compared):
     output = compared.succeed('compare.py', *compared.words, '--seeds', 1, '--no-train')
     text = ' '.join(output.split())
-    assert 'No interval: it is over seeds, and there is one only.' in text
+    assert 'No intervals with a single seed' in text
     assert ' to +' not in text and ' to -' not in text
     (cells,) = json.loads((compared.folder / 'compared/results.json').read_text())[:1]
     differences = [cell['difference'] for cell in cells['cells']][1:]
@@ -201,7 +201,7 @@ def test_each_run_is_a_job_where_slurm_is_asked_for(tools, monkeypatch):
 @pytest.mark.parametrize(
     'words, message',
     [
-        (('nowhere.py',), "config='nowhere.py' does not exist"),
+        (('nowhere.py',), "config file 'nowhere.py' does not exist"),
         ((CONFIG, CONFIG), 'configs must have distinct names'),
         ((CONFIG, '--smoothing', 'tma', '--keep-prob', 0.5), 'keep_prob must be left out for'),
         ((CONFIG, '--smoothing', 'se', '--keep-prob', 1.5), 'a number in [0, 1), got 1.5'),

@@ -147,7 +147,7 @@ def test_config_that_gives_no_data_is_one_line(labelled, message, tools):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--num-labels', 41], 'num_labels=41 is not divisible by 10 classes: 40 or 50'),
+        (['--num-labels', 41], 'of the number of classes, 10, got 41; use 40 or 50'),
         (['--show', 'none.json'], "split='none.json' does not exist"),
         (['--num-labels', 10, '--out', 'config.py'], 'cannot be'),
     ],
@@ -160,7 +160,7 @@ def test_wrong_option_is_one_line(options, message, tools, digits):
     'options, message',
     [
         ([], 'set one of --num-labels, --show and --check-images'),
-        (['--show', 'a.json', '--num-labels', 10], 'not with --num-labels or --out'),
+        (['--show', 'a.json', '--num-labels', 10], 'must not be combined with --num-labels'),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message, tools, digits):
