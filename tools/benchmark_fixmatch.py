@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Iterations per second of FixMatch, ours and two public PyTorch implementations, in one run.
+"""Benchmark FixMatch in iterations per second against two public PyTorch implementations.
 
-Their code is not part of this project: give folders of clones of
+Their code is not part of this project: pass the folders of clones of
 github.com/kekmodel/FixMatch-pytorch and github.com/TorchSSL/TorchSSL.
 
     python tools/benchmark_fixmatch.py --kekmodel FOLDER --torchssl FOLDER
 
-Every contestant trains a WRN on CIFAR-10's files, with its own loaders, views, losses, optimizer
-and average, by its own training loop, in a process of its own; they take turns. Without --data-root
-the files are made of random pixels, which is as much work. A second table has the views of
-unlabelled images alone, from an array to tensors, since they limit what a GPU can do.
+Each contestant trains a WRN on CIFAR-10's files in its own process, with its own loaders, views,
+losses, optimizer, average and training loop; they take turns. Without --data-root the images are
+random pixels, which take the same time. A second table has the throughput of the views of
+unlabelled images alone, from array to tensors, since this limits training on a GPU.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
 
-# Contestant -> who labels, and the strong view.
+# Contestant -> the labeller and the strong view.
 OURS = {
     'se_mm': ('teacher', 'randaugment_2_10'),
     'se_mm, as kekmodel': ('student', 'randaugment_2_10'),
@@ -50,13 +50,13 @@ VIEWS = 2000
 
 
 class Enough(Exception):
-    """All iterations are made."""
+    """Raised when all iterations have been made."""
 
 
 class Clock:
-    """A dataloader that notes when each batch is asked for, and ends the run after enough.
+    """A dataloader that records when each batch is requested, and ends the run after the last.
 
-    Its iterators have ``next`` too, as PyTorch's once had.
+    Its iterators also have the method ``next``, as PyTorch's used to.
     """
 
     def __init__(self, loader: Any, batches: int) -> None:
@@ -83,10 +83,10 @@ class Clock:
 
 
 def write_cifar10(folder: Path, images_per_file: int = 10000) -> None:
-    """Write CIFAR-10's six files, of random pixels.
+    """Write CIFAR-10's six files with random pixels.
 
-    As many as there are: kekmodel's loader starts anew after each pass over them, and TorchSSL
-    counts the labels of all of them in every iteration.
+    All images are written, since their number affects the time: kekmodel's loader restarts after
+    each pass over them, and TorchSSL counts all their labels in every iteration.
     """
     import numpy as np
 
@@ -102,7 +102,7 @@ def write_cifar10(folder: Path, images_per_file: int = 10000) -> None:
 
 
 def accept_any_checksum(folder: Path) -> None:
-    """Let torchvision and mmpretrain read files that are not CIFAR-10's own."""
+    """Make torchvision and mmpretrain accept files that are not the original CIFAR-10."""
     import torchvision
     from mmpretrain.datasets import CIFAR10
 
@@ -115,7 +115,7 @@ def accept_any_checksum(folder: Path) -> None:
 
 
 def without_gpu() -> None:
-    """Let code that moves everything to a GPU run where there is none."""
+    """Make code that moves everything to a GPU run on the CPU if there is none."""
     import torch
 
     if torch.cuda.is_available():
@@ -128,7 +128,7 @@ def without_gpu() -> None:
 
 
 def without(*modules: str) -> None:
-    """Stand in for modules that a peer imports and does not need here, if they are missing."""
+    """Replace missing modules that a peer imports but does not need here by empty ones."""
     for name in modules:
         try:
             __import__(name)
@@ -139,7 +139,7 @@ def without(*modules: str) -> None:
 
 
 def synchronise() -> None:
-    """Wait for the GPU, if there is one: what is only queued is not done."""
+    """Wait until the GPU, if there is one, has completed all queued work."""
     import torch
 
     if torch.cuda.is_available():
@@ -147,7 +147,7 @@ def synchronise() -> None:
 
 
 def ours_config(args: argparse.Namespace) -> Any:
-    """Our config, with what the command line says."""
+    """Return the config of se_mm with the options of the command line."""
     from mmengine.config import Config
 
     labeller, strong = OURS[args.contestant]
@@ -164,8 +164,8 @@ def ours_config(args: argparse.Namespace) -> Any:
     cfg.train_dataloader.batch_sampler.mu = args.mu
     if not args.workers:
         cfg.train_dataloader.persistent_workers = False
-    # One more than is timed: from the beginning of one to that of another there are as many batches
-    # fetched as iterations made, as in the peers' loops.
+    # One more iteration than is timed: timing from the start of one iteration to the start of
+    # another counts as many fetched batches as iterations, as in the peers' loops.
     cfg.train_cfg.max_iters = args.warm_up + args.iters + 1
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cfg.test_dataloader = cfg.test_cfg = cfg.test_evaluator = None
@@ -175,7 +175,7 @@ def ours_config(args: argparse.Namespace) -> Any:
 
 
 def train_ours(args: argparse.Namespace) -> list[float]:
-    """The moments between iterations of ours."""
+    """Return the start times of the iterations of se_mm."""
     from mmengine.hooks import Hook
 
     from se_mm.engine.launch import build_runner
@@ -195,7 +195,7 @@ def train_ours(args: argparse.Namespace) -> list[float]:
 
 
 def train_kekmodel(args: argparse.Namespace) -> list[float]:
-    """The moments between iterations of kekmodel/FixMatch-pytorch, by its own loop."""
+    """Return the start times of the iterations of kekmodel/FixMatch-pytorch, in its own loop."""
     import torch
     from torch.utils.data import DataLoader, RandomSampler
 
@@ -234,7 +234,7 @@ def train_kekmodel(args: argparse.Namespace) -> list[float]:
 
 
 def torchssl_options(args: argparse.Namespace) -> argparse.Namespace:
-    """The options that TorchSSL's own command line would give; it writes into its work dir."""
+    """Return the options that TorchSSL's command line would set; it writes to its work dir."""
     (args.scratch / 'run').mkdir(exist_ok=True)
     os.chdir(args.scratch)
     return argparse.Namespace(
@@ -245,7 +245,7 @@ def torchssl_options(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def train_torchssl(args: argparse.Namespace) -> list[float]:
-    """The moments between iterations of TorchSSL, by its own loop."""
+    """Return the start times of the iterations of TorchSSL, in its own loop."""
     without('pandas', 'tensorboard', 'torch.utils.tensorboard', 'custom_writer')
     sys.modules['custom_writer'].CustomWriter = object
     without_gpu()
@@ -262,7 +262,7 @@ def train_torchssl(args: argparse.Namespace) -> list[float]:
     network = build_WideResNet(1, args.depth, args.width, 0.001, 0.1, 0.0)
     method = FixMatch(network.build, 10, 0.999, 0.5, 0.95, 1.0, num_eval_iter=sys.maxsize)
     method.model.cuda()
-    method.it = 1  # The first would be saved and evaluated.
+    method.it = 1  # Iteration 0 would be saved and evaluated.
     method.set_dset(unlabelled)
     optimizer = get_optimizer(method.model, 'SGD', 0.03, 0.9, 5e-4)
     method.set_optimizer(optimizer, get_cosine_schedule_with_warmup(optimizer, 2**20))
@@ -282,7 +282,7 @@ def train_torchssl(args: argparse.Namespace) -> list[float]:
 
 
 def unlabelled_images(args: argparse.Namespace) -> Callable[[int], Any]:
-    """The views of an unlabelled image, by its index."""
+    """Return a function that makes the views of an unlabelled image, given its index."""
     if args.contestant in OURS:
         from mmengine.registry import init_default_scope
 
@@ -310,7 +310,7 @@ def unlabelled_images(args: argparse.Namespace) -> Callable[[int], Any]:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Be one contestant, and print what was measured."""
+    """Run as one contestant, and print the measured rate."""
     import torch
 
     torch.set_num_threads(args.threads)
@@ -332,10 +332,10 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def rate(args: argparse.Namespace, name: str, *options: str) -> float:
-    """What a contestant measures in a process of its own.
+    """Measure a contestant in its own process.
 
     Raises:
-        RuntimeError: If it fails.
+        RuntimeError: If the process fails.
     """
     with tempfile.TemporaryDirectory() as scratch:
         folder = {'kekmodel': args.kekmodel, 'TorchSSL': args.torchssl}.get(name)
@@ -355,19 +355,19 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare the speed of FixMatch implementations.')
     parser.add_argument('--kekmodel', help='a clone of github.com/kekmodel/FixMatch-pytorch')
     parser.add_argument('--torchssl', help='a clone of github.com/TorchSSL/TorchSSL')
-    parser.add_argument('--batch-size', type=int, default=8, help='labelled images of a batch')
-    parser.add_argument('--mu', type=int, default=7, help='unlabelled images for each of them')
-    parser.add_argument('--iters', type=int, default=8, help='iterations that are timed')
-    parser.add_argument('--warm-up', type=int, default=2, help='iterations before them')
+    parser.add_argument('--batch-size', type=int, default=8, help='labelled images per batch')
+    parser.add_argument('--mu', type=int, default=7, help='unlabelled per labelled image')
+    parser.add_argument('--iters', type=int, default=8, help='timed iterations')
+    parser.add_argument('--warm-up', type=int, default=2, help='iterations before the timed ones')
     parser.add_argument('--rounds', type=int, default=3, help='turns of each contestant')
-    parser.add_argument('--workers', type=int, default=1, help='processes of each dataloader')
+    parser.add_argument('--workers', type=int, default=1, help='worker processes per dataloader')
     parser.add_argument('--depth', type=int, default=28)
     parser.add_argument('--width', type=int, default=2)
     parser.add_argument(
         '--threads', type=int, default=int(os.environ.get('OMP_NUM_THREADS') or os.cpu_count() or 1)
     )
     parser.add_argument('--data-root', type=Path, help="folder of CIFAR-10's files")
-    parser.add_argument('--out', type=Path, help='write the tables in Markdown, too')
+    parser.add_argument('--out', type=Path, help='also write the tables to this Markdown file')
     parser.add_argument('--contestant', choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
     parser.add_argument('--views', action='store_true', help=argparse.SUPPRESS)
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
@@ -376,21 +376,24 @@ def parse_args() -> argparse.Namespace:
     least = dict(batch_size=1, mu=1, iters=1, warm_up=1, rounds=1, workers=0, width=1, threads=1)
     for key, low in least.items():
         if getattr(args, key) < low:
-            parser.error(f'--{key.replace("_", "-")}={getattr(args, key)}: at least {low}')
+            option = f'--{key.replace("_", "-")}'
+            parser.error(f'{option} must be an integer >= {low}, got {getattr(args, key)}')
     if args.depth < 10 or args.depth % 6 != 4:
-        parser.error(f'--depth={args.depth}: 4 more than a multiple of 6, at least 10')
+        parser.error(f'--depth must be 4 more than a multiple of 6 and >= 10, got {args.depth}')
     if args.data_root and not (args.data_root / 'cifar-10-batches-py').is_dir():
-        parser.error(f'--data-root={str(args.data_root)!r} has no cifar-10-batches-py')
+        parser.error(f'--data-root must have cifar-10-batches-py, got {str(args.data_root)!r}')
     for name, folder in (('kekmodel', args.kekmodel), ('TorchSSL', args.torchssl)):
         if folder and not Path(folder, NEEDED[name]).is_file():
-            parser.error(f'--{name.lower()}={folder!r} is no clone of {name}: no {NEEDED[name]}')
+            parser.error(
+                f'--{name.lower()} must be a clone of {name}, got {folder!r} without {NEEDED[name]}'
+            )
     if not (args.kekmodel or args.torchssl or args.contestant):
-        parser.error('--kekmodel or --torchssl is needed: whom to compare with')
+        parser.error('set --kekmodel, --torchssl or both: the implementations to compare with')
     return args
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Let the contestants take turns, and show the tables."""
+    """Measure the contestants in turns, and show the tables."""
     import torch
     from rich.console import Console
     from rich.table import Table
@@ -436,12 +439,12 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Compare, or be a contestant; return the exit status."""
+    """Compare, or run as a contestant; return the exit status."""
     args = parse_args()
     if args.contestant:
         measure(args)
         return 0
-    # So that its contestant ends with it.
+    # Treat SIGTERM like Ctrl-C, so that the contestant's process ends too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory() as made:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of a whole training iteration, with each smoothing and without any.
+"""Benchmark a whole training iteration, with each smoothing and without any.
 
     python tools/benchmark_iteration.py
 
-BYOL's ResNet-50 is trained by MMEngine's Runner on random images. The contestants take turns, some
-iterations each, and the table has the median time of an iteration (without the loading of data) and
-its ratio to that of the stock config.
+BYOL with ResNet-50 is trained on random images by MMEngine's Runner. The contestants take turns of
+a few iterations each. The table has the median time of an iteration, without data loading, and its
+ratio to that of the stock config.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ class NoUpdate(Hook):
     """Leaves the teacher as it is."""
 
     def before_train(self, runner: Runner) -> None:
-        """Let the model's call come to nothing."""
+        """Replace the model's teacher update by a function that does nothing."""
         runner.model.target_net.update_parameters = lambda model: None
 
 
 @HOOKS.register_module()
 class Stopwatch(Hook):
-    """Takes the time of every iteration, other hooks included."""
+    """Measures the time of every iteration, including other hooks."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
@@ -91,7 +91,7 @@ class Stopwatch(Hook):
         self._start = time.perf_counter()
 
     def after_train_iter(self, runner: Runner, **_: Any) -> None:
-        """Stop, before any other hook but those that update a teacher after the iteration."""
+        """Stop before all other hooks except those that update a teacher after the iteration."""
         self._wait()
         self.times.append(time.perf_counter() - self._start)
 
@@ -101,7 +101,7 @@ class Stopwatch(Hook):
 
 
 def times_of(hooks: list[dict[str, Any]], args: argparse.Namespace, folder: str) -> list[float]:
-    """Seconds of some iterations, without the first two."""
+    """Return the seconds of each iteration, without the first two."""
     cfg = Config.fromfile(CONFIG)
     cfg.custom_hooks = [*copy.deepcopy(hooks), dict(type='Stopwatch', priority='VERY_LOW')]
     cfg.default_hooks = dict.fromkeys(
@@ -129,11 +129,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--iters', type=int, default=8, help='of a contestant in a turn')
-    parser.add_argument('--turns', type=int, default=5)
+    parser.add_argument('--iters', type=int, default=8, help='iterations per turn')
+    parser.add_argument('--turns', type=int, default=5, help='turns of each contestant')
     parser.add_argument('--batch-size', type=int, default=4)
-    parser.add_argument('--size', type=int, default=64, help='of an image')
-    parser.add_argument('--threads', type=int, default=2, help="PyTorch's, on the CPU")
+    parser.add_argument('--size', type=int, default=64, help='height and width of the images')
+    parser.add_argument('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
     return parser.parse_args()
 
 
@@ -142,7 +142,7 @@ def main() -> None:
     args = parse_args()
     for key, value in vars(args).items():
         if value < 1:
-            raise OptionError(f'--{key.replace("_", "-")}={value} is not allowed: at least 1.')
+            raise OptionError(f'--{key.replace("_", "-")} must be an integer >= 1, got {value}')
     logging.disable(logging.WARNING)
     warnings.filterwarnings('ignore')
     torch.set_num_threads(args.threads)
@@ -163,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, 'interrupted: there is no table yet.')
+    run_tool(main, 'interrupted: no results yet.')

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of one teacher update, ours and others', in one run.
+"""Benchmark one teacher update of se_mm and of other libraries.
 
     python tools/benchmark_update.py
 
-For each network the contestants take turns, update by update. The table has the median of each, its
-ratio to mmengine's average and to one flat lerp of as many numbers, which is the least that an
-average can cost, and the memory that it allocates; on a GPU also the kernels that it launches, and
-whether the host waits. In the sweep over sizes the processor's caches are emptied before each
-update. timm and ema-pytorch take part where they are installed.
+For each network the contestants take turns, one update at a time. The table has the median time of
+an update, its ratio to mmengine's average and to a single lerp over as many numbers (the lower
+bound for an average), and the memory that it allocates; on a GPU also the number of kernel launches
+and whether the host waits. In the sweep over sizes, the CPU caches are flushed before each update.
+timm and ema-pytorch are included if they are installed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def softteacher_r50() -> nn.Module:
 
 
 def sweep(millions: int) -> Callable[[], nn.Module]:
-    """Square layers of a million parameters each, which need no configuration."""
+    """Return a factory of networks of square layers with a million parameters each."""
 
     def make() -> nn.Module:
         layers = [nn.Linear(1000, 1000, bias=False) for _ in range(millions)]
@@ -88,7 +88,7 @@ NETWORKS = {
 
 
 def build(scope: str, config: str) -> nn.Module:
-    """The model of a config, without its pretrained weights."""
+    """Build the model of a config, without pretrained weights."""
     cfg = get_config(config) if '::' in config else Config.fromfile(config)
     init_default_scope(scope)
     return MODELS.build(cfg.model)
@@ -101,7 +101,7 @@ def ours(
     momentum: float | None,
     granularity: str,
 ) -> Update:
-    """An update of ours, the next one at each call."""
+    """Return a function that makes the next update of se_mm at each call."""
     settings = Settings(
         keep_prob=keep_prob,
         momentum=1.0 if momentum is None else momentum,
@@ -119,7 +119,7 @@ def ours(
 
 
 def flat(student: nn.Module, copies: bool) -> Update:
-    """One tensor of as many numbers as the student has parameters."""
+    """Return an update of one flat tensor with as many numbers as the student has parameters."""
     parameter = next(student.parameters())
     count = sum(p.numel() for p in student.parameters())
     teacher, new = torch.randn(2, count, device=parameter.device, dtype=parameter.dtype)
@@ -129,13 +129,13 @@ def flat(student: nn.Module, copies: bool) -> Update:
 def contestants(
     student: nn.Module, keep_prob: float, peers: bool
 ) -> dict[str, Callable[[], Update]]:
-    """What is timed: name -> what makes its update. Our own share a teacher.
+    """Return the contestants: name -> factory of its update. Those of se_mm share a teacher.
 
     Args:
         student: The network.
-        keep_prob: Of SE and STS.
-        peers: Whether all take part, and not mmengine's and some of ours alone, as where memory is
-            scarce.
+        keep_prob: The keep_prob of SE and STS.
+        peers: Whether to include all contestants. False, to save memory: only mmengine's and some
+            of se_mm's.
     """
     teacher = deepcopy(student).requires_grad_(False)
     made: dict[str, Callable[[], Update]] = {
@@ -161,7 +161,7 @@ def contestants(
 
 
 def moved_by(averaged: nn.Module, student: nn.Module) -> Update:
-    """What most averaged models have in common."""
+    """Return the update of an averaged model with mmengine's or PyTorch's interface."""
     return lambda: averaged.update_parameters(student)
 
 
@@ -210,7 +210,7 @@ def ema_pytorch(student: nn.Module) -> Update:
 
 
 def timed(update: Update, device: str) -> float:
-    """Seconds of one update."""
+    """Return the seconds of one update."""
     if device == 'cuda':
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -221,7 +221,7 @@ def timed(update: Update, device: str) -> float:
 
 
 def allocated(update: Update, device: str) -> int:
-    """Bytes that an update allocates: on a GPU at once at most, on the CPU all in all."""
+    """Return the bytes that an update allocates: the peak on a GPU, the total on the CPU."""
     if device == 'cuda':
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -233,7 +233,7 @@ def allocated(update: Update, device: str) -> int:
 
 
 def launches(update: Update) -> int:
-    """Kernels and copies that an update starts on a GPU."""
+    """Count the kernels and copies that an update launches on a GPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         update()
         torch.cuda.synchronize()
@@ -241,7 +241,7 @@ def launches(update: Update) -> int:
 
 
 def waits(update: Update) -> bool:
-    """Whether the host waits for the GPU in an update."""
+    """Return whether the host waits for the GPU during an update."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode('error')
     try:
@@ -254,7 +254,7 @@ def waits(update: Update) -> bool:
 
 
 def share_picked(student: nn.Module, name: str, keep_prob: float, updates: int) -> float:
-    """Mean share of the parameters that are picked in the updates that were timed."""
+    """Return the mean share of the parameters that are picked in the timed updates."""
     granularity = name.split(', ')[1]
     parameters = [Pair(name, p, p) for name, p in student.named_parameters()]
     units = Units(parameters, granularity)
@@ -268,7 +268,12 @@ def share_picked(student: nn.Module, name: str, keep_prob: float, updates: int) 
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
-    """Time all contestants on one network and print their table; name -> median milliseconds."""
+    """Time all contestants on one network and print their table.
+
+    Returns:
+        For a sweep, name -> milliseconds per picked number of the SE and STS contestants; else
+        empty.
+    """
     student = NETWORKS[name]().to(args.device)
     size = sum(p.numel() * p.element_size() for p in student.parameters())
     updates: dict[str, Update] = {}
@@ -278,10 +283,10 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
             updates[contestant] = make()
         except ImportError:
             missing.append(contestant)
-    for update in updates.values():  # The first copies everything, and compiles what there is.
+    for update in updates.values():  # The first update copies everything and compiles kernels.
         update(), update()
     times: dict[str, list[float]] = {contestant: [] for contestant in updates}
-    # A small network would stay in the processor's caches, which training fills in between.
+    # A small network would stay in the CPU caches, which training would overwrite between updates.
     others = torch.zeros(1 << 28 if 'sweep' in name and args.device == 'cpu' else 0)
     for _ in range(args.updates):
         for contestant, update in updates.items():
@@ -327,9 +332,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='default: all'
     )
-    parser.add_argument('--keep-prob', type=float, default=0.7, help='of SE and STS')
-    parser.add_argument('--updates', type=int, default=60, help='of each contestant that are timed')
-    parser.add_argument('--threads', type=int, default=2, help="PyTorch's, on the CPU")
+    parser.add_argument('--keep-prob', type=float, default=0.7, help='for SE and STS')
+    parser.add_argument('--updates', type=int, default=60, help='timed updates of each contestant')
+    parser.add_argument('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     return parser.parse_args()
 
@@ -338,7 +343,7 @@ def main() -> None:
     """Run the benchmark."""
     args = parse_args()
     if args.updates < 1:
-        raise OptionError(f'--updates={args.updates} is not allowed: at least 1.')
+        raise OptionError(f'--updates must be an integer >= 1, got {args.updates}')
     if args.device == 'cuda' and not torch.cuda.is_available():
         raise OptionError('--device=cuda needs a GPU, and PyTorch finds none')
     keep_prob_schedule('--keep-prob', args.keep_prob)
@@ -363,4 +368,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, 'interrupted: no table is complete but those above.')
+    run_tool(main, 'interrupted: only the tables above are complete.')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Say what a config would update and how, before anything is trained or any data loaded.
+"""Report what a config would update and how, without training or loading data.
 
 ``python tools/check_config.py configs/byol_sts_r50_8xb256.py``
 """
@@ -22,14 +22,14 @@ except ImportError as error:  # Something is not installed, or installed twice.
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Say what a config would update and how.')
+    parser = argparse.ArgumentParser(description='Report what a config would update and how.')
     parser.add_argument('config', help='config file')
     add_common_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Check."""
+    """Check the config and print the report."""
     args = parse_args()
     cfg = load_config(args, ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
     merge_options(cfg, args)

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Train ways of smoothing with several seeds each, and compare them pair by pair.
+"""Train several smoothings with several seeds each, and compare them seed by seed.
 
 ``python tools/compare.py CONFIG --smoothing tma se sts --keep-prob 0.5 0.7 --seeds 0 1 2 3 4``
-trains a matrix over any config, ``python tools/compare.py STUDY`` what a study says (some are in
-``configs/studies``), and ``python tools/compare.py A.py B.py`` configs as they are. The TMA of the
-matched horizon is always among them. A seed is that of the run and, where a config draws which
-images are labelled, that of the split too; of detection sets, each seed has a fold. A run that is
-complete is not repeated, and one that was stopped goes on from its checkpoint. It ends with a table
-in the terminal and a page in the work dir.
+trains a matrix of smoothings over any config, ``python tools/compare.py STUDY`` trains a study
+(examples are in ``configs/studies``), and ``python tools/compare.py A.py B.py`` trains configs as
+they are. The TMA with the matched horizon is always added. A seed sets the seed of the run and,
+where the config draws a label split, of the split too; for detection it selects the fold. Completed
+runs are not repeated, and interrupted ones resume from their checkpoint. The result is a table in
+the terminal and a page in the work dir.
 """
 
 from __future__ import annotations
@@ -48,27 +48,29 @@ DEFAULT_METRICS = ['teacher/accuracy/top1']
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Compare ways of smoothing over seeds.')
+    parser = argparse.ArgumentParser(description='Compare smoothings over several seeds.')
     parser.add_argument(
-        'configs', nargs='+', help='a study; or configs, which are compared to the first'
+        'configs', nargs='+', help='a study, or configs to compare to the first of them'
     )
     matrix = parser.add_argument_group('matrix over each config')
-    matrix.add_argument('--smoothing', nargs='+', choices=AXES, help='what moves the teacher')
-    matrix.add_argument('--keep-prob', type=float, nargs='+', help='of se and sts')
+    matrix.add_argument('--smoothing', nargs='+', choices=AXES, help='how the teacher is updated')
+    matrix.add_argument('--keep-prob', type=float, nargs='+', help='for se and sts')
     matrix.add_argument(
-        '--momentum', type=float, nargs='+', help="of tma and sts; the config's own if not given"
+        '--momentum', type=float, nargs='+', help="for tma and sts; default: the config's own"
     )
-    matrix.add_argument('--granularity', nargs='+', choices=GRANULARITIES, help='of se and sts')
-    parser.add_argument('--seeds', type=int, nargs='+', help='0 to 4, if no study says so')
-    parser.add_argument('--metric', nargs='+', help='metrics of the last evaluation')
+    matrix.add_argument('--granularity', nargs='+', choices=GRANULARITIES, help='for se and sts')
+    parser.add_argument('--seeds', type=int, nargs='+', help="default: the study's, or 0 to 4")
+    parser.add_argument('--metric', nargs='+', help='metrics of the last evaluation to compare')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/compare'))
-    parser.add_argument('--fresh', action='store_true', help='repeat runs that are complete')
-    parser.add_argument('--no-train', action='store_true', help='compare what is complete')
-    parser.add_argument('--jobs', type=int, help='runs at a time; one for each GPU, or core')
+    parser.add_argument('--fresh', action='store_true', help='repeat completed runs')
+    parser.add_argument('--no-train', action='store_true', help='only compare completed runs')
+    parser.add_argument(
+        '--jobs', type=int, help='runs at a time; default: one per GPU, or per core without GPUs'
+    )
     parser.add_argument(
         '--slurm',
         metavar='PARTITION',
-        help='each run is a job, by tools/slurm_train.sh and its variables; --jobs are queued',
+        help='submit each run as a job with tools/slurm_train.sh; --jobs limits the queued jobs',
     )
     parser.add_argument(
         '--cfg-options',
@@ -82,10 +84,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def study_of(args: argparse.Namespace) -> Study:
-    """What the command line asks for.
+    """Build the study that the command line describes.
 
     Raises:
-        OptionError: If it contradicts itself, or something in it is wrong.
+        OptionError: If the options contradict each other, or one is invalid.
     """
     names = ('smoothing', 'keep_prob', 'momentum', 'granularity')
     axes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
@@ -94,12 +96,12 @@ def study_of(args: argparse.Namespace) -> Study:
     if studies:
         if len(paths) > 1 or axes:
             other = f'--{next(iter(axes)).replace("_", "-")}' if axes else 'other configs'
-            raise OptionError(f'{studies[0]!r} is a study, which {other} cannot be added to.')
+            raise OptionError(f'a study must be the only argument, got {studies[0]!r} and {other}')
         return read_study(studies[0], args.seeds, args.metric, args.cfg_options)
     stems = [Path(path).stem for path in paths]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
-        raise OptionError(f'{twice!r} has the name of another config: rename one of them.')
+        raise OptionError(f'configs must have distinct names, got {twice!r} twice; rename one')
     return make_study(
         dict(zip(stems, paths)),
         [axes] if axes else [],
@@ -111,44 +113,45 @@ def study_of(args: argparse.Namespace) -> Study:
 
 @contextlib.contextmanager
 def work_dir_of(path: Path) -> Iterator[Path]:
-    """Make the work dir, and keep it from another comparison.
+    """Create the work dir and lock it against other comparisons.
 
     Raises:
-        OptionError: If it cannot be written, or another comparison is at work there.
+        OptionError: If it is not writable, or in use by another comparison.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / 'compare.lock').open('w')
     except OSError as error:
         raise OptionError(
-            f'--work-dir={str(path)!r} cannot be written: {error.strerror}.'
+            f'--work-dir must be a writable folder, got {str(path)!r}: {error.strerror}'
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OptionError(
-                f'--work-dir={str(path)!r} is in use by another comparison: wait, or another one.'
+                f'--work-dir={str(path)!r} is in use by another comparison; wait for it, or use '
+                f'another folder'
             ) from None
         yield path.resolve()
 
 
 def trainer(args: argparse.Namespace) -> list[str]:
-    """The words that train a config, up to it."""
+    """Return the words of the training command before the config."""
     if args.slurm:
         return ['bash', str(TOOLS / 'slurm_train.sh'), args.slurm, 'compare']
     return [sys.executable, str(TOOLS / 'train.py')]
 
 
 def run(args: argparse.Namespace, console: Console) -> int:
-    """Train what is missing, and write the comparison."""
+    """Train the missing runs, and write the comparison."""
     if args.jobs is not None and args.jobs < 1:
-        raise OptionError(f'--jobs={args.jobs} is not allowed: at least 1.')
+        raise OptionError(f'--jobs must be an integer >= 1, got {args.jobs}')
     begin = time.monotonic()
     study = study_of(args)
     with work_dir_of(args.work_dir) as work_dir:
         runs = runs_of(study, work_dir, trainer(args))
-        # Seed by seed, so that what is stopped half way can be compared.
+        # Seed by seed, so that an interrupted comparison has complete seeds.
         every = [of_cell[seed] for seed in study.seeds for of_cell in runs.values()]
         failures: list[RunFailure] = []
         if args.no_train:
@@ -162,7 +165,7 @@ def run(args: argparse.Namespace, console: Console) -> int:
             failures = run_all(every, console, jobs, study.metrics, gpus)
         comparisons = [found for found in compare(study, runs) if found.rows]
         if not comparisons:
-            raise OptionError(f'--work-dir={str(args.work_dir)!r} has no run that is complete.')
+            raise OptionError(f'--work-dir={str(args.work_dir)!r} has no completed run to compare')
         for comparison in comparisons:
             show(comparison, console)
         write_report(comparisons, shlex.join(['python', *sys.argv]), work_dir)
@@ -185,7 +188,7 @@ def main() -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        console.print('interrupted: the same command goes on with the runs that are not complete.')
+        console.print('interrupted: run the same command again to complete the missing runs.')
         return 130
     except RunFailure as error:
         console.print(str(error), markup=False, highlight=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn a checkpoint of the code released with the paper into one of mmpretrain.
+"""Convert a checkpoint of the code released with the paper to mmpretrain's format.
 
 ``python tools/convert_released.py last_epoch_ckpt.pth.tar byol.pth --to byol``
 """
@@ -22,18 +22,22 @@ except ImportError as error:  # Something is not installed, or installed twice.
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Turn a checkpoint of the released code into one of mmpretrain.'
+        description="Convert a checkpoint of the released code to mmpretrain's format."
     )
     parser.add_argument('checkpoint', help='the released checkpoint')
     parser.add_argument('out', help='the file to write')
-    parser.add_argument('--to', choices=FORMATS, required=True, help='all of BYOL, or a backbone')
-    parser.add_argument('--weights', choices=WEIGHTS, default='teacher', help='whose backbone')
-    parser.add_argument('--overwrite', action='store_true', help='replace a file that is there')
+    parser.add_argument(
+        '--to', choices=FORMATS, required=True, help='the whole BYOL model, or a backbone'
+    )
+    parser.add_argument(
+        '--weights', choices=WEIGHTS, default='teacher', help='the network whose backbone is taken'
+    )
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     return parser.parse_args()
 
 
 def main() -> None:
-    """Convert."""
+    """Convert the checkpoint and report what was converted."""
     args = parse_args()
     converted, left_out = convert(args.checkpoint, args.out, args.to, args.weights, args.overwrite)
     state = converted['state_dict']
@@ -41,7 +45,7 @@ def main() -> None:
     print(f'{args.out}: {what} of {args.checkpoint}, {len(state)} tensors, ResNet {blocks(state)}.')
     if args.to == 'byol':
         print(
-            'it fits a BYOL with model.neck.with_last_bias=True '
+            'load it into a BYOL model with model.neck.with_last_bias=True '
             'model.head.predictor.with_last_bias=True.'
         )
     if left_out:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train BYOL under TMA, SE and STS on glyphs on photographs, and compare them.
 
-``make demo`` runs it. Each run is one of the ordinary configs, started by ``tools/train.py``; a run
-that is complete is not repeated. It ends with a table and a picture of it in the work dir.
+``make demo`` runs it. Each run trains an ordinary config with ``tools/train.py``; completed runs
+are not repeated. The result is a table and a bar chart in the work dir.
 """
 
 from __future__ import annotations
@@ -36,22 +36,23 @@ METRICS = {
 # Okabe and Ito's colours, which the colour-blind can tell apart; light for kNN, dark for linear.
 COLOURS = ('#56B4E9', '#E69F00', '#0072B2', '#D55E00')
 EXPLANATION = (
-    'Top-1 in % on 2,000 test images of 20 letters. In the mean the three teachers are equally '
-    'fast (momentum 0.01; keep_prob 0.99; keep_prob 0.7 with matched horizon), so this compares '
-    'the mechanism and not the speed. One run each, with seed 0, does not decide which is better.'
+    'Top-1 accuracy in % on 2,000 test images of 20 letters. The three teachers have the same '
+    'horizon (momentum 0.01; keep_prob 0.99; keep_prob 0.7 with matched horizon), so this compares '
+    'the mechanism and not the speed. A single run each, with seed 0, does not decide which is '
+    'better.'
 )
 
 
 def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
-    """The runs of the demo: a network that is not trained, and a training for each smoothing."""
+    """Return the runs of the demo: an untrained network, and one training per smoothing."""
 
     def command(short: str, folder: Path, *changes: str) -> list[str]:
         tool, config = str(TOOLS / 'train.py'), str(CONFIGS / CONFIG.format(short))
         words = [sys.executable, tool, config, '--work-dir', str(folder)]
         return [*words, '--cfg-options', *changes, *options]
 
-    # A learning rate of 0 leaves the weights as they were initialised, while batch norm gathers the
-    # statistics without which even they would be misjudged.
+    # A learning rate of 0 keeps the initial weights, while batch norm collects the statistics that
+    # an evaluation needs.
     folder, still = work_dir / 'untrained', min(50, iters)
     length = (f'train_cfg.max_iters={still}', f'train_cfg.val_interval={still}')
     rate = ('optim_wrapper.optimizer.lr=0', 'param_scheduler=[]')
@@ -123,7 +124,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare TMA, SE and STS in a few minutes.')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
     parser.add_argument('--iters', type=int, default=ITERS, help='training iterations of each run')
-    parser.add_argument('--fresh', action='store_true', help='repeat runs that are complete')
+    parser.add_argument('--fresh', action='store_true', help='repeat completed runs')
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to every config'
     )
@@ -136,13 +137,13 @@ def main() -> int:
     console = Console()
     work_dir = args.work_dir.resolve()
     if args.iters < 1:
-        console.print(f'error: --iters={args.iters} is not allowed: at least 1.')
+        console.print(f'error: --iters must be an integer >= 1, got {args.iters}')
         return 2
     runs = runs_of(work_dir, args.iters, args.cfg_options)
     if args.fresh:
         for run in runs:
             run.set_aside()
-    # Killed is as interrupted: no training is left behind.
+    # Treat SIGTERM like Ctrl-C, so that no training process is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()
     try:
@@ -151,7 +152,7 @@ def main() -> int:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        console.print('interrupted: the same command goes on with the runs that are not complete.')
+        console.print('interrupted: run the same command again to complete the missing runs.')
         return 130
     except RunFailure as error:
         failures = [error]

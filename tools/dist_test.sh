@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Test a checkpoint with several processes, one for each GPU; or on the CPU without GPUs.
+# Test a checkpoint with several processes, one per GPU, or on the CPU if there are no GPUs.
 #   bash tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of tools/test.py]
-# On several nodes, run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
+# For several nodes, run it on each of them and set NNODES, NODE_RANK, MASTER_ADDR and PORT.
 set -euo pipefail
 if [ $# -lt 3 ]; then
   echo "usage: [NNODES= NODE_RANK= MASTER_ADDR= PORT=] bash $0 CONFIG CHECKPOINT GPUS [options]" >&2

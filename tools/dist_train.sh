@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Train a config with several processes, one for each GPU; or on the CPU without GPUs.
+# Train a config with several processes, one per GPU, or on the CPU if there are no GPUs.
 #   bash tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
-# On several nodes, run it on each with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
-# On one node, MAX_RESTARTS=3 restarts all ranks up to three times if one dies: they resume from the
-# newest checkpoint. The work dir must be this run's alone.
+# For several nodes, run it on each of them and set NNODES, NODE_RANK, MASTER_ADDR and PORT.
+# On one node, MAX_RESTARTS=3 restarts all ranks up to three times if one crashes; they resume from
+# the newest checkpoint. No other run may use the same work dir.
 set -euo pipefail
 if [ $# -lt 2 ]; then
   echo "usage: [NNODES= NODE_RANK= MASTER_ADDR= PORT= MAX_RESTARTS=] bash $0 CONFIG GPUS [options]" >&2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take the teacher or the student out of a checkpoint, as one that mmpretrain and mmdet load.
+"""Extract the teacher or the student from a checkpoint, for mmpretrain and mmdet to load.
 
 ``python tools/publish_teacher.py CHECKPOINT OUT --weights teacher --prefix backbone``
 """
@@ -23,24 +23,24 @@ except ImportError as error:  # Something is not installed, or installed twice.
 def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description='Take the teacher or the student out of a training checkpoint.'
+        description='Extract the teacher or the student from a training checkpoint.'
     )
     parser.add_argument('checkpoint', help='the training checkpoint')
     parser.add_argument('out', help='the file to write')
-    parser.add_argument('--weights', choices=WEIGHTS, required=True, help='whose weights')
+    parser.add_argument('--weights', choices=WEIGHTS, required=True, help='the network to take')
     parser.add_argument(
         '--prefix',
         nargs='+',
         default=[],
         metavar='NAME',
-        help="only these parts, by their names in the student's model: backbone",
+        help="take only these parts, by their names in the student's model, such as backbone",
     )
-    parser.add_argument('--overwrite', action='store_true', help='replace a file that is there')
+    parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     return parser.parse_args(args)
 
 
 def main() -> None:
-    """Publish."""
+    """Write the weights and report what was written."""
     args = parse_args()
     published = publish(args.checkpoint, args.out, args.weights, args.prefix, args.overwrite)
     tensors = published['state_dict'].values()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw which images of a COCO-format file are labelled: ``tools/split_coco.py FILE --percent 10``.
+"""Draw the labelled images of a COCO-format file: ``tools/split_coco.py FILE --percent 10``.
 
-For each fold and percent it writes what mmdet's semi-supervised configs read, named as they name
-it: ``NAME.FOLD@PERCENT.json`` and ``NAME.FOLD@PERCENT-unlabeled.json``, and which images were drawn
-in ``NAME.FOLD@PERCENT-ids.json``. Draws are without replacement, so that 10 % are 10 %.
+For each fold and percent it writes the two files that mmdet's semi-supervised configs read,
+``NAME.FOLD@PERCENT.json`` and ``NAME.FOLD@PERCENT-unlabeled.json``, and the ids of the drawn images
+in ``NAME.FOLD@PERCENT-ids.json``. Images are drawn without replacement, so 10 % are exactly 10 %.
 """
 
 import argparse
@@ -33,30 +33,28 @@ except ImportError as error:  # Something is not installed, or installed twice.
 
 def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description='Draw which images of a COCO-format file are labelled.'
-    )
-    parser.add_argument('annotations', help='the file')
+    parser = argparse.ArgumentParser(description='Draw the labelled images of a COCO-format file.')
+    parser.add_argument('annotations', help='annotation file')
     parser.add_argument(
-        '--percent', type=float, nargs='+', default=[1, 2, 5, 10], help='how many are labelled'
+        '--percent', type=float, nargs='+', default=[1, 2, 5, 10], help='labelled images, in %%'
     )
     parser.add_argument(
-        '--folds', type=int, nargs='+', default=[1, 2, 3, 4, 5], help='which draws, from 1'
+        '--folds', type=int, nargs='+', default=[1, 2, 3, 4, 5], help='independent draws, from 1'
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of all folds')
     parser.add_argument(
         '--out',
         metavar='FOLDER',
-        help='where to write; by default semi_anns beside the folder of the file',
+        help='where to write; default: semi_anns beside the folder of the file',
     )
-    parser.add_argument('--overwrite', action='store_true', help='replace files that are there')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
     return parser.parse_args(args)
 
 
 def make_table(
     parts: dict[tuple[int, float], tuple[dict, dict]], counts: dict[tuple[int, float], BoxCounts]
 ) -> Table:
-    """A row for each fold and percent, of what was written."""
+    """Make a table of what was written, one row per fold and percent."""
     table = Table(box=box.SIMPLE)
     headings = ('fold', 'percent', 'labelled', 'boxes', 'learned', 'unlabelled')
     for heading in headings:
@@ -81,13 +79,13 @@ def make_table(
 
 
 def main() -> None:
-    """Draw and write every fold and percent."""
+    """Draw and write every combination of fold and percent."""
     args = parse_args()
     source = Path(args.annotations)
     coco = read_coco(source)
     ids = [image['id'] for image in coco['images']]
     folder = Path(args.out) if args.out else source.resolve().parent.parent / 'semi_anns'
-    # All are drawn and looked for before the first is written.
+    # Draw all and look for existing files before writing the first.
     draws = {
         (fold, percent): draw_coco_split(ids, percent, fold, args.seed)
         for fold, percent in itertools.product(
@@ -103,8 +101,8 @@ def main() -> None:
     ]
     if there and not args.overwrite:
         raise OptionError(
-            f'{str(there[0])!r} is there already ({len(there)} files are): another --out, or '
-            f'--overwrite.'
+            f'{str(there[0])!r} already exists ({len(there)} files do); set another --out, or '
+            f'--overwrite'
         )
     print(f'{source}: {count_boxes(coco)}')
     parts = {draw: split_coco(coco, labelled) for draw, labelled in draws.items()}
@@ -133,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, 'interrupted: what was written is whole.')
+    run_tool(main, 'interrupted: the files written so far are complete.')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw which images are labelled: ``python tools/split_labels.py CONFIG --num-labels 40``."""
+"""Draw the labelled images: ``python tools/split_labels.py CONFIG --num-labels 40``."""
 
 import argparse
 import sys
@@ -31,57 +31,59 @@ KEY = 'train_dataloader.dataset.labelled'
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=f'Draw which images of the config key {KEY} are labelled.'
+        description=f'Draw the labelled images of the data set at the config key {KEY}.'
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--num-labels', type=int, help='how many images are labelled')
+    parser.add_argument('--num-labels', type=int, help='number of labelled images')
     parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0], help='draw a split for each of these seeds'
+        '--seeds', type=int, nargs='+', default=[0], help='draw one split for each seed'
     )
     parser.add_argument(
         '--as-given',
         action='store_true',
-        help='draw each class as often as the data have it, instead of all equally often',
+        help='draw classes in the proportions of the data, instead of equally often',
     )
     parser.add_argument('--out', metavar='FOLDER', help='write each split to a file in this folder')
-    parser.add_argument('--show', metavar='FILE', help='show the split of a file, and draw none')
+    parser.add_argument(
+        '--show', metavar='FILE', help='show the split in a file instead of drawing'
+    )
     parser.add_argument(
         '--check-images',
         action='store_true',
-        help='first read every image of all data sets of the config, and list the bad ones',
+        help='read every image of all data sets of the config first, and list unreadable ones',
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=KeyValues,
         metavar='KEY=VALUE',
-        help='settings of the config to change: a.b=1 c="[1,2]"; no white space in a value',
+        help='override config settings: a.b=1 c="[1,2]"; values must not contain spaces',
     )
-    # What a config is read and merged with by tools that train.
+    # Needed by load_config and merge_options, which are shared with the training tools.
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0, no_pin_memory=False)
     args = parser.parse_args()
     if args.show and (args.num_labels is not None or args.out):
-        parser.error('--show is of a split that exists: not with --num-labels or --out')
+        parser.error('--show must not be combined with --num-labels or --out')
     if args.num_labels is None and not args.show and not args.check_images:
-        parser.error('one of --num-labels, --show and --check-images is needed')
+        parser.error('set one of --num-labels, --show and --check-images')
     if args.num_labels is None and args.out:
         parser.error('--out needs --num-labels')
     return args
 
 
 def build_labelled(cfg: Config, path: str) -> Any:
-    """Build the data set of which some images are labelled."""
+    """Build the data set to draw labelled images from."""
     labelled: Any = cfg
     for key in KEY.split('.'):
         labelled = labelled.get(key) if isinstance(labelled, (Config, ConfigDict)) else None
     if labelled is None:
-        raise OptionError(f'config={path!r} has no {KEY}, which this needs.')
+        raise OptionError(f'config {path!r} must set {KEY}')
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     return build_dataset(KEY, labelled)
 
 
 def image_sets(cfg: Config) -> dict[str, Any]:
-    """The data sets of a config, each once, by config key."""
+    """Build the data sets of a config, each once, by config key."""
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     train = cfg.train_dataloader.get('dataset') or {}
     parts = {
@@ -108,7 +110,7 @@ def image_sets(cfg: Config) -> dict[str, Any]:
 
 
 def check_images(cfg: Config) -> None:
-    """Report the images of all sets that cannot be read; status 1 if there are any."""
+    """Report the unreadable images of all data sets; exit with status 1 if there are any."""
     bad = 0
     for key, dataset in image_sets(cfg).items():
         paths = [path for path in paths_of(dataset) if path is not None]
@@ -136,19 +138,23 @@ def check_images(cfg: Config) -> None:
 
 
 def is_new(split: LabelSplit, path: Path) -> bool:
-    """Whether a file is still to be written; a file that holds another split is an error."""
+    """Return whether the file must be written.
+
+    Raises:
+        OptionError: If it exists and holds another split.
+    """
     if not path.exists():
         return True
     if LabelSplit.load(path) != split:
         raise OptionError(
-            f'{str(path)!r} holds another split and is not overwritten: another --out, or remove '
-            'it.'
+            f'{str(path)!r} holds another split and is not overwritten; set another --out, or '
+            f'remove it'
         )
     return False
 
 
 def main() -> None:
-    """Draw, or show."""
+    """Draw splits, or show one."""
     args = parse_args()
     cfg = load_config(args, ['train_dataloader'])
     merge_options(cfg, args)
@@ -172,7 +178,7 @@ def main() -> None:
     paths = [
         Path(args.out or '', f'{name}_{args.num_labels}_seed{split.seed}.json') for split in splits
     ]
-    # All are compared before the first is written.
+    # Compare all with existing files before writing the first.
     new = [is_new(split, path) for split, path in zip(splits, paths)] if args.out else []
     print(splits[0].table(labels), end='')
     for index, (split, path) in enumerate(zip(splits, paths)):
@@ -181,7 +187,7 @@ def main() -> None:
         if args.out:
             if new[index]:
                 split.save(path)
-            line += f': {path} {"written" if new[index] else "is there already"}'
+            line += f': {path} {"written" if new[index] else "already exists"}'
         print(line)
 
 

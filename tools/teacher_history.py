@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw what the teacher in a checkpoint is made of: how old each of its units is.
+"""Plot what the teacher in a checkpoint is made of: the age of each of its units.
 
 ``python tools/teacher_history.py work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth``
 """
@@ -29,16 +29,14 @@ except ImportError as error:  # Something is not installed, or installed twice.
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Draw what a teacher is made of.')
+    parser = argparse.ArgumentParser(description='Plot what a teacher is made of.')
     parser.add_argument('checkpoint', help='a training checkpoint')
-    parser.add_argument(
-        '--out', type=Path, help='folder of the picture and the page; that of the checkpoint'
-    )
+    parser.add_argument('--out', type=Path, help="where to write; default: the checkpoint's folder")
     return parser.parse_args()
 
 
 def history_of(record: dict, name: str) -> tuple[bytes, str]:
-    """The picture of a teacher with our record, and what a page says of it."""
+    """Return the plot of a teacher that se_mm updated, and the body of its page."""
     segments = read_history(record['history'], record['step'])
     found, expected = provenance(segments, record['step']), law(segments, record['step'])
     rule = segments[-1].rules[0].rule
@@ -49,30 +47,30 @@ def history_of(record: dict, name: str) -> tuple[bytes, str]:
         print(f'{what:<{width}}  {measured}' + (f' (expected {law_says})' if law_says else ''))
     notes = []
     if len(segments) > 1:
-        notes.append(f'Settings changed {len(segments) - 1} times: the title has the last.')
+        notes.append(f'Settings changed {len(segments) - 1} times; the title shows the last.')
     if found.sampled:
-        notes.append('Of tensors with very many units the first 1,024 are followed.')
+        notes.append('In tensors with more than 1,024 units, only the first 1,024 are tracked.')
     for note in notes:
         print(note)
     body = table(['', 'this teacher', 'expected'], rows)
     body += ''.join(f'<p>{note}</p>' for note in notes)
     picture = png(draw_history(found, expected, title))
-    alt = 'A map of the age of every unit, and the distributions of ages beside their law'
+    alt = 'A map of the age of every unit, and the measured and expected distributions of ages'
     return picture, f'{body}\n{embedded(picture, alt)}\n<h2>Parts</h2>{table(*stage_table(found))}'
 
 
 def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
-    """The picture of a teacher of whose updates nothing is known.
+    """Return the plot of a teacher whose updates are unknown, and the body of its page.
 
     Raises:
-        OptionError: If there is no teacher.
+        OptionError: If the checkpoint has no teacher.
     """
     both = teacher_and_student(checkpoint)
     if both.kind is None:
-        raise OptionError(f'checkpoint={name!r} holds one model and no teacher.')
+        raise OptionError(f'checkpoint must hold a teacher, got {name!r} with a single model')
     note = (
-        'no record of se_mm is in it: another hook moved its teacher, and where its units came '
-        'from is not known. Drawn is how far it is from its student.'
+        'no record of se_mm is in it: another hook updated its teacher, so the origin of its units '
+        'is unknown. The plot shows the distance from its student.'
     )
     print(note)
     found = distances(both.teacher, both.student)
@@ -83,17 +81,19 @@ def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
 
 
 def main() -> None:
-    """Draw."""
+    """Write the plot and the page."""
     args = parse_args()
     path = Path(args.checkpoint)
     checkpoint = read_checkpoint(path)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
         raise OptionError(
-            f"checkpoint={str(path)!r} is no training checkpoint: it has no 'state_dict'."
+            f"checkpoint must be a training checkpoint, got {str(path)!r} without 'state_dict'"
         )
     record = read_record(checkpoint)
     if record is not None and record['step'] == 0:
-        raise OptionError(f'checkpoint={str(path)!r} is from before the first update: a later one.')
+        raise OptionError(
+            f'checkpoint must be from after the first update, got {str(path)!r}; use a later one'
+        )
     if record is None:
         picture, body = distance_of(checkpoint, path.name)
     else:

@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Test a model.')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', metavar='FILE', help='write the results to this file')
+    parser.add_argument('--out', metavar='FILE', help='write results to this file')
     parser.add_argument(
         '--out-item',
         choices=list(FORMATS),
@@ -46,27 +46,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tta',
         action='store_true',
-        help='augment at test time, as tta_model and tta_pipeline of the config say',
+        help="use test-time augmentation, the config's tta_model and tta_pipeline",
     )
     add_common_options(parser)
     return parser.parse_args()
 
 
 def augment(cfg: Config) -> None:
-    """Let the config's own test time augmentation take the place of its test pipeline."""
+    """Replace the test pipeline by the config's test-time augmentation."""
     if 'tta_model' not in cfg or 'tta_pipeline' not in cfg:
-        raise OptionError('--tta needs tta_model and tta_pipeline in the config.')
+        raise OptionError('--tta needs tta_model and tta_pipeline in the config')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     cfg.test_dataloader.dataset.pipeline = cfg.tta_pipeline
 
 
 def main() -> None:
-    """Test."""
+    """Test the checkpoint."""
     args = parse_args()
     if args.out and not args.out.endswith(FORMATS[args.out_item]):
         raise OptionError(
-            f'--out={args.out!r} is not allowed with --out-item={args.out_item}: '
-            f'a name that ends in {", ".join(FORMATS[args.out_item])}.'
+            f'--out must end in {", ".join(FORMATS[args.out_item])} with '
+            f'--out-item={args.out_item}, got {args.out!r}'
         )
     cfg = load_config(args, ['model', 'test_dataloader', 'test_evaluator'])
     cfg.load_from = require_file('checkpoint', args.checkpoint)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torchrun that restarts only what a restart can help, and adds nothing to a one-line error.
+"""torchrun that restarts only after crashes, and adds no traceback to one-line errors.
 
-``dist_train.sh`` and ``dist_test.sh`` call it, with torchrun's own arguments. An invalid option, a
-damaged teacher or Ctrl-C ends the job with the line and the exit status of the tool.
+``dist_train.sh`` and ``dist_test.sh`` call it with torchrun's own arguments. After an invalid
+option, a damaged teacher or Ctrl-C, the job ends with the tool's own line and exit status.
 """
 
 import os
@@ -17,7 +17,7 @@ REPORTED = (2, 3, 130)
 
 
 def main() -> None:
-    """Start the ranks, restart them if one dies, and exit with their status."""
+    """Start the ranks, restart them if one crashes, and exit with their status."""
     args = parse_args(sys.argv[1:])
     restarts, args.max_restarts = args.max_restarts, 0
     os.environ['SE_MM_MAX_RESTARTS'] = str(restarts)

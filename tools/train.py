@@ -37,13 +37,13 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CHECKPOINT',
-        help='go on from this checkpoint; without one, from the last in the work dir',
+        help='resume from this checkpoint; without a value, from the last one in the work dir',
     )
     parser.add_argument('--no-validate', action='store_true', help='do not validate while training')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by the actual batch size over auto_scale_lr.base_batch_size',
+        help='scale the learning rate by actual batch size / auto_scale_lr.base_batch_size',
     )
     parser.add_argument(
         '--no-persistent-workers', action='store_true', help='start new workers every epoch'
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def apply_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Set in the config what the command line says."""
+    """Apply the command line options to the config."""
     if args.no_validate:
         cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     if args.amp:
@@ -67,13 +67,13 @@ def apply_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Train."""
+    """Train the model."""
     args = parse_args()
     cfg = load_config(args, ['model', 'train_dataloader', 'train_cfg', 'optim_wrapper'])
     apply_options(cfg, args)
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config.')
+            raise OptionError('--auto-scale-lr needs auto_scale_lr.base_batch_size in the config')
         cfg.auto_scale_lr.enable = True
     resume_from(cfg, resume_option(cfg, args.resume))
     runner = build_runner(cfg)
@@ -84,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, 'interrupted: the same command with --resume goes on from the last checkpoint.')
+    run_tool(main, 'interrupted: use the same command with --resume to continue.')

@@ -35,7 +35,8 @@ def collate_views(samples: Sequence[dict]) -> dict[str, Any]:
     unlabelled = [sample for sample in samples if not isinstance(sample['inputs'], Tensor)]
     if not labelled:
         raise OptionError(
-            'a batch of collate_views has no labelled image: use a MultiSourceBatchSampler.'
+            'collate_views needs a labelled image in each batch, got none; use a '
+            'MultiSourceBatchSampler'
         )
     views = zip(*(sample['inputs'] for sample in unlabelled))
     return {
@@ -53,8 +54,8 @@ def _stacked(pipeline: str, images: list[Tensor]) -> Tensor:
     except RuntimeError:
         shapes = sorted({tuple(image.shape[-2:]) for image in images})
         raise OptionError(
-            f'{pipeline} gives images of several sizes, as {shapes[0]} and {shapes[-1]}: resize or '
-            f'crop them to one.'
+            f'{pipeline} must give images of one size, got {shapes[0]} and {shapes[-1]}; resize or '
+            f'crop them'
         ) from None
 
 

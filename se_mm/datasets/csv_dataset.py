@@ -80,7 +80,9 @@ class CSVDataset(OwnImages):
         """Read and check the file; called once."""
         rows = list(self._rows())
         if not rows:
-            raise OptionError(f'{self.ann_file!r} is empty: at least one image below the header.')
+            raise OptionError(
+                f'{self.ann_file!r} must list at least one image below its header, got none'
+            )
         classes = self._given_classes or tuple(sorted({label for _, _, label in rows}))
         self._metainfo['classes'] = classes
         labels = {name: label for label, name in enumerate(classes)}
@@ -91,15 +93,15 @@ class CSVDataset(OwnImages):
             if label not in labels:
                 shown = ', '.join(repr(name) for name in classes[:10])
                 raise OptionError(
-                    f'{where}: {self.label_column}={label!r} is not allowed: one of {shown}'
-                    f'{", ..." if len(classes) > 10 else ""}.{did_you_mean(label, classes)}'
+                    f'{where}: {self.label_column} must be one of {shown}'
+                    f'{", ..." if len(classes) > 10 else ""}, got {label!r}.'
+                    f'{did_you_mean(label, classes)}'
                 )
             path = self._find_image(where, image)
             first = lines.setdefault(os.path.normpath(path), line)
             if first != line:
                 raise OptionError(
-                    f'{where}: {self.image_column}={image!r} is a duplicate of line {first}: '
-                    'every image once.'
+                    f'{where}: {self.image_column} must be unique, got {image!r} as in line {first}'
                 )
             items.append({'img_path': path, 'gt_label': labels[label]})
         return items
@@ -121,13 +123,13 @@ class CSVDataset(OwnImages):
                 where = f'{self.ann_file!r}, line {start}'
                 if len(row) != len(header):
                     raise OptionError(
-                        f'{where}: {_shorten(row)} has {len(row)} values, not {len(header)} as the '
-                        'header: a value with a comma needs quotation marks.'
+                        f'{where} must have {len(header)} values, as many as the header, got '
+                        f'{len(row)}: {_shorten(row)}; put a value with a comma in quotes'
                     )
                 image, label = (row[column].strip() for column in columns)
                 for name, value in ((self.image_column, image), (self.label_column, label)):
                     if not value:
-                        raise OptionError(f"{where}: {name}='' is not allowed: it is empty.")
+                        raise OptionError(f'{where}: {name} must not be empty')
                 yield start, image, label
         except csv.Error as error:
             raise OptionError(f'{self.ann_file!r}, line {line}: not a CSV file: {error}') from error
@@ -141,7 +143,8 @@ class CSVDataset(OwnImages):
             folder = Path(self.ann_file).parent
             near = did_you_mean(self.ann_file, [str(path) for path in folder.glob('*')])
             raise OptionError(
-                f'ann_file={self.ann_file!r} does not exist: the path of a CSV file.{near}'
+                f'ann_file must be the path of a CSV file, got {self.ann_file!r}, which does not '
+                f'exist.{near}'
             ) from error
         except OSError as error:
             raise OptionError(f'ann_file={self.ann_file!r} cannot be read: {error}') from error
@@ -149,8 +152,8 @@ class CSVDataset(OwnImages):
             line = error.object[: error.start].count(b'\n') + 1
             value = error.object[error.start : error.end]
             raise OptionError(
-                f'{self.ann_file!r}, line {line}: {value!r} is not UTF-8: save the file in that '
-                'encoding.'
+                f'{self.ann_file!r}, line {line} must be UTF-8, got {value!r}; save the file in '
+                f'that encoding'
             ) from error
 
     def _find_column(self, header: list[str], which: str) -> int:
@@ -159,12 +162,14 @@ class CSVDataset(OwnImages):
         if header.count(name) != 1:
             where = f'{self.ann_file!r}, line 1'
             if not header:
-                raise OptionError(f'{where}: the file is empty: a header with the column {name!r}.')
+                raise OptionError(
+                    f'{where} must be a header with the column {name!r}, got an empty file'
+                )
             names = ', '.join(repr(column) for column in header)
             if name in header:
-                raise OptionError(f'{where}: the column {name!r} is there twice: {names}.')
+                raise OptionError(f'{where} must have the column {name!r} only once, got {names}')
             raise OptionError(
-                f'{where}: there is no column {which}_column={name!r}: one of {names}.'
+                f'{where}: {which}_column must be one of the columns {names}, got {name!r}.'
                 f'{did_you_mean(name, header)}'
             )
         return header.index(name)
@@ -175,8 +180,8 @@ class CSVDataset(OwnImages):
         # By its name alone: links to where the images really are remain possible.
         if os.path.isabs(image) or os.path.normpath(image).split(os.sep)[0] == os.pardir:
             raise OptionError(
-                f'{where}: {self.image_column}={image!r} is not allowed: it leaves the folder '
-                f'{folder or os.curdir!r}.'
+                f'{where}: {self.image_column} must be inside the folder '
+                f'{folder or os.curdir!r}, got {image!r}'
             )
         path = join_path(folder, image)
         if not os.path.isfile(path):
@@ -184,8 +189,8 @@ class CSVDataset(OwnImages):
             # Not all names of a folder: there may be a million.
             same = [str(parent / name.name) for name in parent.glob(f'{Path(path).stem}.*')]
             raise OptionError(
-                f'{where}: {self.image_column}={image!r} does not exist: there is no file '
-                f'{path!r}.{did_you_mean(path, same)}'
+                f'{where}: {self.image_column} must name an image file, got {image!r}; there is no '
+                f'file {path!r}.{did_you_mean(path, same)}'
             )
         return path
 

@@ -79,8 +79,7 @@ class Glyphs(ArrayDataset):
         self.num_classes = check_count('num_classes', num_classes, 2)
         if num_classes > len(LETTERS):
             raise OptionError(
-                f'num_classes={num_classes} is not allowed: a whole number from 2 to '
-                f'{len(LETTERS)}.'
+                f'num_classes must be an integer from 2 to {len(LETTERS)}, got {num_classes}'
             )
         self.size = check_count('size', size, 16)
         self.contrast = check_number('contrast', contrast, 0, 1)

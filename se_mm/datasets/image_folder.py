@@ -119,7 +119,7 @@ class ImageFolder(OwnImages):
             parent = os.path.dirname(root) or os.curdir
             near = _names(parent) if os.path.isdir(parent) else []
             raise OptionError(
-                f'data_root must be a folder, got {root!r}'
+                f'data_root must be a folder, got {root!r}.'
                 f'{did_you_mean(root, [os.path.join(parent, name) for name in near])}'
             )
         self._left_out: Counter[str] = Counter()

@@ -71,21 +71,21 @@ class LabelSplit:
         except FileNotFoundError as error:
             folder = Path(path).parent
             near = did_you_mean(path, [str(other) for other in folder.glob('*.json')])
-            raise OptionError(f'{where} does not exist: the path of a file.{near}') from error
+            raise OptionError(f'{where} does not exist.{near}') from error
         except (OSError, ValueError, RecursionError) as error:
             raise OptionError(f'{where} cannot be read as JSON: {error}') from error
         if not isinstance(content, dict):
-            raise OptionError(f'{where} is not a split: {_short(content)} is not a JSON object.')
+            raise OptionError(f'{where} must be a JSON object, got {_short(content)}')
         names = [field.name for field in fields(cls)]
         for key in content:
             if key not in names:
                 raise OptionError(
-                    f'{where} has no field {key!r}: it has {", ".join(names)}.'
+                    f'{where} must have only the fields {", ".join(names)}, got {key!r}.'
                     f'{did_you_mean(key, names)}'
                 )
         for name in names:
             if name not in content:
-                raise OptionError(f'{where} lacks the field {name!r}: it has {", ".join(names)}.')
+                raise OptionError(f'{where} must have the field {name!r}')
         _check_content(where, content)
         content['classes'] = tuple(content['classes'])
         content['indices'] = tuple(sorted(content['indices']))
@@ -120,35 +120,42 @@ class LabelSplit:
             ('number of images', self.num_images, len(labels)),
         ):
             if own != given:
-                raise OptionError(f'{where} is of another data set: {what} {own!r}, not {given!r}.')
+                raise OptionError(
+                    f'{where} was drawn from another data set: its {what} is {own!r}, not {given!r}'
+                )
         for index, (own, given) in enumerate(zip(self.classes, classes)):
             if own != given:
                 raise OptionError(
-                    f'{where} is of another data set: class {index} is {own!r}, not {given!r}.'
+                    f'{where} was drawn from another data set: its class {index} is {own!r}, not '
+                    f'{given!r}'
                 )
         digest = digest_data(labels, names)
         if self.digest != digest:
             if names is not None and self.digest == digest_data(labels):
                 raise OptionError(
-                    f'{where} must carry the names of the image files, got one of an earlier '
-                    f'version; draw it again, which gives the same images for the same seed'
+                    f'{where} must hold the names of the image files, got a split of an earlier '
+                    f'version; draw it again, which picks the same images for the same seed'
                 )
             files = 'other image files, ' if names is not None else ''
             raise OptionError(
-                f'{where} is of {files}other labels, or another order of the images: digest '
-                f'{_short(self.digest)}, not {_short(digest)}.'
+                f'{where} was drawn from {files}other labels or another order of the images: its '
+                f'digest is {_short(self.digest)}, not {_short(digest)}'
             )
         for index in self.indices:
             if not 0 <= index < len(labels):
                 raise OptionError(
-                    f'{where} has the index {index}, which is out of range: 0 to {len(labels) - 1}.'
+                    f'{where}: indices must be in 0 to {len(labels) - 1}, got {index}'
                 )
             if labels[index] < 0:
-                raise OptionError(f'{where} has the index {index}, an image that has no label.')
+                raise OptionError(
+                    f'{where}: indices must be of images with a label, got {index}, which has none'
+                )
         counts = np.bincount(labels[list(self.indices)], minlength=len(classes))
         for name, count in zip(classes, counts):
             if count == 0:
-                raise OptionError(f'{where} leaves the class {name!r} without a labelled image.')
+                raise OptionError(
+                    f'{where} must have a labelled image of every class, got none of {name!r}'
+                )
 
     def table(self, labels: np.ndarray) -> str:
         """A table for people: each class, its images and its labelled images.
@@ -215,10 +222,13 @@ def draw_split(
     sizes = _count_classes(labels, len(classes))
     for name, size in zip(classes, sizes):
         if size == 0:
-            raise OptionError(f'class {name!r} of {dataset} has no image that could be labelled.')
+            raise OptionError(
+                f'{dataset} must have an image with a label of every class, got none of {name!r}'
+            )
     if num_labels > sizes.sum():
         raise OptionError(
-            f'num_labels={num_labels} is not allowed: {dataset} has {sizes.sum()} labelled images.'
+            f'num_labels must be at most {sizes.sum()}, the number of images of {dataset} with a '
+            f'label, got {num_labels}'
         )
     counts = (_equal_counts if balanced else _proportional_counts)(classes, sizes, num_labels)
     rng = np.random.default_rng(seed)
@@ -259,16 +269,16 @@ def _equal_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) ->
     if rest:
         near = [str(count * len(classes)) for count in (each, each + 1) if count]
         raise OptionError(
-            f'num_labels={num_labels} is not divisible by {len(classes)} classes: '
-            f'{" or ".join(near)}, or balanced=False, which draws each class as often as the data '
-            'have it.'
+            f'num_labels must be a multiple of the number of classes, {len(classes)}, got '
+            f'{num_labels}; use {" or ".join(near)}, or balanced=False to draw in the proportions '
+            f'of the data'
         )
     smallest = int(np.argmin(sizes))
     if sizes[smallest] < each:
         raise OptionError(
-            f'num_labels={num_labels} asks for {each} images of each class, but class '
-            f'{classes[smallest]!r} has {sizes[smallest]}: at most '
-            f'{sizes[smallest] * len(classes)}, or balanced=False.'
+            f'num_labels must be at most {sizes[smallest] * len(classes)}, since class '
+            f'{classes[smallest]!r} has only {sizes[smallest]} images, got {num_labels}; or set '
+            f'balanced=False'
         )
     return [each] * len(classes)
 
@@ -285,8 +295,8 @@ def _proportional_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: 
     )
     name, size = classes[int(np.argmin(counts))], sizes[int(np.argmin(counts))]
     raise OptionError(
-        f'num_labels={num_labels} leaves the class {name!r}, which has {size} of {sizes.sum()} '
-        f'images, without a label: at least {enough}.'
+        f'num_labels must be at least {enough} to label an image of class {name!r}, which has '
+        f'{size} of {sizes.sum()} images, got {num_labels}'
     )
 
 
@@ -311,17 +321,17 @@ def _check_labels(classes: Sequence[str], labels: Any) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in 'iu'):
         raise OptionError(
-            f'labels of shape {labels.shape} and type {labels.dtype} are not allowed: '
-            'one whole number for each image.'
+            f'labels must be one integer for each image, got shape {labels.shape} and type '
+            f'{labels.dtype}'
         )
     labels = labels.astype(np.int64)
     if len(classes) == 0:
-        raise OptionError('classes=() is not allowed: at least one class.')
+        raise OptionError('classes must have at least one name, got ()')
     wrong = np.flatnonzero(labels >= len(classes))
     if wrong.size:
         raise OptionError(
-            f'image {wrong[0]} has the label {labels[wrong[0]]}, which is not allowed: '
-            f'0 to {len(classes) - 1}, or below 0 for an image without a label.'
+            f'labels must be in 0 to {len(classes) - 1}, or negative for an image without a label, '
+            f'got {labels[wrong[0]]} for image {wrong[0]}'
         )
     return labels
 
@@ -330,7 +340,7 @@ def _check_content(where: str, content: dict) -> None:
     """Refuse the first field of a file that is of the wrong type or contradicts another."""
 
     def refuse(key: str, value: Any, allowed: str) -> None:
-        raise OptionError(f'{where} has {key}={_short(value)}, which is not allowed: {allowed}.')
+        raise OptionError(f'{where}: {key} must be {allowed}, got {_short(value)}')
 
     def is_count(value: Any, low: int) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and value >= low
@@ -339,7 +349,7 @@ def _check_content(where: str, content: dict) -> None:
         refuse('dataset', content['dataset'], 'the class name of a data set')
     for key, low in (('num_images', 1), ('num_labels', 1), ('seed', 0)):
         if not is_count(content[key], low):
-            refuse(key, content[key], f'a whole number of at least {low}')
+            refuse(key, content[key], f'an integer >= {low}')
     if not isinstance(content['balanced'], bool):
         refuse('balanced', content['balanced'], 'true or false')
     digest = content['digest']
@@ -348,23 +358,23 @@ def _check_content(where: str, content: dict) -> None:
         or len(digest) != DIGEST_LENGTH
         or not set(digest) <= set('0123456789abcdef')
     ):
-        refuse('digest', digest, f'{DIGEST_LENGTH} hexadecimal digits in lower case')
+        refuse('digest', digest, f'{DIGEST_LENGTH} lower-case hexadecimal digits')
     for key in ('classes', 'indices'):
         if not isinstance(content[key], list) or not content[key]:
-            refuse(key, content[key], 'a list that is not empty')
+            refuse(key, content[key], 'a non-empty list')
     for name in content['classes']:
         if not isinstance(name, str):
-            refuse('a class', name, 'a name in quotation marks')
+            refuse('each of classes', name, 'a string')
     seen = set()
     for index in content['indices']:
         # Whether there is such an image is checked against the data set.
         if not isinstance(index, int) or isinstance(index, bool):
-            refuse('an index', index, 'a whole number')
+            refuse('each of indices', index, 'an integer')
         if index in seen:
-            raise OptionError(f'{where} has the index {index} twice.')
+            raise OptionError(f'{where}: indices must be unique, got {index} twice')
         seen.add(index)
     if len(seen) != content['num_labels']:
-        refuse('num_labels', content['num_labels'], f'{len(seen)}, as many as there are indices')
+        refuse('num_labels', content['num_labels'], f'{len(seen)}, the number of indices')
 
 
 def _short(value: Any) -> str:

@@ -74,9 +74,8 @@ class MultiSourceBatchSampler(Sampler):
         sizes = getattr(dataset, 'source_sizes', None)
         if sizes is None:
             raise OptionError(
-                f'batch_sampler=MultiSourceBatchSampler is not allowed with a '
-                f'{type(dataset).__name__}: a data set of several sources, as '
-                f'SemiSupervisedDataset.'
+                f'MultiSourceBatchSampler needs a data set of several sources, such as '
+                f'SemiSupervisedDataset, got {type(dataset).__name__}'
             )
         check_count('batch_size', batch_size, 1)
         if batch_sizes is None:
@@ -84,22 +83,24 @@ class MultiSourceBatchSampler(Sampler):
                 mu = check_count('mu', 1 if mu is None else mu, 1)
             elif mu is not None:
                 raise OptionError(
-                    f'mu={mu!r} is not allowed: the data set has no unlabelled images. Leave mu '
-                    f'out.'
+                    f'mu must be left out for a data set without unlabelled images, got {mu!r}'
                 )
             batch_sizes = [batch_size, *(batch_size * mu for _ in sizes[1:])]
         elif not isinstance(batch_sizes, (list, tuple)):
             raise OptionError(f'batch_sizes must be a list of integers, got {batch_sizes!r}')
         elif mu is not None:
-            raise OptionError(f'mu={mu!r} and batch_sizes={batch_sizes!r}: only one is allowed.')
+            raise OptionError(
+                f'mu and batch_sizes must not both be set, got {mu!r} and {batch_sizes!r}'
+            )
         elif len(batch_sizes) != len(sizes):
             raise OptionError(
-                f'batch_sizes={batch_sizes!r} is not allowed: one for each of {len(sizes)} sources.'
+                f'batch_sizes must have one number for each of {len(sizes)} sources, got '
+                f'{batch_sizes!r}'
             )
         elif batch_sizes[0] != batch_size:
             raise OptionError(
-                f'batch_sizes={batch_sizes!r} does not fit batch_size={batch_size}: it begins with '
-                f'the number of labelled images.'
+                f'batch_sizes must begin with batch_size, the number of labelled images '
+                f'({batch_size}), got {batch_sizes!r}'
             )
         self.batch_sizes = [check_count('batch_sizes', size, 1) for size in batch_sizes]
         self.sampler = sampler

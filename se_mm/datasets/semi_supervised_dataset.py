@@ -98,11 +98,13 @@ class SemiSupervisedDataset(Dataset):
         self.source_sizes = [len(source) for source in sources]
         if not all(self.source_sizes):
             empty = ('labelled', 'unlabelled')[self.source_sizes.index(0)]
-            raise OptionError(f'{empty} has no images: at least one is needed.')
+            raise OptionError(f'{empty} must have at least one image, got none')
         pipelines = [labelled_pipeline, unlabelled_pipeline][: len(sources)]
         for name, pipeline in zip(('labelled_pipeline', 'unlabelled_pipeline'), pipelines):
             if not pipeline:
-                raise OptionError(f'{name}={pipeline!r} is not allowed: a list of transforms.')
+                raise OptionError(
+                    f'{name} must be a non-empty list of transforms, got {pipeline!r}'
+                )
         self._pipelines = [Compose(pipeline) for pipeline in pipelines]
         self._try_views()
 
@@ -175,11 +177,11 @@ class SemiSupervisedDataset(Dataset):
             return found
         if not isinstance(split, Mapping):
             raise OptionError(
-                f'split={split!r} is not allowed: the path of a file, or dict(num_labels=, seed=).'
+                f'split must be the path of a file or dict(num_labels=, seed=), got {split!r}'
             )
         check_keys('split', split, SPLIT_KEYS)
         if 'num_labels' not in split:
-            raise OptionError(f'split={dict(split)!r} has no num_labels.')
+            raise OptionError(f'split must have num_labels, got {dict(split)!r}')
         return draw_split(name, classes, labels, names=names_of(self._labelled), **split)
 
     def _check_all_labelled(self, labels: np.ndarray, classes: Any) -> None:
@@ -188,8 +190,8 @@ class SemiSupervisedDataset(Dataset):
         counts = np.bincount(labels, minlength=len(classes))
         if not counts.all():
             raise OptionError(
-                f'class {classes[int(counts.argmin())]!r} of labelled has no image: every class '
-                f'needs one with its label.'
+                f'labelled must have an image of every class, got none of '
+                f'{classes[int(counts.argmin())]!r}'
             )
 
     def _try_views(self) -> None:
@@ -199,10 +201,11 @@ class SemiSupervisedDataset(Dataset):
                 inputs = self[source * self.source_sizes[0]].get('inputs')
                 one = isinstance(inputs, torch.Tensor)
                 if inputs is None or one != (source == 0):
-                    wanted = 'views by MultiView' if source else 'one image'
+                    wanted = 'a list of views' if source else 'one image'
+                    end = 'MultiView and PackInputs' if source else 'PackInputs'
                     raise OptionError(
-                        f'{key}_pipeline gives {"one image" if one else type(inputs).__name__}, '
-                        f'where {wanted} and then PackInputs are needed.'
+                        f'{key}_pipeline must give {wanted}, got '
+                        f'{"one image" if one else type(inputs).__name__}; end it with {end}'
                     )
 
 
@@ -217,9 +220,9 @@ def build_dataset(key: str, config: Mapping) -> BaseDataset:
         OptionError: If it cannot be built; it says why in one line.
     """
     if not isinstance(config, Mapping) or 'type' not in config:
-        raise OptionError(f'{key}={config!r} is not allowed: the config of a data set.')
+        raise OptionError(f'{key} must be the config of a data set, got {config!r}')
     if config.get('pipeline'):
-        raise OptionError(f'{key}.pipeline is not allowed: give {key}_pipeline beside it.')
+        raise OptionError(f'{key}.pipeline must be left out; set {key}_pipeline instead')
     try:
         return DATASETS.build(dict(config))
     except OptionError:

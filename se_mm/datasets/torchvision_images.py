@@ -101,13 +101,12 @@ class STL10(ArrayDataset):
         if fold is not None:
             if check_count('fold', fold) >= NUM_FOLDS:
                 raise OptionError(
-                    f'fold={fold} is not allowed: a whole number from 0 to {NUM_FOLDS - 1}, or '
-                    'None.'
+                    f'fold must be an integer from 0 to {NUM_FOLDS - 1} or None, got {fold}'
                 )
             if 'train' not in split:
                 raise OptionError(
-                    f"fold={fold} is not allowed with split={split!r}: 'train' or "
-                    "'train+unlabeled', which have folds."
+                    f"fold must be None with split={split!r}, got {fold}; only 'train' and "
+                    "'train+unlabeled' have folds"
                 )
         self.fold = fold
         self.size = STL10_SIZE if size is None else check_count('size', size, 1)
@@ -120,8 +119,8 @@ class STL10(ArrayDataset):
         # torchvision does not check this file, nor that it is there.
         if (names := tuple(getattr(data, 'classes', STL10_CLASSES))) != STL10_CLASSES:
             raise OptionError(
-                f'data_root={self._folder!r} has the classes {", ".join(names)} in '
-                f'class_names.txt: {", ".join(STL10_CLASSES)} are allowed.'
+                f'class_names.txt in data_root={self._folder!r} must list '
+                f'{", ".join(STL10_CLASSES)}, got {", ".join(names)}'
             )
         images = _to_bgr(data.data)
         if self.size != STL10_SIZE:
@@ -132,7 +131,7 @@ class STL10(ArrayDataset):
 def _check_folder(data_root: Any) -> str:
     """The folder of the data, if it is one."""
     if not isinstance(data_root, (str, os.PathLike)) or not os.fspath(data_root):
-        raise OptionError(f'data_root={data_root!r} is not allowed: the path of a folder.')
+        raise OptionError(f'data_root must be the path of a folder, got {data_root!r}')
     return os.path.expanduser(data_root)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of self-supervised runs by probes, and of teacher and student classifiers."""
+"""Evaluate self-supervised models with probes, and compare teacher and student classifiers."""
 
 from .pretrained_check import PretrainedCheckHook
 from .probe_loop import ProbeLoop

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a study's runs say: each cell against the reference, and against its control."""
+"""Compare the runs of a study: each cell to the reference, and to its control."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from se_mm.evaluation.study import Group, Study
 
 @dataclass(frozen=True)
 class Row:
-    """One cell of a comparison.
+    """One row of a comparison: a cell and its differences.
 
     Attributes:
         cell: The cell.
-        values: Seed -> metric, of the runs that are complete.
-        to_reference: Its difference from the group's reference; None for the reference itself.
-        to_control: Its difference from its TMA at the matched horizon; None where it has none, or
-            where that is the reference.
+        values: Seed -> metric, of completed runs.
+        to_reference: Difference from the group's reference; None for the reference itself.
+        to_control: Difference from its TMA at the matched horizon; None if it has none, or if that
+            is the reference.
     """
 
     cell: Cell
@@ -45,13 +45,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of one group.
+    """The comparison of one metric within one group.
 
     Attributes:
         group: The group.
         metric: Name of the metric.
-        rows: One for each cell with a run that is complete.
-        seeds: Those that were asked for.
+        rows: One for each cell with a completed run.
+        seeds: The requested seeds.
     """
 
     group: Group
@@ -61,37 +61,41 @@ class Comparison:
 
     @property
     def digits(self) -> int:
-        """Digits after the point that are worth printing: some metrics are in %, others shares."""
+        """Decimals to print: 1 for metrics in %, 3 for shares."""
         largest = max((abs(v) for row in self.rows for v in row.values.values()), default=1)
         return 1 if largest > 1 else 3
 
     @property
     def differences(self) -> list[Difference]:
-        """All that are made."""
+        """All differences of the rows."""
         both = [d for row in self.rows for d in (row.to_reference, row.to_control)]
         return [difference for difference in both if difference is not None]
 
     @property
     def notes(self) -> Iterator[str]:
-        """What a reader of the table has to know of it."""
+        """Remarks needed to interpret the table."""
         told = sum(d.verdict in ('higher', 'lower') for d in self.differences)
         made = len(self.differences)
         if len(self.seeds) < 2:
             yield (
-                'No interval: it is over seeds, and there is one only. How much they differ is not '
-                'known from it, so no difference in this table means anything yet.'
+                'No intervals with a single seed: the variation between seeds is unknown, so no '
+                'difference in this table is meaningful yet.'
             )
         elif made:
             chance = max(1, round(0.05 * made))
             yield (
-                f'Of {made} intervals, {told} leave out 0; of so many, about {chance} would if '
-                f'there were no difference at all.'
+                f'{told} of {made} intervals exclude 0; about {chance} would by chance if there '
+                f'were no differences.'
             )
             if not told:
-                yield 'These data cannot tell any of them from another.'
+                yield 'These data do not distinguish any of them.'
         if 2 <= len(self.seeds) < 10:
-            few = f'; fewer than {MIN_PAIRS} tell nothing' if len(self.seeds) < MIN_PAIRS else ''
-            yield f'Bootstrap intervals over {len(self.seeds)} seeds are too narrow{few}: take 10.'
+            few = f', and fewer than {MIN_PAIRS} decide nothing'
+            few = few if len(self.seeds) < MIN_PAIRS else ''
+            yield (
+                f'Bootstrap intervals over {len(self.seeds)} seeds are too narrow{few}; use 10 '
+                f'seeds.'
+            )
         missing: dict[tuple[int, ...], list[str]] = {}
         for row in self.rows:
             seeds = tuple(seed for seed in self.seeds if seed not in row.values)
@@ -101,17 +105,17 @@ class Comparison:
         for seeds, names in missing.items():
             if seeds:
                 which = 'all' if len(names) == len(self.rows) else ', '.join(names)
-                yield f'Not complete: seed {", ".join(map(str, seeds))} of {which}.'
+                yield f'Missing runs: seed {", ".join(map(str, seeds))} of {which}.'
 
 
 def compare(
     study: Study, runs: Mapping[tuple[str, str], Mapping[int, Run]]
 ) -> Iterator[Comparison]:
-    """The comparisons of a study, by those runs that are complete.
+    """Compare the completed runs of a study, for each group and metric.
 
     Args:
         study: The study.
-        runs: Its runs: (name of the group, name of the cell) -> seed -> its run.
+        runs: Its runs: (name of the group, name of the cell) -> seed -> run.
     """
     for group in study.groups:
         for metric in study.metrics:
@@ -138,7 +142,7 @@ def _row(group: Group, cell: Cell, values: Mapping[str, Mapping[int, float]]) ->
 
 
 def as_json(comparisons: list[Comparison]) -> list[dict[str, Any]]:
-    """Comparisons of JSON's types."""
+    """Convert comparisons to JSON types."""
 
     def plain(difference: Optional[Difference], other: Optional[str]) -> Optional[dict[str, Any]]:
         if difference is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables, pictures and the page of a comparison."""
+"""Report a comparison: tables, figures and an HTML page."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HEADER = ('smoothing', 'seeds', 'mean ± sd', 'less the reference', 'less its matched TMA')
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colour-blind safe palette.
 REFERENCE_COLOUR, CONTROL_COLOUR, SEED_COLOUR = '#0072B2', '#D55E00', '0.6'
 
 
 def rows_of(comparison: Comparison) -> list[list[str]]:
-    """The cells of the table, the header first."""
+    """Return the rows of the table, the header first."""
     digits = comparison.digits
     matched = any(row.to_control is not None for row in comparison.rows)
     width = len(HEADER) if matched else len(HEADER) - 1
@@ -48,13 +48,13 @@ def rows_of(comparison: Comparison) -> list[list[str]]:
 
 
 def title(comparison: Comparison) -> str:
-    """What the table is of."""
+    """Return the title of the table."""
     group = f'{comparison.group.name}: ' if comparison.group.name else ''
     return f'{group}{comparison.metric}'
 
 
 def show(comparison: Comparison, console: Console) -> None:
-    """Print the table."""
+    """Print the table and its notes."""
     header, *rows = rows_of(comparison)
     table = Table(title=title(comparison))
     for index, column in enumerate(header):
@@ -67,7 +67,7 @@ def show(comparison: Comparison, console: Console) -> None:
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
-    """All tables in Markdown."""
+    """Format all tables as Markdown."""
     parts = []
     for comparison in comparisons:
         header, *rows = rows_of(comparison)
@@ -80,7 +80,7 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
 
 
 def draw(comparison: Comparison) -> Figure:
-    """Draw each cell's seeds and mean, and the differences with their intervals."""
+    """Plot each cell's seeds and mean, and the differences with their intervals."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -133,12 +133,12 @@ def draw(comparison: Comparison) -> Figure:
 
 
 def write_report(comparisons: Sequence[Comparison], command: str, folder: Path) -> None:
-    """Write the tables, a picture of each, and one page with all of it that needs no other file.
+    """Write the tables, a figure of each, and a self-contained page with all of them.
 
     Args:
         comparisons: At least one.
-        command: The command that trained what is compared.
-        folder: Where; ``report.md``, ``report.html`` and ``<group>_<metric>.png``.
+        command: The command that trained the runs.
+        folder: Where to write ``report.md``, ``report.html`` and ``<group>_<metric>.png``.
     """
     (folder / 'report.md').write_text(f'{markdown(comparisons)}\n```bash\n{command}\n```\n')
     body = [_INTRODUCTION]
@@ -156,6 +156,7 @@ def write_report(comparisons: Sequence[Comparison], command: str, folder: Path) 
     (folder / 'report.html').write_text(page('Comparison of smoothings', '\n'.join(body)))
 
 
-_INTRODUCTION = """<p>Each difference is taken seed by seed, from the reference and from the average
-(TMA) that the teacher is in the mean over its picks, its control at the matched horizon. Intervals
-are 95 % bootstrap intervals of the mean difference; "cannot tell" means that they contain 0.</p>"""
+_INTRODUCTION = """<p>Differences are computed seed by seed, from the reference and from the control
+at the matched horizon: the average (TMA) that equals the teacher in expectation over its picks.
+Intervals are 95 % bootstrap intervals of the mean difference; "cannot tell" means that they contain
+0.</p>"""

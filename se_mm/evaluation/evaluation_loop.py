@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What our loops have in common, each of which serves as ``val_cfg`` and as ``test_cfg``."""
+"""Base of the loops that serve both as ``val_cfg`` and as ``test_cfg``."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ WHOLE = (
     torch_data.SubsetRandomSampler,
     torch_data.WeightedRandomSampler,
 )
-"""Samplers of PyTorch that give every process all images."""
+"""PyTorch's samplers that give all images to every process."""
 
 
 class EvaluationLoop(BaseLoop):
-    """A loop of MMEngine's that knows which of the two it is, and its model.
+    """A validation or test loop that evaluates every readable image exactly once.
 
     Args:
         runner: The runner.
         dataloader: The evaluation images.
 
     Raises:
-        OptionError: If an image file cannot be read, or the images would not each be measured once.
+        OptionError: If an image file cannot be read, or an image would not be evaluated exactly
+            once.
     """
 
     def __init__(self, runner: Runner, dataloader: DataLoader | dict) -> None:
@@ -44,12 +45,12 @@ class EvaluationLoop(BaseLoop):
         self.dataloader: DataLoader = self._checked(self._key, self.dataloader, dataloader)
 
     def _checked(self, key: str, loader: DataLoader, config: Any) -> DataLoader:
-        """A loader whose images can be read and are each given once.
+        """Return the loader without unreadable images, after checking its sampler.
 
         Args:
             key: The config key, for messages.
             loader: The loader.
-            config: What it was built from.
+            config: The config or dataloader that it was built from.
         """
         _check_sampler(key, loader)
         readable = keep_readable(f'{key}.dataset', loader.dataset)
@@ -61,7 +62,7 @@ class EvaluationLoop(BaseLoop):
 
     @property
     def _stage(self) -> str:
-        # Runner gives a loop no other sign of which of the two it is.
+        # Runner does not tell a loop which of the two it is in any other way.
         return 'test' if self.runner._test_loop is self else 'val'
 
     @property
@@ -71,7 +72,7 @@ class EvaluationLoop(BaseLoop):
 
 
 def _check_sampler(key: str, loader: DataLoader) -> None:
-    """Refuse a loader that gives images twice, never ends or leaves some out."""
+    """Reject a loader that repeats images, never ends or leaves some out."""
     sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
     ranks = get_world_size()
     use = "use dict(type='DefaultSampler', shuffle=False)"
@@ -83,4 +84,4 @@ def _check_sampler(key: str, loader: DataLoader) -> None:
             f'{type(sampler).__name__}; {use}'
         )
     if getattr(loader, 'drop_last', False):
-        raise OptionError(f'{key}.drop_last must be False, or the last images are not measured')
+        raise OptionError(f'{key}.drop_last must be False, or the last images are not evaluated')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frozen features of labelled images."""
+"""Extract frozen features of labelled images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Evaluation mode without gradients; every submodule's own mode is restored on leaving."""
+    """Set evaluation mode without gradients; each submodule's mode is restored on exit."""
     modules = list(modules)
     modes = [(part, part.training) for module in modules for part in module.modules()]
     try:
@@ -22,38 +22,36 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        # Not by train(): a partly frozen backbone is in both modes at once.
+        # Not train(): submodules of a partly frozen backbone have different modes.
         for part, training in modes:
             part.training = training
 
 
 def pooled(module: nn.Module, inputs: Tensor) -> Tensor:
-    """One feature vector per image.
+    """Compute one feature vector per image.
 
-    Of a backbone's several feature maps the last one counts. A map (N, C, H, W) is averaged over
-    its positions; of tokens (N, L, C) the class token is taken where the backbone has one (and puts
-    it first, as mmpretrain's do), else their mean.
+    If a backbone returns several feature maps, the last one is used. A map (N, C, H, W) is averaged
+    over its positions. For tokens (N, L, C), the result is the class token if the backbone has one
+    (it comes first, as in mmpretrain), else the mean of the tokens.
 
     Args:
-        module: A backbone; in evaluation mode, see :func:`frozen`.
+        module: A backbone in evaluation mode, see :func:`frozen`.
         inputs: Preprocessed images, shape (N, 3, H, W), on the device of ``module``.
 
     Returns:
         Shape (N, D), float32, on the device of ``module``.
 
     Raises:
-        TypeError: If the output is not a floating point tensor, or a tuple or list ending in one.
-        ValueError: If that has another number of dimensions than 2, 3 or 4, or no row per image.
+        TypeError: If the output is not a floating-point tensor, or a tuple or list ending in one.
+        ValueError: If it does not have 2, 3 or 4 dimensions, or not one row per image.
     """
     output = module(inputs)
     if isinstance(output, (tuple, list)) and output:
         output = output[-1]
     if not (isinstance(output, Tensor) and output.is_floating_point()):
-        raise TypeError('it does not give floating point features')
+        raise TypeError('its output is not a floating-point tensor')
     if len(output) != len(inputs) or output.ndim not in (2, 3, 4):
-        raise ValueError(
-            f'it gives features of shape {tuple(output.shape)} for {len(inputs)} images'
-        )
+        raise ValueError(f'its output has shape {tuple(output.shape)} for {len(inputs)} images')
     if output.ndim == 4:
         output = output.mean(dim=(2, 3))
     elif output.ndim == 3:
@@ -63,23 +61,23 @@ def pooled(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def prepared(data_preprocessor: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """The images of a batch as the model would see them.
+    """Preprocess the images of a batch as the model would.
 
     Args:
-        data_preprocessor: The model's.
-        batch: As a dataloader gives it, collated or pseudo-collated.
+        data_preprocessor: The model's data preprocessor.
+        batch: A batch of a dataloader, collated or pseudo-collated.
 
     Returns:
         Shape (N, 3, H, W), on the device of the preprocessor.
     """
     inputs = batch['inputs']
     if not isinstance(inputs, Tensor):
-        # mmpretrain's SelfSupDataPreprocessor would take a list of images for a list of views.
+        # mmpretrain's SelfSupDataPreprocessor would interpret a list of images as views.
         inputs = torch.stack(list(inputs))
     data = {'inputs': inputs, 'data_samples': batch['data_samples']}
     return data_preprocessor(data, False)['inputs']
 
 
 def labels_of(data_samples: Iterable[Any]) -> Tensor:
-    """The labels of a batch, shape (N,), int64, on the CPU."""
+    """Return the labels of a batch, shape (N,), int64, on the CPU."""
     return torch.cat([sample.gt_label.reshape(1).cpu().long() for sample in data_samples])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A matrix of smoothings over any config: its cells, and the control of each.
+"""Expand a matrix of smoothings over any config into cells, and add the control of each.
 
-In the mean over its picks a teacher by Spatial Ensemble, alone or with an average, is an average of
-another momentum: what is called its control at the matched horizon. Only against that does a
-comparison say something of the mechanism, and not merely of how fast a teacher is.
+In expectation over its picks, a teacher with Spatial Ensemble equals a moving average with another
+momentum. This average is its control at the matched horizon. Only a comparison with the control
+shows the effect of the mechanism, and not merely of how fast the teacher follows.
 """
 
 from __future__ import annotations
@@ -31,27 +31,26 @@ AXES = {
     'se': ('keep_prob', 'granularity'),
     'sts': ('keep_prob', 'momentum', 'match_horizon', 'granularity'),
 }
-"""What a smoothing may vary in."""
+"""Smoothing -> its options."""
 KEYS = ('smoothing', 'keep_prob', 'momentum', 'match_horizon', 'granularity')
 """Keys of a matrix."""
 _KEEP_PROB = {'se': 0.99, 'sts': 0.7}
-# What a line of a hook may say of these axes, to be dropped before a cell says it anew; and what
-# names an average that is replaced by a momentum.
+# Options of a hook that a cell replaces; and those of an average that a momentum replaces.
 _AVERAGE = ('momentum', 'ema_type', 'gamma')
 _DROPPED = ('type', 'keep_prob', 'match_horizon', 'granularity')
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One way of smoothing in a comparison.
+    """One setting of a comparison, trained with several seeds.
 
     Attributes:
-        name: What it is, for tables.
-        config: The config of its trainings, without their seed.
-        rule: How its teacher is moved; None if no hook of ours does.
-        control: Name of the cell that is its TMA at the matched horizon; None if it is one itself,
-            or is not smoothed.
-        note: Why there is no control, where there should be one.
+        name: Its name in tables.
+        config: The config of its runs, without their seeds.
+        rule: How its teacher is updated; None if no hook of se_mm does it.
+        control: Name of the cell that is its TMA at the matched horizon; None if the cell is a TMA
+            itself or is not smoothed.
+        note: Why a control is missing.
     """
 
     name: str
@@ -62,21 +61,21 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Its name as that of a folder."""
+        """The name of its folder."""
         return re.sub(r'[^\w.-]+', '_', self.name.replace('{', '').replace('}', '')).strip('_')
 
 
 def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]:
-    """The cells of a matrix over a config, and the controls of all of them.
+    """Return the cells of a matrix over a config, and their controls.
 
     Args:
-        cfg: A config of a training. The hook that moves its teacher is replaced in each cell, and
-            keeps its other options; where there is none, one is added.
-        matrix: Dicts of ``smoothing`` and what it varies in (see :data:`AXES`), each a value or a
-            list of values.
+        cfg: A training config. In each cell the hook that updates the teacher is replaced and keeps
+            its other options; if there is no such hook, one is added.
+        matrix: Dicts of ``smoothing`` and its options (see :data:`AXES`), each a value or a list of
+            values.
 
     Raises:
-        OptionError: If something in the matrix is wrong, or a cell does not fit the config.
+        OptionError: If the matrix is invalid, or a cell does not fit the config.
     """
     cells = []
     for number, part in enumerate(matrix):
@@ -87,7 +86,7 @@ def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]
 
 
 def plain_cell(name: str, cfg: Config) -> Cell:
-    """A config as it is, as a cell.
+    """Make a cell of an unchanged config.
 
     Raises:
         OptionError: If it cannot be trained.
@@ -96,7 +95,7 @@ def plain_cell(name: str, cfg: Config) -> Cell:
 
 
 def with_controls(cells: Sequence[Cell]) -> list[Cell]:
-    """Leave out cells that are the same, and add the control of each that lacks it."""
+    """Remove duplicate cells, and add missing controls."""
     found: list[Cell] = []
     for cell in cells:
         if not any(_same(cell, other) for other in found):
@@ -107,7 +106,10 @@ def with_controls(cells: Sequence[Cell]) -> list[Cell]:
             continue
         momentum = matched_momentum(cell.rule)
         if momentum is None:
-            why = f'{cell.name}: its control at the matched horizon is no momentum of one schedule.'
+            why = (
+                f'{cell.name} has no control at the matched horizon: its momentum would not be one '
+                f'of the schedules.'
+            )
             found[index] = replace(cell, note=why)
             continue
         options = {'momentum': momentum}
@@ -116,7 +118,7 @@ def with_controls(cells: Sequence[Cell]) -> list[Cell]:
         same = [other for other in (*found, *controls) if _same(control, other)]
         if not same:
             taken = [other.name for other in (*found, *controls)]
-            if name in taken:  # Of another config that is compared beside this one.
+            if name in taken:  # By the control of another config in the comparison.
                 control = replace(control, name=f'{name} for {cell.name}')
             controls.append(control)
         found[index] = replace(cell, control=(same or [control])[0].name)
@@ -124,13 +126,13 @@ def with_controls(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def matched_momentum(rule: Rule) -> Union[float, dict[str, Any], None]:
-    """Momentum of the average that a teacher by a rule is in the mean over its picks.
+    """Return the momentum of the average that equals a teacher in expectation over its picks.
 
     Args:
-        rule: A rule that takes over some of the units only.
+        rule: A rule that picks only some of the units.
 
     Returns:
-        As a config has it; None if it is not of one of the schedules.
+        The momentum as in a config; None if it is not one of the schedules.
     """
     keep, average = rule.keep_prob, rule.momentum
     kinds = (constant, linear, cosine)
@@ -138,7 +140,7 @@ def matched_momentum(rule: Rule) -> Union[float, dict[str, Any], None]:
         return None
     if rule.match_horizon:
         if keep.function is constant and average.function is constant:
-            # What is above 1 in the units that are taken over is not in force.
+            # The momentum of picked units is limited to 1.
             return min(average.parameters['value'], 1 - keep.parameters['value'])
         return _scaled(average, lambda value: value)
     if keep.function is constant and average.function in kinds:
@@ -151,7 +153,7 @@ def matched_momentum(rule: Rule) -> Union[float, dict[str, Any], None]:
 
 
 def _scaled(schedule: Schedule, change: Any) -> Union[float, dict[str, Any]]:
-    """A schedule with other values, as a config has it."""
+    """Return a schedule with changed values, as in a config."""
     values = {
         name: value if name == 'gamma' else float(f'{change(value):.12g}')
         for name, value in schedule.parameters.items()
@@ -162,20 +164,20 @@ def _scaled(schedule: Schedule, change: Any) -> Union[float, dict[str, Any]]:
 
 
 def _combinations(key: str, part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each smoothing of a part of a matrix, with each combination of what it varies in."""
+    """Yield each smoothing of a part of a matrix with each combination of its options."""
     if not isinstance(part, Mapping):
-        raise OptionError(f'{key}={part!r} is not allowed: a dict of {", ".join(KEYS)}.')
+        raise OptionError(f'{key} must be a dict with keys among {", ".join(KEYS)}, got {part!r}')
     check_keys(key, part, KEYS)
     axes = {name: _listed(f'{key}.{name}', values) for name, values in part.items()}
     if 'smoothing' not in axes:
-        raise OptionError(f'{key} lacks smoothing: one or several of {", ".join(AXES)}.')
+        raise OptionError(f'{key}.smoothing must be set to one or more of {", ".join(AXES)}')
     smoothings = [check_choice(f'{key}.smoothing', s, AXES) for s in axes.pop('smoothing')]
     for name in axes:
         if not any(name in AXES[smoothing] for smoothing in smoothings):
             having = ', '.join(smoothing for smoothing in AXES if name in AXES[smoothing])
             raise OptionError(
-                f'{key}.{name} has no meaning for smoothing {", ".join(smoothings)}: that of '
-                f'{having}.'
+                f'{key}.{name} must be left out for smoothing {", ".join(smoothings)}; it is an '
+                f'option of {having}'
             )
     for smoothing in smoothings:
         names = [name for name in AXES[smoothing] if name in axes]
@@ -189,12 +191,12 @@ def _combinations(key: str, part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 def _listed(key: str, values: Any) -> list[Any]:
     values = list(values) if isinstance(values, (list, tuple)) else [values]
     if not values:
-        raise OptionError(f'{key}=[] is not allowed: at least one value.')
+        raise OptionError(f'{key} must have at least one value, got []')
     return values
 
 
 def _said(options: Mapping[str, Any]) -> list[str]:
-    """Options in words, without those that are a default."""
+    """Return the options as words, without defaults."""
     said = []
     for name, value in options.items():
         if name == 'granularity':
@@ -210,7 +212,7 @@ def _said(options: Mapping[str, Any]) -> list[str]:
 
 
 def _with_hook(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Config:
-    """A config with another smoothing."""
+    """Return a copy of the config with another smoothing."""
     cfg = deepcopy(cfg)
     hooks = list(cfg.get('custom_hooks') or [])
     place = _smoothing_hook(cfg, hooks)
@@ -235,10 +237,10 @@ def _with_hook(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Confi
 
 
 def _smoothing_hook(cfg: Config, hooks: Sequence[Any]) -> Optional[int]:
-    """Place of the hook that moves the teacher, ours or one whose place it can take.
+    """Return the index of the hook that updates the teacher: ours, or one that ours can replace.
 
     Raises:
-        OptionError: If there are several.
+        OptionError: If there are several such hooks.
     """
     places = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
@@ -247,17 +249,19 @@ def _smoothing_hook(cfg: Config, hooks: Sequence[Any]) -> Optional[int]:
             kind = HOOKS.get(kind) if isinstance(kind, str) else kind
             if isinstance(kind, type) and (
                 issubclass(kind, (SpatialEnsembleHook, EMAHook))
-                # By name, since mmdet need not be installed.
+                # By name, since mmdet may not be installed.
                 or 'MeanTeacherHook' in [cls.__name__ for cls in kind.__mro__]
             ):
                 places.append(index)
     if len(places) > 1:
-        raise OptionError(f'custom_hooks has {len(places)} hooks that move a teacher: one.')
+        raise OptionError(
+            f'custom_hooks must have at most one hook that moves a teacher, got {len(places)}'
+        )
     return places[0] if places else None
 
 
 def _cell(name: str, cfg: Config) -> Cell:
-    """A cell whose config has been looked at."""
+    """Check a config and make a cell of it."""
     try:
         rule = check_config(cfg).rule
     except OptionError as error:
@@ -268,17 +272,17 @@ def _cell(name: str, cfg: Config) -> Cell:
 
 
 def _is_average(rule: Rule) -> bool:
-    """Whether all units follow at every update."""
+    """Return whether all units are picked at every update."""
     return rule.keep_prob.function is constant and rule.keep_prob.parameters['value'] == 0
 
 
 def _same(one: Cell, other: Cell) -> bool:
-    """Whether two cells would train the same."""
+    """Return whether two cells would train the same."""
     return one.rule == other.rule and _rest(one.config) == _rest(other.config)
 
 
 def _rest(cfg: Config) -> dict[str, Any]:
-    """A config without what a cell says of smoothing."""
+    """Return a config without the options that define its smoothing."""
     rest = cfg.to_dict()
     hooks = list(rest.get('custom_hooks') or [])
     place = _smoothing_hook(cfg, hooks)

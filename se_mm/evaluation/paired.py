@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether one way of training differs from another, over runs of the same seeds."""
+"""Paired comparison of two settings over runs with the same seeds."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Optional
 import numpy as np
 
 CONFIDENCE = 0.95
-# Of five differences all have one sign by chance once in 16 times, more often than once in 20.
+# Five differences all have the same sign by chance in 1 of 16 cases, which is more than 1 in 20.
 MIN_PAIRS = 6
-# With so many resamples an interval's ends vary by about a hundredth of its width.
+# Enough for the ends of an interval to vary by only about 1 % of its width.
 RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What the pairs of two ways of training say.
+    """The paired difference of two settings.
 
     Attributes:
-        values: Seed -> the one's metric less the other's.
-        mean: Their mean.
-        interval: The 95 % bootstrap interval of the mean; None for fewer than two seeds, over
-            which nothing is known of how much the seeds differ.
+        values: Seed -> metric of the first setting minus that of the second.
+        mean: Mean of the values.
+        interval: 95 % bootstrap interval of the mean; None for fewer than two seeds, which say
+            nothing about the variation between seeds.
     """
 
     values: Mapping[int, float]
@@ -34,7 +34,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """``'higher'``, ``'lower'``, or that the data cannot tell."""
+        """``'higher'``, ``'lower'``, ``'equal'``, or that the data cannot tell."""
         if self.interval is None:
             return 'one seed cannot tell' if self.values else 'no seed in common'
         low, high = self.interval
@@ -48,11 +48,11 @@ class Difference:
 
 
 def paired_difference(one: Mapping[int, float], other: Mapping[int, float]) -> Difference:
-    """Compare two ways of training over the seeds that both have.
+    """Compare two settings over the seeds that both have.
 
     Args:
-        one: Seed -> metric.
-        other: The same of what it is compared to.
+        one: Seed -> metric of the first setting.
+        other: Seed -> metric of the setting that it is compared to.
     """
     values = {seed: one[seed] - other[seed] for seed in one if seed in other}
     differences = np.array(list(values.values()))
@@ -63,10 +63,10 @@ def paired_difference(one: Mapping[int, float], other: Mapping[int, float]) -> D
 
 
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of the mean by the bias-corrected and accelerated bootstrap.
+    """Compute the 95 % interval of the mean with the bias-corrected and accelerated bootstrap.
 
-    Source: Efron, *Better Bootstrap Confidence Intervals*, JASA 1987; computed by SciPy. Of few
-    values such intervals are somewhat narrow: of ten from a normal distribution they contain the
+    Source: Efron, *Better Bootstrap Confidence Intervals*, JASA 1987; computed by SciPy. Intervals
+    from few values are somewhat too narrow: with ten normally distributed values they contain the
     mean in about 90 % of cases.
 
     Args:
@@ -86,6 +86,6 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
             method='BCa',
             random_state=np.random.default_rng(0),
         ).confidence_interval
-    if np.isnan([found.low, found.high]).any():  # Where the acceleration cannot be worked out.
+    if np.isnan([found.low, found.high]).any():  # The acceleration is undefined.
         return float(values.min()), float(values.max())
     return float(found.low), float(found.high)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A linear evaluation of random weights looks like a bad pretraining: this tells them apart."""
+"""Check that a linear evaluation starts from the pretrained weights, and not from random ones."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from se_mm.smoothing.options import OptionError
 
 @HOOKS.register_module()
 class PretrainedCheckHook(Hook):
-    """Refuse to train unless every ``Pretrained`` init_cfg fills the module that it is written for.
+    """Stop before training unless every ``Pretrained`` init_cfg loads all tensors of its module.
 
-    MMEngine loads such checkpoints with ``strict=False``: where names or shapes differ, a module
-    keeps its random weights and all that is said is a warning.
+    MMEngine loads such checkpoints with ``strict=False``: if names or shapes differ, the module
+    keeps its random weights with only a warning.
     """
 
     def before_run(self, runner: Runner) -> None:
         """Called before the weights are initialised. Compares modules with their checkpoints.
 
         Args:
-            runner: The runner. A run that only validates or tests has its weights from elsewhere.
+            runner: The runner. A run that only validates or tests is not checked.
 
         Raises:
             OptionError: If a checkpoint cannot be read or lacks a tensor of its module.
@@ -47,15 +47,15 @@ def _check(key: str, config: Mapping[str, Any], module: nn.Module) -> None:
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
         held = checkpoint.get('state_dict', checkpoint)
-    except Exception as error:  # whatever a file that is no checkpoint brings about
+    except Exception as error:  # A file that is not a checkpoint can raise anything.
         reason = str(error).strip().split('\n')[0] or type(error).__name__
         raise OptionError(
-            f'{key}.checkpoint={path!r} is not allowed: a checkpoint that can be read. {reason}'
+            f'{key}.checkpoint must be a readable checkpoint, got {path!r}: {reason}'
         ) from error
-    # As mmengine: a dot is added; without a prefix, that of DistributedDataParallel is dropped.
+    # As MMEngine: add a dot; without a prefix, drop that of DistributedDataParallel.
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     prefixes = [prefix] if prefix else ['', 'module.']
-    # A BatchNorm of old has no counter, and needs none.
+    # Old checkpoints lack this counter of BatchNorm, which is not needed.
     wanted = {
         name: tensor
         for name, tensor in module.state_dict().items()
@@ -64,14 +64,14 @@ def _check(key: str, config: Mapping[str, Any], module: nn.Module) -> None:
     missing = min((_missing(wanted, held, prefix) for prefix in prefixes), key=len)
     if missing:
         raise OptionError(
-            f'{key}.prefix={prefix!r} is not allowed with {path}: {len(missing)} of {len(wanted)} '
-            f'tensors are missing there or of another shape, such as {missing[0]!r}. '
+            f'{key}.prefix must name the module in {path}, got {prefix!r}: {len(missing)} of '
+            f'{len(wanted)} tensors are missing or have another shape, such as {missing[0]!r}; '
             f'{_prefixes_that_fit(wanted, held)}'
         )
 
 
 def _missing(wanted: Mapping[str, Tensor], held: Mapping[str, Any], prefix: str) -> list[str]:
-    """The tensors that are not among those held under the prefix, or there in another shape."""
+    """Return the tensors that are missing under the prefix, or have another shape there."""
     return [
         name
         for name, tensor in wanted.items()
@@ -84,5 +84,5 @@ def _prefixes_that_fit(wanted: Mapping[str, Tensor], held: Mapping[str, Any]) ->
     prefixes = [name[: -len(first)] for name in held if name.endswith(first)]
     fitting = [prefix for prefix in prefixes if not _missing(wanted, held, prefix)]
     if not fitting:
-        return 'It does not hold such a module under any prefix.'
-    return f'Prefixes that fit: {", ".join(repr(prefix) for prefix in fitting)}.'
+        return 'no prefix in the checkpoint fits'
+    return f'prefixes that fit: {", ".join(repr(prefix) for prefix in fitting)}'

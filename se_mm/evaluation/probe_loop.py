@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation and test loop that probes frozen features: what has a self-supervised run learnt?
+"""Validation and test loop that evaluates frozen features of teacher and student with probes.
 
-It goes into any config, as ``val_cfg``, as ``test_cfg`` or both. What mmpretrain's BYOL on ImageNet
-needs for a kNN accuracy of teacher and student every 10 epochs of pretraining::
+Use it in any config as ``val_cfg``, as ``test_cfg`` or both. Example: kNN accuracy of teacher and
+student every 10 epochs while mmpretrain's BYOL is pretrained on ImageNet::
 
     _base_ = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
     custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
@@ -14,7 +14,7 @@ needs for a kNN accuracy of teacher and student every 10 epochs of pretraining::
         dict(type='PackInputs'),
     ]
     train_split = dict(type='ImageNet', data_root='data/imagenet', split='train', pipeline=pipeline)
-    bank = dict(  # a tenth of the images, drawn at random, is enough to follow a run
+    bank = dict(  # a random tenth of the images is enough to monitor a run
         batch_size=64, num_workers=4,
         dataset=dict(
             type='KFoldDataset', dataset=train_split, num_splits=10, test_mode=True, seed=0))
@@ -27,8 +27,8 @@ needs for a kNN accuracy of teacher and student every 10 epochs of pretraining::
     val_evaluator = dict(type='Accuracy', topk=(1, 5))
     default_hooks = dict(checkpoint=dict(save_best='teacher_knn/top1'))
 
-It is logged as ``teacher_knn/top1``, ``student_knn/top5`` and so on, with ``val/`` before it in the
-log files.
+The metrics are ``teacher_knn/top1``, ``student_knn/top5`` and so on, with the prefix ``val/`` in
+the log files.
 """
 
 from __future__ import annotations
@@ -65,29 +65,28 @@ from se_mm.teachers.base import submodule
 
 @LOOPS.register_module()
 class ProbeLoop(EvaluationLoop):
-    """Fit probes to the frozen features of a labelled bank and measure them on the dataloader.
+    """Fit probes to frozen features of a labelled bank and evaluate them on the dataloader.
 
     The bank and the evaluation images are read once, through the model's own data preprocessor.
-    The training is not disturbed: no gradients, every module's mode and the global RNGs are as
-    before. Distributed, every rank reads its share and holds the features of the whole bank,
-    on the CPU: N x D x 4 bytes for each of teacher and student (1 GB for a tenth of ImageNet and
-    ResNet-50), so take a part of a large training set.
+    Training is not affected: gradients are off, and the modes of all modules and the global RNGs
+    are restored. With several ranks, each reads its part of the images and holds the features of
+    the whole bank on the CPU, N x D x 4 bytes for each of teacher and student (1 GB for a tenth of
+    ImageNet and ResNet-50), so use only a part of a large training set.
 
     Args:
         runner: The runner.
-        dataloader: The evaluation images, labelled; ``val_dataloader`` or ``test_dataloader``.
+        dataloader: The labelled evaluation images; ``val_dataloader`` or ``test_dataloader``.
         evaluator: Metrics that take ``pred_score`` and ``gt_label``, such as mmpretrain's Accuracy.
-        bank: Config of a dataloader of labelled images to fit the probes to, as a rule the training
-            split under the evaluation's pipeline, without augmentation. Its sampler can be left
-            out.
+        bank: Config of a dataloader of labelled images to fit the probes to, usually the training
+            split with the evaluation pipeline, without augmentation. The sampler can be left out.
         probes: Configs of probes, see :mod:`se_mm.evaluation.probes`.
         on: ``'teacher'``, ``'student'`` or a list of both.
-        layer: Dotted name of the student's module that is run on the images; the teacher's is its
-            counterpart.
+        layer: Dotted name of the student's module that computes the features; the teacher's
+            counterpart of it is used for the teacher.
 
     Raises:
-        OptionError: If any of these is impossible; with this model and these data, when the run
-            starts: the first image is tried before the first iteration.
+        OptionError: If an option is invalid, or does not fit the model or the data. The latter is
+            checked on the first image before the first iteration.
     """
 
     def __init__(
@@ -113,14 +112,14 @@ class ProbeLoop(EvaluationLoop):
         on = [on] if isinstance(on, str) else on
         self.on = [check_choice('on', who, ('teacher', 'student')) for who in on]
         self.layer = layer
-        # A hook that keeps a teacher beside the model does so in before_run, once the loops exist.
+        # Hooks that keep a teacher beside the model create it in before_run, after the loops exist.
         runner.register_hook(_CheckHook(self), priority='VERY_LOW')
 
     def run(self) -> dict[str, float]:
         """Evaluate all probes on all networks.
 
         Returns:
-            Metrics by names such as ``teacher_knn/top1``.
+            Metrics with names such as ``teacher_knn/top1``.
         """
         stage = self._stage
         self.runner.call_hook(f'before_{stage}')
@@ -132,7 +131,7 @@ class ProbeLoop(EvaluationLoop):
             metrics: dict[str, float] = {}
             for who in self.on:
                 for probe in self.probes:
-                    fitted = copy.copy(probe)  # which is dropped, and the features it may keep
+                    fitted = copy.copy(probe)  # Dropped afterwards, with the features it may keep.
                     fitted.fit(bank[who], bank_labels)
                     scores = fitted.scores(features[who])
                     self._measure(f'{who}_{probe.name}', scores, labels, metrics)
@@ -141,7 +140,7 @@ class ProbeLoop(EvaluationLoop):
         return metrics
 
     def _read_bank(self, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], Tensor]:
-        """Features and labels of the whole bank on every rank, in the order of its sampler."""
+        """Return features and labels of the whole bank on every rank, in the sampler's order."""
         self.runner.logger.info(f'ProbeLoop: reading {len(self.bank.dataset)} images of the bank')
         features: dict[str, list[Tensor]] = {who: [] for who in modules}
         labels = []
@@ -149,7 +148,7 @@ class ProbeLoop(EvaluationLoop):
             for who, part in self._features(modules, batch).items():
                 features[who].append(_gathered(part))
             labels.append(_gathered(labels_of(batch['data_samples'])))
-        # The sampler gave the first images once more, to have as many on each rank.
+        # The sampler repeats the first images so that all ranks have the same number.
         size = len(self.bank.dataset)
         bank = {who: torch.cat(parts)[:size] for who, parts in features.items()}
         return bank, torch.cat(labels)[:size]
@@ -157,7 +156,7 @@ class ProbeLoop(EvaluationLoop):
     def _read_evaluation(
         self, modules: Mapping[str, nn.Module]
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Features and labels of this rank's share of the evaluation images."""
+        """Return features and labels of this rank's part of the evaluation images."""
         features: dict[str, list[Tensor]] = {who: [] for who in modules}
         labels = []
         for index, batch in enumerate(self.dataloader):
@@ -173,7 +172,7 @@ class ProbeLoop(EvaluationLoop):
     def _measure(
         self, name: str, scores: Tensor, labels: Tensor, metrics: dict[str, float]
     ) -> None:
-        """Add what the evaluator says of one probe on one network to ``metrics``."""
+        """Add the evaluator's results for one probe on one network to ``metrics``."""
         self.evaluator.process(
             [
                 dict(pred_score=score, gt_label=label)
@@ -181,19 +180,19 @@ class ProbeLoop(EvaluationLoop):
             ]
         )
         for key, value in self.evaluator.evaluate(len(self.dataloader.dataset)).items():
-            # 'accuracy/top1' is 'top1', unless another metric has a 'top1' too.
+            # 'accuracy/top1' becomes 'top1', unless another metric has a 'top1' too.
             short = f'{name}/{key.split("/", 1)[-1]}'
             metrics[f'{name}/{key}' if short in metrics else short] = value
 
     def _modules(self) -> dict[str, nn.Module]:
-        """What is probed, as it is at this moment: a hook may have put another teacher in place."""
+        """Return the probed modules, looked up each time: a hook may have swapped the teacher."""
         teacher = bound_teacher(self.runner)
         if teacher is not None:
             return {who: teacher.find(who, self.layer) for who in self.on}
         if 'teacher' in self.on:
             raise OptionError(
-                f'on={self.on!r} is not allowed: {type(self._model).__name__} has no teacher, '
-                f"so only ['student']."
+                f"on must be ['student'] for {type(self._model).__name__}, which has no teacher, "
+                f'got {self.on!r}'
             )
         return {'student': submodule('layer', self._model, self.layer)}
 
@@ -202,7 +201,7 @@ class ProbeLoop(EvaluationLoop):
         return {who: pooled(module, inputs) for who, module in modules.items()}
 
     def check(self) -> None:
-        """Refuse what would fail or mislead during the run.
+        """Reject what would fail or mislead during the run.
 
         Raises:
             OptionError: See the class.
@@ -210,21 +209,19 @@ class ProbeLoop(EvaluationLoop):
         names = [probe.name for probe in self.probes]
         for key, values in (('probes', names), ('on', self.on)):
             if not values or len(set(values)) < len(values):
-                raise OptionError(
-                    f'{key}: one or more of different names are allowed, not {values!r}.'
-                )
+                raise OptionError(f'{key} must be one or more distinct names, got {values!r}')
         for hook in self.runner.hooks:
             if isinstance(hook, EMAHook):
                 raise OptionError(
-                    f'custom_hooks has {type(hook).__name__} beside ProbeLoop: its average would '
-                    f"be taken for the student. dict(type='SETMAHook', keep_prob=0) averages "
-                    f'alike, and can be probed as the teacher.'
+                    f'custom_hooks must not have {type(hook).__name__} with ProbeLoop, which would '
+                    f'take the average for the student; use '
+                    f"dict(type='SETMAHook', keep_prob=0), the same average as a teacher"
                 )
         sampler = self.bank.sampler
         if not (isinstance(sampler, DefaultSampler) and sampler.round_up):
             raise OptionError(
-                f'bank.sampler={type(sampler).__name__} is not allowed: a DefaultSampler with '
-                f'round_up, or none.'
+                f'bank.sampler must be a DefaultSampler with round_up=True, got '
+                f'{type(sampler).__name__}; leave it out for the default'
             )
         for probe in self.probes:
             probe.check(len(self.bank.dataset))
@@ -240,14 +237,14 @@ class ProbeLoop(EvaluationLoop):
                 _check_sample(key, samples[key])
             try:
                 self._features(modules, {k: [v] for k, v in samples['bank'].items()})
-            except Exception as error:  # the model is not ours: anything can come of it
+            except Exception as error:  # The model is the user's and can raise anything.
                 reason = str(error).strip().split('\n')[0] or type(error).__name__
                 raise OptionError(
-                    f'layer={self.layer!r} cannot be probed on the images of the bank: {reason}.'
+                    f'layer={self.layer!r} cannot be probed on the images of the bank: {reason}'
                 ) from error
 
     def _check_classes(self) -> None:
-        """Compare the classes of bank and evaluation, where the data sets know them."""
+        """Check that bank and evaluation images have the same classes, if they are known."""
         key = f'{self._stage}_dataloader.dataset'
         sets = {'bank.dataset': self.bank.dataset, key: self.dataloader.dataset}
         known = [(getattr(data, 'metainfo', None) or {}).get('classes') for data in sets.values()]
@@ -263,7 +260,7 @@ class ProbeLoop(EvaluationLoop):
 
 
 class _CheckHook(Hook):
-    """Checks a loop when the run starts, after other hooks have got ready."""
+    """Checks a loop when the run starts, after the other hooks are set up."""
 
     def __init__(self, loop: ProbeLoop) -> None:
         self.loop = loop
@@ -276,29 +273,28 @@ def _build_probe(config: dict) -> Probe:
     kind = config.get('type')
     if isinstance(kind, str) and TASK_UTILS.get(kind) is None:
         raise OptionError(
-            f'probes.type={kind!r} does not exist: KNNProbe, LinearProbe or one registered in '
-            f'TASK_UTILS.{did_you_mean(kind, TASK_UTILS.module_dict)}'
+            f'probes.type must be KNNProbe, LinearProbe or a class registered in TASK_UTILS, got '
+            f'{kind!r}.{did_you_mean(kind, TASK_UTILS.module_dict)}'
         )
     return TASK_UTILS.build(config)
 
 
 def _check_sample(key: str, sample: Any) -> None:
-    """Refuse what is not one labelled image."""
+    """Reject a sample that is not one labelled image."""
     if not isinstance(sample, Mapping) or not {'inputs', 'data_samples'} <= set(sample):
         raise OptionError(
-            f"{key}.dataset is not allowed: one that gives 'inputs' and 'data_samples', as "
-            f'PackInputs does.'
+            f"{key}.dataset must give 'inputs' and 'data_samples'; end its pipeline with PackInputs"
         )
     if not isinstance(sample['inputs'], Tensor):
         raise OptionError(
-            f'{key}.dataset is not allowed: it gives {len(sample["inputs"])} views of an image, '
-            f'where one is needed, without augmentation.'
+            f'{key}.dataset must give one image without augmentation, got '
+            f'{len(sample["inputs"])} views of it'
         )
     label = getattr(sample['data_samples'], 'gt_label', None)
     if label is None or label.numel() != 1:
-        raise OptionError(f'{key}.dataset is not allowed: its images need one gt_label each.')
+        raise OptionError(f'{key}.dataset must give one gt_label for each image')
 
 
 def _gathered(part: Tensor) -> Tensor:
-    """The rows of all ranks, on the CPU, in the order in which DefaultSampler dealt them out."""
+    """Return the rows of all ranks, on the CPU, in the order of DefaultSampler."""
     return torch.stack([rows.cpu() for rows in all_gather(part)], dim=1).flatten(0, 1)

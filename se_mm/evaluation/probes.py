@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes: small classifiers that say how much of the labels frozen features hold.
+"""Probes: small classifiers that measure how well frozen features predict labels.
 
-A probe of one's own is a subclass of :class:`Probe` registered in ``mmengine.registry.TASK_UTILS``.
+To add a probe, register a subclass of :class:`Probe` in ``mmengine.registry.TASK_UTILS``.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from torch import Tensor
 
 from se_mm.smoothing.options import OptionError, check_count, check_number
 
-# Together they bound the similarities held at once: 1024 x 65536 of them in fp32 are 256 MB.
+# Limit the memory for similarities: 1024 x 65536 in fp32 are 256 MB.
 QUERY_CHUNK = 1024
 BANK_CHUNK = 65536
 
 
 class Probe(ABC):
-    """A classifier fitted to labelled features and asked for the scores of others.
+    """Base of classifiers that are fitted to labelled features and score others.
 
     Args:
-        name: What its metrics are called: ``teacher_{name}/top1``.
+        name: Its name in metrics: ``teacher_{name}/top1``.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def check(self, size: int) -> None:  # noqa: B027 -- most probes take a bank of any size
-        """Refuse a bank that is too small, before anything is computed.
+    def check(self, size: int) -> None:  # noqa: B027 -- most probes accept a bank of any size
+        """Reject a bank that is too small, before anything is computed.
 
         Args:
             size: Number of images in the bank.
 
         Raises:
-            OptionError: If the probe cannot be fitted to so few.
+            OptionError: If the probe needs more images.
         """
 
     @abstractmethod
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Learn from the bank.
+        """Fit the probe to the bank.
 
         Args:
             features: Shape (N, D), float32, on the CPU.
-            labels: Shape (N,), int64, on the CPU, each at least 0.
+            labels: Shape (N,), int64, on the CPU, all at least 0.
         """
 
     @abstractmethod
@@ -66,15 +66,15 @@ class Probe(ABC):
 
 @TASK_UTILS.register_module()
 class KNNProbe(Probe):
-    """Weighted k-nearest-neighbour classifier, with nothing to train.
+    """Weighted k-nearest-neighbour classifier, without training.
 
-    A neighbour at cosine similarity s votes for its class with the weight exp(s / temperature):
+    A neighbour with cosine similarity s votes for its class with weight exp(s / temperature):
     Wu et al., *Unsupervised Feature Learning via Non-Parametric Instance Discrimination*,
     CVPR 2018.
 
     Args:
-        k: Number of neighbours that vote, at least 1 and at most the size of the bank.
-        temperature: Above 0; the smaller it is, the more the nearest count.
+        k: Number of neighbours, at least 1 and at most the size of the bank.
+        temperature: Above 0; smaller values give more weight to the nearest neighbours.
         name: See :class:`Probe`.
 
     Raises:
@@ -90,11 +90,11 @@ class KNNProbe(Probe):
         """See :meth:`Probe.check`."""
         if self.k > size:
             raise OptionError(
-                f'k={self.k} is not allowed: at most the {size} images of the bank of the probe.'
+                f'k must be at most {size}, the number of images in the bank, got {self.k}'
             )
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Keep the bank, without a copy; see :meth:`Probe.fit`."""
+        """Store the bank without copying it; see :meth:`Probe.fit`."""
         self.check(len(features))
         self._features, self._labels = features, labels
 
@@ -112,7 +112,7 @@ class KNNProbe(Probe):
         ):
             candidates = queries @ F.normalize(bank.to(device), dim=1).T
             candidates, nearest = candidates.topk(min(self.k, len(bank)), dim=1)
-            # The best so far compete with the best of this chunk.
+            # Merge the best neighbours so far with the best of this chunk.
             similarities = torch.cat([similarities, candidates], dim=1)
             labels = torch.cat([labels, bank_labels.to(device)[nearest]], dim=1)
             similarities, best = similarities.topk(min(self.k, similarities.shape[1]), dim=1)
@@ -127,14 +127,14 @@ class KNNProbe(Probe):
 class LinearProbe(Probe):
     """Multinomial logistic regression on standardised features, by scikit-learn (L-BFGS).
 
-    Deterministic, without augmentation and a matter of seconds for some thousand images: for
-    following a run. The linear evaluation that papers report is a training of its own, see
+    Deterministic, without augmentation, and takes seconds for a few thousand images, so it suits
+    monitoring a run. The linear evaluation reported in papers is a separate training, see
     ``configs/linear_r50_8xb32.py``.
 
     Args:
         C: Inverse strength of the L2 penalty, above 0, as in scikit-learn's LogisticRegression.
-        max_iter: Most iterations of L-BFGS, at least 1. It is a budget: a probe stopped by it is
-            used as it is.
+        max_iter: Maximum number of L-BFGS iterations, at least 1. A probe that reaches it is used
+            as it is.
         name: See :class:`Probe`.
 
     Raises:
@@ -146,15 +146,15 @@ class LinearProbe(Probe):
         self.C = check_number('C', C, 0, float('inf'), open_low=True)
         self.max_iter = check_count('max_iter', max_iter, low=1)
         try:
-            import sklearn.linear_model  # noqa: F401 -- missing, it is missed before the training
+            import sklearn.linear_model  # noqa: F401 -- fail before training if it is missing
         except ImportError as error:
-            raise OptionError('LinearProbe needs scikit-learn to be installed.') from error
+            raise OptionError('LinearProbe needs scikit-learn, which is not installed') from error
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """See :meth:`Probe.fit`.
 
         Raises:
-            OptionError: If the bank holds a single class.
+            OptionError: If the bank has a single class.
         """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -162,7 +162,7 @@ class LinearProbe(Probe):
         from sklearn.preprocessing import StandardScaler
 
         if len(labels.unique()) < 2:
-            raise OptionError('LinearProbe needs a bank of two classes or more: it has one.')
+            raise OptionError('LinearProbe needs a bank of at least two classes, got one')
         self._model: Any = make_pipeline(
             StandardScaler(), LogisticRegression(C=self.C, max_iter=self.max_iter)
         )

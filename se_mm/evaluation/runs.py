@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several trainings, each in a process of its own, some at a time."""
+"""Run several trainings in parallel, each in its own process."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from se_mm.smoothing.options import OptionError, did_you_mean
 
-# What MMEngine logs beside the metrics of an evaluation.
+# Keys that MMEngine logs beside the metrics of an evaluation.
 _NO_METRICS = ('step', 'iter', 'epoch', 'time', 'data_time', 'memory')
 
 
 class Run:
-    """One training, evaluated at its end, in a process of its own.
+    """One training with a final evaluation, in its own process.
 
     Args:
         name: Its name in the table.
-        work_dir: Its folder.
-        command: Words of the command; ``--resume`` at their end lets it go on.
+        work_dir: Its work dir.
+        command: Words of the command; ``--resume`` is appended to resume it.
         iters: Training iterations, or epochs.
-        identity: What makes it this run and no other, of JSON's types. None: the command.
+        identity: JSON value that identifies the run: results with another identity are not reused.
+            None: the command.
     """
 
     def __init__(
@@ -55,25 +56,25 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float] | None:
-        """The metrics of the last evaluation, once this very run is complete."""
+        """The metrics of the last evaluation; None until the run is complete."""
         return self._known('metrics.json').get('metrics')
 
     @property
     def log(self) -> Path:
-        """File of all that the process prints."""
+        """The file with the output of the process."""
         return self.work_dir / 'log.txt'
 
     def set_aside(self) -> None:
-        """Rename the folder of an earlier run to ``NAME.old-N``, so that nothing in it is lost."""
+        """Rename the folder of an earlier run to ``NAME.old-N`` to preserve it."""
         if self.log.exists():
             places = (self.work_dir.with_name(f'{self.work_dir.name}.old-{n}') for n in count(1))
             self.work_dir.rename(next(place for place in places if not place.exists()))
 
     def start(self, device: str = '') -> None:
-        """Start the process, on one core; where one was stopped, go on from its checkpoint.
+        """Start the process on one core, or resume it from its last checkpoint.
 
         Args:
-            device: Index of the GPU that it is to use. Empty: whichever there are.
+            device: Index of the GPU to use. Empty: all.
         """
         self._take_over()
         self._device = device
@@ -100,14 +101,14 @@ class Run:
         self._lock.flush()
 
     def stop(self) -> None:
-        """Stop the process, if there is one."""
+        """Stop the process if it is running."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait()
         self._release()
 
     def finished(self) -> bool:
-        """Whether the process has ended; writes its metrics when it has.
+        """Return whether the process has ended, and write its metrics if it has.
 
         Raises:
             RunFailure: If it ended with an error, or without an evaluation.
@@ -119,7 +120,7 @@ class Run:
         metrics = {} if not logged or 'loss' in logged[-1] else logged[-1]
         metrics = {name: value for name, value in metrics.items() if name not in _NO_METRICS}
         if status == 0 and not metrics and self._resumed:
-            # Stopped in its last evaluation, which is not made again when it goes on.
+            # It was interrupted in its last evaluation, which a resumed run does not repeat.
             self._release()
             self.set_aside()
             self.start(self._device)
@@ -133,14 +134,14 @@ class Run:
         return True
 
     def scalars(self) -> list[dict]:
-        """What MMEngine has logged so far, a dict for each line of its log."""
+        """Return what MMEngine has logged so far, one dict per line of its log."""
         files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
-        # Only whole lines: the last may still be being written.
+        # Complete lines only: the last one may be half written.
         lines = files[-1].read_text().split('\n')[:-1] if files else []
         return [json.loads(line) for line in lines]
 
     def progress(self) -> tuple[int, str]:
-        """Iterations done, and what to say of them."""
+        """Return the iterations done, and a note on the progress."""
         logged = [line for line in self.scalars() if 'loss' in line]
         if not logged:
             return 0, 'starting'
@@ -148,10 +149,10 @@ class Run:
         return step, 'evaluating' if step >= self.iters else f'loss {logged[-1]["loss"]:.2f}'
 
     def _known(self, file: str) -> dict[str, Any]:
-        """What a file of the folder says, if it is of this run; empty otherwise."""
+        """Return the content of a file in the folder if it has this run's identity, else {}."""
         try:
             known = json.loads((self.work_dir / file).read_text())
-        except (OSError, json.JSONDecodeError):  # None yet, or killed while it was written.
+        except (OSError, json.JSONDecodeError):  # Missing or half written.
             return {}
         return known if known.get('identity') == self.identity else {}
 
@@ -160,10 +161,10 @@ class Run:
         path.write_text(json.dumps({'identity': self.identity, **what}, indent=2))
 
     def _take_over(self) -> None:
-        """End a process of this run that an earlier comparison, killed, has left behind.
+        """Stop a process of this run that a killed comparison left behind.
 
-        It holds the lock, which it has inherited and which ends with it, so the number in the file
-        is not by now another process's.
+        That process inherited the lock and holds it until it ends, so the process id in the file
+        cannot belong to another process by now.
         """
         path = self.work_dir.with_name(self.work_dir.name + '.lock')
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,21 +190,21 @@ class RunFailure(Exception):
 
 
 def check_reported(wanted: Sequence[str], run: Run) -> None:
-    """Refuse a metric that a run which is complete has not reported.
+    """Check that a completed run has reported all requested metrics.
 
     Raises:
-        OptionError: It names those that it has.
+        OptionError: If one is missing; it lists the reported ones.
     """
     for metric in wanted:
         if run.metrics and metric not in run.metrics:
             raise OptionError(
-                f'metric={metric!r} was not reported by {run.name}: one of '
-                f'{", ".join(run.metrics)}.{did_you_mean(metric, run.metrics)}'
+                f'metric must be one of those that {run.name} reported, '
+                f'{", ".join(run.metrics)}, got {metric!r}.{did_you_mean(metric, run.metrics)}'
             )
 
 
 def default_jobs() -> int:
-    """Runs at a time: as many as there are GPUs, or else cores."""
+    """Return the number of parallel runs: the number of GPUs, or of cores without GPUs."""
     return torch.cuda.device_count() or os.cpu_count() or 1
 
 
@@ -214,26 +215,28 @@ def run_all(
     wanted: Sequence[str] = (),
     gpus: int | None = None,
 ) -> list[RunFailure]:
-    """Make the runs that are missing.
+    """Make the missing runs.
 
     Args:
-        runs: All of them, those that are complete included.
-        console: Where to say how far they are.
-        jobs: How many at a time. None: :func:`default_jobs`.
-        wanted: Names of metrics that each must end with.
-        gpus: GPUs that are shared out to them. None: those of this machine.
+        runs: All runs, including completed ones.
+        console: Where to show progress.
+        jobs: Number of runs at a time. None: :func:`default_jobs`.
+        wanted: Names of metrics that each run must report.
+        gpus: Number of GPUs to distribute the runs over. None: those of this machine.
 
     Returns:
-        The failures; the other runs are complete.
+        The failures; all other runs are complete.
 
     Raises:
         OptionError: If a run did not report a metric; the others are stopped.
-        RunFailure: If a run fails before any has succeeded: it may be so for all of them.
+        RunFailure: If a run fails before any has succeeded, since all may fail in the same way.
     """
     waiting = [run for run in runs if run.metrics is None]
     complete = [run for run in runs if run.metrics is not None]
     if complete:
-        console.print(f'{len(complete)} of {len(runs)} runs are complete already; --fresh repeats.')
+        console.print(
+            f'{len(complete)} of {len(runs)} runs are already complete; --fresh repeats them.'
+        )
     for run in complete:
         check_reported(wanted, run)
     jobs = jobs or default_jobs()
@@ -244,7 +247,7 @@ def run_all(
     succeeded = bool(complete)
 
     def tell(run: Run, what: str) -> None:
-        # Where there are no moving bars, as in the log of a CI job.
+        # Without a terminal there are no progress bars, as in the log of a CI job.
         if not console.is_terminal:
             console.print(f'{time.strftime("%H:%M:%S")} {run.name}: {what}', soft_wrap=True)
 
@@ -262,9 +265,8 @@ def run_all(
             while waiting or running:
                 while waiting and free:
                     run = waiting.pop(0)
-                    running[run] = free.pop(
-                        0
-                    )  # before it starts, so that it is stopped in any case
+                    # Before the start, so that it is stopped in any case.
+                    running[run] = free.pop(0)
                     run.start(running[run])
                     tasks[run] = progress.add_task(run.name, total=run.iters, note='starting')
                     tell(run, 'started')

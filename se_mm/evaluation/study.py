@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a comparison trains: groups of cells, over the same seeds.
+"""Define what a comparison trains: groups of cells with the same seeds.
 
-A study is a file with ``configs`` and ``matrix``; without one, configs are compared as they are, or
-a matrix from the command line is.
+A study is a file with ``configs`` and ``matrix``. Without a file, configs are compared as they are,
+or with a matrix from the command line.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ KEYS = ('configs', 'matrix', 'seeds', 'metrics', 'cfg_options')
 
 @dataclass(frozen=True)
 class Group:
-    """Cells that are compared to one another.
+    """Cells that are compared with each other.
 
     Attributes:
-        name: Name of the config that they are of; empty where they are configs of their own.
+        name: Name of their config; empty if each cell is a config of its own.
         cells: At least one.
-        reference: Name of the cell that the others are compared to, beside their controls.
+        reference: Name of the cell that the others are compared to, besides their controls.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Study:
-    """What a comparison trains.
+    """Everything that a comparison trains.
 
     Attributes:
         groups: At least one.
-        seeds: Of the runs of each cell, each once.
-        metrics: Names of metrics at the end of a run.
+        seeds: Seeds of the runs of each cell, unique.
+        metrics: Names of metrics of the final evaluation.
         cfg_options: Changes to every config, as dotted keys.
     """
 
@@ -55,7 +55,7 @@ class Study:
 
 
 def is_study(path: str) -> bool:
-    """Whether a file is a study, and not the config of a training."""
+    """Return whether a file is a study, and not a training config."""
     return 'matrix' in _read(path) and 'model' not in _read(path)
 
 
@@ -65,26 +65,26 @@ def read_study(
     metrics: Optional[Sequence[str]],
     cfg_options: Mapping[str, Any],
 ) -> Study:
-    """The study in a file.
+    """Read a study from a file.
 
     Args:
-        path: Its path. It has ``configs``: paths, from its folder, of configs of trainings, or a
-            dict of a name for each; ``matrix``: a dict or a list of dicts, as of
+        path: Path of the file. It has ``configs``: a list of paths of training configs, relative to
+            its folder, or a dict of name -> path; ``matrix``: a dict or a list of dicts, see
             :func:`~se_mm.evaluation.matrix.matrix_cells`; ``seeds``, ``metrics`` and
             ``cfg_options`` (dotted keys).
-        seeds: Instead of the file's.
-        metrics: Instead of the file's.
-        cfg_options: In addition to the file's.
+        seeds: Replace those of the file.
+        metrics: Replace those of the file.
+        cfg_options: Added to those of the file.
 
     Raises:
-        OptionError: If something in it is wrong or lacking.
+        OptionError: If an entry is invalid or missing.
     """
     study = _read(path)
     check_keys(path, study, KEYS)
     found = {'seeds': seeds or study.get('seeds'), 'metrics': metrics or study.get('metrics')}
     for key in ('configs', 'matrix', 'seeds', 'metrics'):
         if not found.get(key, study.get(key)):
-            raise OptionError(f'{path} lacks {key}.')
+            raise OptionError(f'{path} must set {key}')
     configs = study['configs']
     if isinstance(configs, str):
         configs = [configs]
@@ -109,25 +109,25 @@ def make_study(
     metrics: Sequence[str],
     cfg_options: Mapping[str, Any],
 ) -> Study:
-    """A study.
+    """Make a study.
 
     Args:
-        configs: Name -> path of a config of a training.
-        matrix: What is made of each; empty: the configs are compared as they are, to the first.
-        seeds: Of the runs.
-        metrics: Names of metrics at the end of a run; the first is the one that is drawn first.
+        configs: Name -> path of a training config.
+        matrix: The matrix over each config. Empty: compare the configs as they are, to the first.
+        seeds: Seeds of the runs.
+        metrics: Names of metrics of the final evaluation, in the order of the report.
         cfg_options: Changes to every config, as dotted keys.
 
     Raises:
-        OptionError: If something in them is wrong.
+        OptionError: If an argument is invalid.
     """
-    # Imported late: it imports from here what the command line tools share.
+    # Imported late to avoid a circular import.
     from se_mm.engine.launch import config_file
 
     for seed in seeds:
         check_count('seeds', seed)
     if len(set(seeds)) < len(seeds):
-        raise OptionError(f'seeds={list(seeds)!r} has one twice: each once.')
+        raise OptionError(f'seeds must be unique, got {list(seeds)!r}')
     if isinstance(metrics, str):
         metrics = [metrics]
     cfgs = {}
@@ -150,14 +150,14 @@ def make_study(
 def runs_of(
     study: Study, work_dir: Path, train: Sequence[str]
 ) -> dict[tuple[str, str], dict[int, Run]]:
-    """The runs of a study: (name of the group, name of the cell) -> seed -> its run.
+    """Return the runs of a study: (name of the group, name of the cell) -> seed -> run.
 
-    The config of each cell is written below the work dir, where a user may look at it and train it.
+    The config of each cell is written below the work dir, so that it can be read and trained alone.
 
     Args:
         study: The study.
-        work_dir: Where it is trained.
-        train: The words of a command that trains a config, up to it.
+        work_dir: Work dir of the comparison.
+        train: Words of the training command before the config.
     """
     runs: dict[tuple[str, str], dict[int, Run]] = {}
     for group in study.groups:
@@ -166,7 +166,7 @@ def runs_of(
             config = folder / 'config.py'
             folder.mkdir(parents=True, exist_ok=True)
             text = cell.config.pretty_text
-            # Not touched where it is the same: a run of it may be going on.
+            # Left untouched if unchanged, since a run may be using it.
             if not config.exists() or config.read_text() != text:
                 config.write_text(text)
             loop = cell.config.train_cfg
@@ -184,13 +184,13 @@ def runs_of(
 
 
 def seed_options(cfg: Config, seed: int) -> list[str]:
-    """The settings that make a run one of a seed: of the run, and of which images are labelled."""
+    """Return the config options that set a seed: that of the run and of its label split or fold."""
     options = [f'randomness.seed={seed}']
     dataset = cfg.train_dataloader.dataset
     split = dataset.get('split')
     if isinstance(split, dict) and 'num_labels' in split:
         options.append(f'train_dataloader.dataset.split.seed={seed}')
-    # Of detection sets, each seed has a fold.
+    # For detection, each seed uses another fold.
     options += [
         f'train_dataloader.dataset.datasets.{index}.fold={seed + 1}'
         for index, part in enumerate(dataset.get('datasets', []))
@@ -204,6 +204,6 @@ def _read(path: str) -> Config:
 
 
 def _reference(cells: Sequence[Cell]) -> str:
-    """The first average among cells of a matrix, or the first of them."""
+    """Return the name of the first moving average among the cells, or of the first cell."""
     averages = [cell.name for cell in cells if cell.name.startswith('TMA')]
     return (averages or [cells[0].name])[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation and test of the teacher, of the student, or of both."""
+"""Validation and test loop for the teacher, the student, or both."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ NETWORKS = ('teacher', 'student')
 class TeacherStudentLoop(EvaluationLoop):
     """Evaluate the classifiers ``teacher`` and ``student`` of a model, reading the images once.
 
-    Metrics are named by whom they are of, as ``teacher/accuracy/top1``, and so is
-    ``save_best='teacher/accuracy/top1'``. It serves as ``val_cfg`` and as ``test_cfg``.
+    Names of metrics begin with the network, such as ``teacher/accuracy/top1``, also in
+    ``save_best='teacher/accuracy/top1'``. Use it as ``val_cfg`` or as ``test_cfg``.
 
     Args:
         runner: The runner.
-        dataloader: The evaluation images, labelled.
-        evaluator: Metrics, as of every evaluation.
+        dataloader: The labelled evaluation images.
+        evaluator: Metrics, as in other evaluation loops.
         on: ``'teacher'``, ``'student'`` or a list of both.
         fp16: Whether to evaluate in automatic mixed precision.
 
     Raises:
-        OptionError: If ``on`` is anything else, the model does not have them, or the images cannot
-            be read or have other classes than the training's.
+        OptionError: If ``on`` is invalid, the model lacks a network, or the images cannot be read
+            or have other classes than the training images.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class TeacherStudentLoop(EvaluationLoop):
 
     @property
     def evaluator(self) -> Evaluator:
-        """The first network's: where a tool adds a metric, such as one that keeps predictions."""
+        """The first network's evaluator, to which tools add metrics such as DumpResults."""
         return next(iter(self.evaluators.values()))
 
     def run(self) -> dict[str, float]:
-        """Evaluate.
+        """Evaluate all networks.
 
         Returns:
-            Metrics by names such as ``teacher/accuracy/top1``.
+            Metrics with names such as ``teacher/accuracy/top1``.
         """
         self.runner.call_hook(f'before_{self._stage}')
         self.runner.call_hook(f'before_{self._stage}_epoch')
@@ -109,10 +109,10 @@ class TeacherStudentLoop(EvaluationLoop):
         return metrics
 
     def _check_classes(self) -> tuple[str, ...]:
-        """Refuse other classes than the training's: labels would be mistaken for each other."""
+        """Check that the classes are those of the training images, in the same order."""
         key, dataset = f'{self._key}.dataset', self.dataloader.dataset
         classes = classes_of(key, dataset)
-        training = getattr(self.runner._train_loop, 'dataloader', None)  # Still a dict if it tests.
+        training = getattr(self.runner._train_loop, 'dataloader', None)  # A dict in a test run.
         trained = getattr(getattr(training, 'dataset', None), 'metainfo', {}).get('classes')
         if trained:
             check_same_classes(key, classes, 'train_dataloader.dataset', trained)
@@ -121,14 +121,14 @@ class TeacherStudentLoop(EvaluationLoop):
         return classes
 
     def _check_outputs(self, who: str, classes: tuple[str, ...]) -> None:
-        """Refuse a network that has another number of classes than the data."""
+        """Check that a network has as many classes as the data."""
         head = getattr(getattr(self._model, who), 'head', None)
         key = 'model.classifier.head.num_classes'
         check_outputs(key, getattr(head, 'num_classes', None), classes, f'{self._key}.dataset')
 
     @torch.no_grad()
     def _run_iter(self, index: int, batch: dict) -> None:
-        """Predict and compare one batch."""
+        """Predict and evaluate one batch."""
         self.runner.call_hook(f'before_{self._stage}_iter', batch_idx=index, data_batch=batch)
         data = self._model.data_preprocessor(batch, False)
         outputs = []

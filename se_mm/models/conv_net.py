@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A backbone that trains on a CPU in minutes, for the demo and for trying things out."""
+"""A small backbone that trains on a CPU in minutes, for the demo and for experiments."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from se_mm.smoothing.options import OptionError
 
 @MODELS.register_module()
 class ConvNet(BaseModule):
-    """Convolutions of 3 x 3, each followed by a norm and ReLU.
+    """A stack of 3 x 3 convolutions, each followed by a norm and ReLU.
 
     Args:
         channels: Output channels of each convolution.
         strides: Stride of each convolution.
         in_channels: Channels of the images.
-        norm_groups: Groups of channels of a group norm, which does not depend on the other images
-            of a batch; None: batch norm.
-        out_indices: Which convolutions' maps come out, in order; a negative index counts from the
-            last.
-        frozen_stages: How many of the convolutions, from the first, are frozen: no gradients, and
+        norm_groups: Number of groups of a group norm, which does not depend on the other images of
+            a batch. None: batch norm.
+        out_indices: Indices of the convolutions whose feature maps are returned, in order; negative
+            ones count from the last.
+        frozen_stages: Number of convolutions, from the first, that are frozen: no gradients, and
             batch norm in evaluation mode.
-        init_cfg: As for every module of MMEngine.
+        init_cfg: As in every module of MMEngine.
 
     Raises:
-        OptionError: If there are not as many strides as channels, or an index is out of range.
+        OptionError: If the numbers of strides and channels differ, or an index is out of range.
     """
 
     def __init__(
@@ -45,12 +45,14 @@ class ConvNet(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         if len(channels) != len(strides):
-            raise OptionError(f'strides={strides!r} is not allowed: one for each of {channels!r}.')
+            raise OptionError(
+                f'strides must have one number for each of channels={channels!r}, got {strides!r}'
+            )
         for index in out_indices:
             if not -len(channels) <= index < len(channels):
                 raise OptionError(
-                    f'out_indices={out_indices!r} is not allowed: there are {len(channels)} '
-                    f'convolutions.'
+                    f'out_indices must be in -{len(channels)} to {len(channels) - 1}, the indices '
+                    f'of the convolutions, got {out_indices!r}'
                 )
         self.out_indices = {index % len(channels) for index in out_indices}
         self.layers = nn.Sequential()
@@ -70,13 +72,13 @@ class ConvNet(BaseModule):
         self.layers[:frozen_stages].requires_grad_(False)
 
     def train(self, mode: bool = True) -> ConvNet:
-        """Set the mode of what is not frozen."""
+        """Set the mode of the layers that are not frozen."""
         super().train(mode)
         self.layers[: self.frozen_stages].eval()
         return self
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Map images (N, in_channels, H, W) to the maps (N, channels[i], h, w) that come out."""
+        """Map images (N, in_channels, H, W) to the feature maps (N, channels[i], h, w)."""
         maps = []
         for index, layer in enumerate(self.layers):
             images = layer(images)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The head of linear evaluation: a linear layer followed by BatchNorm1d, as the paper's has."""
+"""The head for linear evaluation: a linear layer followed by BatchNorm1d, as in the paper."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 def linear_bn_head(num_classes: int, in_channels: int, **kwargs: Any) -> nn.Module:
     """Build mmpretrain's ``LinearClsHead`` with a BatchNorm1d after its linear layer.
 
-    A function and not a subclass, so that mmpretrain is imported where the head is used and not
-    where se_mm is. ``fc`` holds the two: ``fc.0`` the linear layer, ``fc.1`` the normalisation.
+    A function and not a subclass, so that mmpretrain is imported only when the head is built.
+    ``fc.0`` is the linear layer, ``fc.1`` the normalisation.
 
     Args:
         num_classes: Number of classes.
         in_channels: Number of features per image.
-        **kwargs: The other arguments of ``LinearClsHead``: ``loss``, ``topk``, ``cal_acc``,
+        **kwargs: Other arguments of ``LinearClsHead``: ``loss``, ``topk``, ``cal_acc``,
             ``init_cfg`` (default: weights from N(0, 0.01), biases 0).
 
     Returns:

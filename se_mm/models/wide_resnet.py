@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wide residual networks for small images, as semi-supervised classification uses them."""
+"""Wide residual networks for small images, as used in semi-supervised classification."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from se_mm.smoothing.options import OptionError, check_count, check_number
 class WideResNet(BaseModule):
     """WRN-depth-width with leaky ReLU, for images of about 32 x 32 pixels.
 
-    Source: Zagoruyko and Komodakis, BMVC 2016; activation and batch norm as in the published
-    FixMatch results: leaky ReLU of slope 0.1, batch norm of momentum 0.001, and in the first block
-    a shortcut that is activated too. WRN-28-2 has ``depth=28, width=2`` and 128 output channels,
-    WRN-28-8 ``width=8`` and 512.
+    Source: Zagoruyko and Komodakis, BMVC 2016. Activation and batch norm follow the published
+    FixMatch results: leaky ReLU with slope 0.1, batch norm with momentum 0.001, and an activated
+    shortcut in the first block. WRN-28-2 is ``depth=28, width=2`` with 128 output channels,
+    WRN-28-8 is ``width=8`` with 512.
 
     Args:
-        depth: Layers: 4 more than a multiple of 6.
-        width: Factor of the channels, at least 1.
+        depth: Number of layers, 4 more than a multiple of 6.
+        width: Multiplier of the channels, at least 1.
         in_channels: Channels of the images.
-        slope: Slope of the leaky ReLU below 0.
-        bn_momentum: Share of a batch in batch norm's running statistics, in (0, 1].
-        drop_rate: Probability in [0, 1) with which a block's inner values are dropped.
-        init_cfg: As for every module of MMEngine; the default is Kaiming's for convolutions.
+        slope: Negative slope of the leaky ReLU.
+        bn_momentum: Weight of a batch in batch norm's running statistics, in (0, 1].
+        drop_rate: Dropout probability inside a block, in [0, 1).
+        init_cfg: As in every module of MMEngine; the default is Kaiming for convolutions.
 
     Raises:
-        OptionError: If an option is out of its range.
+        OptionError: If an option is out of range.
     """
 
     def __init__(
@@ -51,14 +51,14 @@ class WideResNet(BaseModule):
                 layer='Conv2d',
                 mode='fan_out',
                 nonlinearity='leaky_relu',
-                a=0.01,  # PyTorch's default slope, by which the published networks are initialised
+                a=0.01,  # PyTorch's default slope, used to initialise the published networks
             )
         super().__init__(init_cfg)
         check_count('width', width, 1)
         if check_count('depth', depth, 10) % 6 != 4:
             raise OptionError(
-                f'depth={depth} is not allowed: 4 more than a multiple of 6, as '
-                f'{(depth - 4) // 6 * 6 + 4} or {(depth - 4) // 6 * 6 + 10}.'
+                f'depth must be 4 more than a multiple of 6, such as '
+                f'{(depth - 4) // 6 * 6 + 4} or {(depth - 4) // 6 * 6 + 10}, got {depth}'
             )
         check_number('slope', slope, 0, 1)
         check_number('bn_momentum', bn_momentum, 0, 1, open_low=True)
@@ -94,7 +94,7 @@ class WideResNet(BaseModule):
 
 
 class _Block(nn.Module):
-    """Two convolutions, each after batch norm and activation, beside a shortcut."""
+    """A pre-activation residual block with two convolutions."""
 
     def __init__(
         self,

@@ -169,14 +169,14 @@ def test_names_are_ours_in_the_scope_of_mmpretrain(svhn, stl10):
 @pytest.mark.parametrize(
     'cfg, message',
     [
-        (dict(type='SVHN', split='val'), "split must be .*got 'val'"),
-        (dict(type='SVHN', download=1), 'download must be .*got 1'),
-        (dict(type='SVHN', data_root=''), "data_root='' is not allowed: the path of a folder"),
+        (dict(type='SVHN', split='val'), "split must be one of 'train', 'test'"),
+        (dict(type='SVHN', download=1), 'download must be True or False, got 1'),
+        (dict(type='SVHN', data_root=''), "data_root must be the path of a folder, got ''"),
         (dict(type='STL10', split='unlabelled'), "Did you mean 'unlabeled'"),
-        (dict(type='STL10', fold=10), 'fold=10 is not allowed: a whole number from 0 to 9'),
-        (dict(type='STL10', fold=-1), 'fold must be .*got -1'),
-        (dict(type='STL10', fold=0, split='test'), "fold=0 is not allowed with split='test'"),
-        (dict(type='STL10', size=0), 'size must be .*got 0'),
+        (dict(type='STL10', fold=10), 'fold must be an integer from 0 to 9 or None, got 10'),
+        (dict(type='STL10', fold=-1), 'fold must be an integer >= 0, got -1'),
+        (dict(type='STL10', fold=0, split='test'), "fold must be None with split='test', .*got 0"),
+        (dict(type='STL10', size=0), 'size must be an integer >= 1, got 0'),
     ],
 )
 def test_wrong_option_is_refused(cfg, message):
@@ -226,7 +226,7 @@ def test_svhn_without_scipy_is_one_line(svhn, monkeypatch):
 
 def test_other_class_names_of_stl10_are_refused(stl10):
     (stl10[0] / 'stl10_binary/class_names.txt').write_text('bird\nairplane\n')
-    with pytest.raises(OptionError, match=r'the classes bird, airplane in class_names\.txt'):
+    with pytest.raises(OptionError, match=r'class_names\.txt in .* got bird, airplane'):
         build(type='STL10', data_root=stl10[0])
 
 

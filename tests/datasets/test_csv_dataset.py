@@ -106,40 +106,40 @@ def test_indices_and_pipelines_work_as_in_other_data_sets(root):
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('', "line 1: the file is empty: a header with the column 'image'."),
-        ('image,label\n', 'is empty: at least one image below the header.'),
+        ('', "line 1 must be a header with the column 'image', got an empty file"),
+        ('image,label\n', 'must list at least one image below its header, got none'),
         (
             'imgae,label\na.png,x\n',
-            "line 1: there is no column image_column='image': one of 'imgae', 'label'. "
+            "line 1: image_column must be one of the columns 'imgae', 'label', got 'image'. "
             "Did you mean 'imgae'?",
         ),
-        ('image;label\na.png;x\n', "no column image_column='image': one of 'image;label'."),
-        ('image,Label\na.png,x\n', "label_column='label': one of 'image', 'Label'. Did you mean"),
-        ('image,label,image\n', "line 1: the column 'image' is there twice"),
-        ('image,label\na.png,x\nb.png,\n', "line 3: label='' is not allowed: it is empty."),
-        ('image,label\n , x\n', "line 2: image='' is not allowed: it is empty."),
-        ('image,label\n,\n', "line 2: image='' is not allowed"),
+        ('image;label\na.png;x\n', "must be one of the columns 'image;label', got 'image'."),
+        ('image,Label\na.png,x\n', "columns 'image', 'Label', got 'label'. Did you mean"),
+        ('image,label,image\n', "line 1 must have the column 'image' only once"),
+        ('image,label\na.png,x\nb.png,\n', 'line 3: label must not be empty'),
+        ('image,label\n , x\n', 'line 2: image must not be empty'),
+        ('image,label\n,\n', 'line 2: image must not be empty'),
         (
             'image,label\n\na.png,x,y\n',
-            "line 3: 'a.png,x,y' has 3 values, not 2 as the header: a value with a comma needs",
+            "line 3 must have 2 values, as many as the header, got 3: 'a.png,x,y'; put a value",
         ),
-        ('image,label\na.png\n', "line 2: 'a.png' has 1 values, not 2 as the header"),
+        ('image,label\na.png\n', "must have 2 values, as many as the header, got 1: 'a.png'"),
         (
             'image,label\na.png,x\nb.png,x\n./a.png,x\n',
-            "line 4: image='./a.png' is a duplicate of line 2: every image once.",
+            "line 4: image must be unique, got './a.png' as in line 2",
         ),
         (
             'image,label\na.png,x\nb.jpg,x\n',
-            "line 3: image='b.jpg' does not exist: there is no file '{root}/images/b.jpg'. "
-            "Did you mean '{root}/images/b.png'?",
+            "line 3: image must name an image file, got 'b.jpg'; there is no file "
+            "'{root}/images/b.jpg'. Did you mean '{root}/images/b.png'?",
         ),
-        ('image,label\nsub,x\n', "line 2: image='sub' does not exist"),
-        ('image,label\n../labels.csv,x\n', "image='../labels.csv' is not allowed: it leaves the"),
-        ('image,label\nsub/../../x,x\n', "line 2: image='sub/../../x' is not allowed: it leaves"),
-        ('image,label\n/etc/hosts,x\n', "line 2: image='/etc/hosts' is not allowed: it leaves"),
-        (b'image,label\na.png,x\nb.png,\xe4\n', r"line 3: b'\xe4' is not UTF-8"),
+        ('image,label\nsub,x\n', "line 2: image must name an image file, got 'sub'"),
+        ('image,label\n../labels.csv,x\n', "/images', got '../labels.csv'"),
+        ('image,label\nsub/../../x,x\n', 'line 2: image must be inside the folder'),
+        ('image,label\n/etc/hosts,x\n', 'line 2: image must be inside the folder'),
+        (b'image,label\na.png,x\nb.png,\xe4\n', r"line 3 must be UTF-8, got b'\xe4'"),
         ('image,label\na.png,"x\nb.png,x\nd.png,x\n', 'line 2: not a CSV file: unexpected end'),
-        ('image,label\n"a\nb.png",x\n', r"line 2: image='a\nb.png' does not exist"),
+        ('image,label\n"a\nb.png",x\n', r"line 2: image must name an image file, got 'a\nb.png'"),
     ],
 )
 def test_wrong_file_is_one_line_that_names_the_line(text, message, root):
@@ -154,7 +154,7 @@ def test_wrong_file_is_one_line_that_names_the_line(text, message, root):
     [
         (
             dict(classes=['cat', 'cow']),
-            "labels.csv', line 3: label='cta' is not allowed: one of 'cat', 'cow'. "
+            "labels.csv', line 3: label must be one of 'cat', 'cow', got 'cta'. "
             "Did you mean 'cat'?",
         ),
         (dict(classes=[str(n) for n in range(99)]), "one of '0', '1', '2', '3', '4', '5', '6', "),
@@ -162,7 +162,7 @@ def test_wrong_file_is_one_line_that_names_the_line(text, message, root):
         (dict(classes=[]), 'classes must be a list of names, got []'),
         (dict(classes=['0', 1]), 'classes[1] must be a name in quotes, got 1'),
         (dict(classes=['a', 'b', 'a']), "classes must have each name once, got 'a' twice"),
-        (dict(ann_file='label.csv'), "label.csv' does not exist: the path of a CSV file. Did you"),
+        (dict(ann_file='label.csv'), "label.csv', which does not exist. Did you mean"),
         (dict(ann_file='images'), "images' cannot be read"),
         (dict(ann_file=''), "ann_file must be a path, got ''"),
         (dict(ann_file=None), 'ann_file must be a path, got None'),

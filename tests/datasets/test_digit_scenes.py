@@ -97,12 +97,15 @@ SUBSETS = ('labelled', 'unlabelled')
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(split='test'), "split must be .*got 'test'"),
-        (dict(subset='labeled'), "subset must be .*got 'labeled'.*Did you mean 'labelled'"),
-        (dict(size=20), 'size must be .*got 20'),
-        (dict(percent=0), r'percent must be .*got 0'),
-        (dict(fold=0), 'fold must be .*got 0'),
-        (dict(contrast=2), 'contrast must be .*got 2'),
+        (dict(split='test'), "split must be one of 'train', 'val'"),
+        (
+            dict(subset='labeled'),
+            "subset must be one of .*, got 'labeled'. Did you mean 'labelled'",
+        ),
+        (dict(size=20), 'size must be an integer >= 48, got 20'),
+        (dict(percent=0), r'percent must be a number in \(0, 100\), got 0'),
+        (dict(fold=0), 'fold must be an integer >= 1, got 0'),
+        (dict(contrast=2), 'contrast must be a number .*, got 2'),
     ],
 )
 def test_wrong_option_is_refused(options, message):

@@ -139,15 +139,15 @@ def test_indices_choose_images():
 @pytest.mark.parametrize(
     'cfg, message',
     [
-        (dict(type='Glyphs', split='val'), "split must be .*got 'val'"),
+        (dict(type='Glyphs', split='val'), "split must be one of 'train', 'test'"),
         (dict(type='Glyphs', num_classes=53), 'from 2 to 52'),
-        (dict(type='Glyphs', num_classes=1), 'num_classes must be .*got 1'),
-        (dict(type='Glyphs', num_images=0), 'num_images must be .*got 0'),
-        (dict(type='Glyphs', size=8), 'size must be .*got 8'),
-        (dict(type='Glyphs', contrast=1.5), r'contrast must be .*got 1.5'),
-        (dict(type='Glyphs', seed=-1), 'seed must be .*got -1'),
-        (dict(type='Digits', split='val'), "split must be .*got 'val'"),
-        (dict(type='Digits', size=7), 'size must be .*got 7'),
+        (dict(type='Glyphs', num_classes=1), 'num_classes must be an integer >= 2, got 1'),
+        (dict(type='Glyphs', num_images=0), 'num_images must be an integer >= 1, got 0'),
+        (dict(type='Glyphs', size=8), 'size must be an integer >= 16, got 8'),
+        (dict(type='Glyphs', contrast=1.5), r'contrast must be a number in \[0, 1\], got 1.5'),
+        (dict(type='Glyphs', seed=-1), 'seed must be an integer >= 0, got -1'),
+        (dict(type='Digits', split='val'), "split must be one of .*, got 'val'"),
+        (dict(type='Digits', size=7), 'size must be an integer >= 8, got 7'),
     ],
 )
 def test_wrong_option_is_refused_when_the_set_is_built(cfg, message):

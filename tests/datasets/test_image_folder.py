@@ -110,8 +110,8 @@ def test_links_are_followed_once_and_a_dangling_one_is_named(root):
         (dict(data_root=['my', 'images']), r"got the list \['my', 'images'\]; --cfg-options"),
         (dict(data_prefix='ants'), 'must have images in its subfolders, one for each class'),
         (dict(classes='ants'), "classes must be a list of names, got 'ants'"),
-        (dict(with_label='no'), "with_label must be .*got 'no'"),
-        (dict(unreadable='ignore'), "unreadable must be .*got 'ignore'"),
+        (dict(with_label='no'), "with_label must be True or False, got 'no'"),
+        (dict(unreadable='ignore'), "unreadable must be one of .*, got 'ignore'"),
     ],
 )
 def test_wrong_option_is_one_line(options, message, root):

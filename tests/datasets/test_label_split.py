@@ -69,10 +69,10 @@ def test_other_split_is_in_the_proportions_of_the_data_or_says_how_many_are_enou
     try:
         split = draw_split('Set', names(sizes), labels, num_labels, seed, balanced=False)
     except OptionError as error:
-        enough = int(re.search(r'at least (\d+)\.$', str(error)).group(1))
+        enough = int(re.search(r'at least (\d+) to label', str(error)).group(1))
         assert num_labels < enough <= sum(sizes)
         for few in range(num_labels + 1, enough):
-            with pytest.raises(OptionError, match=f'at least {enough}'):
+            with pytest.raises(OptionError, match=f'at least {enough} to label'):
                 draw_split('Set', names(sizes), labels, few, seed, balanced=False)
         split = draw_split('Set', names(sizes), labels, enough, seed, balanced=False)
         num_labels = enough
@@ -157,41 +157,43 @@ def test_file_that_cannot_be_replaced_is_one_line_and_leaves_nothing(tmp_path):
     [
         (
             dict(num_labels=7),
-            'num_labels=7 is not divisible by 3 classes: 6 or 9, or balanced=False, which draws '
-            'each class as often as the data have it.',
+            'num_labels must be a multiple of the number of classes, 3, got 7; use 6 or 9, or '
+            'balanced=False to draw in the proportions of the data',
         ),
-        (dict(num_labels=2), 'num_labels=2 is not divisible by 3 classes: 3, or balanced=False'),
+        (dict(num_labels=2), 'of the number of classes, 3, got 2; use 3, or balanced=False'),
         (
             dict(num_labels=9),
-            "num_labels=9 asks for 3 images of each class, but class 'Ente äöü' has 2: at most 6, "
-            'or balanced=False.',
+            "num_labels must be at most 6, since class 'Ente äöü' has only 2 images, got 9; or set "
+            'balanced=False',
         ),
         (dict(num_labels=0), 'num_labels must be an integer >= 1, got 0'),
         (dict(num_labels=6.0), 'num_labels must be an integer >= 1, got 6.0'),
         (dict(num_labels=True), 'num_labels must be an integer >= 1, got True'),
-        (dict(num_labels=12), 'num_labels=12 is not allowed: Animals has 11 labelled images.'),
+        (
+            dict(num_labels=12),
+            'num_labels must be at most 11, the number of images of Animals with a label, got 12',
+        ),
         (dict(seed=-1), 'seed must be an integer >= 0, got -1'),
         (dict(seed=None), 'seed must be an integer >= 0, got None'),
         (dict(balanced=1), 'balanced must be True or False, got 1'),
         (
             dict(num_labels=2, balanced=False),
-            "num_labels=2 leaves the class 'Ente äöü', which has 2 of 11 images, without a label: "
-            'at least 4.',
+            "num_labels must be at least 4 to label an image of class 'Ente äöü', which has 2 of "
+            '11 images, got 2',
         ),
         (
             dict(classes=(*CLASSES, 'bird'), num_labels=4),
-            "class 'bird' of Animals has no image that could be labelled.",
+            "Animals must have an image with a label of every class, got none of 'bird'",
         ),
-        (dict(classes=(*CLASSES, 'bird'), balanced=False), "class 'bird' of Animals has no image"),
+        (dict(classes=(*CLASSES, 'bird'), balanced=False), "of every class, got none of 'bird'"),
         (
             dict(classes=CLASSES[:2]),
-            'image 2 has the label 2, which is not allowed: 0 to 1, or below 0 for an image '
-            'without a label.',
+            'labels must be in 0 to 1, or negative for an image without a label, got 2 for image 2',
         ),
-        (dict(classes=()), 'classes=() is not allowed: at least one class.'),
-        (dict(labels=np.array([0.0, 1.0])), r'labels of shape (2,) and type float64 are not'),
-        (dict(labels=np.zeros((2, 1), int)), r'labels of shape (2, 1) and type int64 are not'),
-        (dict(labels=[]), "class 'cat' of Animals has no image"),
+        (dict(classes=()), 'classes must have at least one name, got ()'),
+        (dict(labels=np.array([0.0, 1.0])), r'integer for each image, got shape (2,) and type flo'),
+        (dict(labels=np.zeros((2, 1), int)), r'integer for each image, got shape (2, 1) and type'),
+        (dict(labels=[]), "of every class, got none of 'cat'"),
     ],
 )
 def test_split_that_cannot_be_drawn_is_one_line(options, message):
@@ -214,34 +216,34 @@ def write(folder, without=(), **changes):
 @pytest.mark.parametrize(
     'changes, message',
     [
-        (dict(without=['seed']), "lacks the field 'seed': it has dataset, classes"),
-        (dict(sed=1), "has no field 'sed': it has dataset, .*Did you mean 'seed'"),
-        (dict(dataset=3), 'has dataset=3, which is not allowed: the class name'),
-        (dict(classes='ab'), "has classes='ab', which is not allowed: a list"),
-        (dict(classes=[]), r'has classes=\[\], which is not allowed'),
-        (dict(classes=['a', 1]), 'has a class=1, which is not allowed: a name'),
-        (dict(num_images='12'), "has num_images='12', which is not allowed: a whole number"),
-        (dict(num_images=0), 'has num_images=0, which is not allowed'),
-        (dict(digest='ab'), "has digest='ab', which is not allowed: 64 hexadecimal digits"),
-        (dict(digest='x' * 64), r"has digest='x+\.\.\., which is not allowed"),
-        (dict(num_labels=6.0), 'has num_labels=6.0, which is not allowed'),
-        (dict(num_labels=5), 'has num_labels=5, which is not allowed: 6, as many as there are'),
-        (dict(balanced=1), 'has balanced=1, which is not allowed: true or false'),
-        (dict(seed=None), 'has seed=None, which is not allowed: a whole number'),
-        (dict(seed=-1), 'has seed=-1, which is not allowed'),
-        (dict(seed=float('nan')), 'has seed=nan, which is not allowed'),
-        (dict(indices={}), 'has indices={}, which is not allowed: a list'),
-        (dict(indices=[0, 1, 2, 3, 4, 1.5]), 'has an index=1.5, which is not allowed'),
-        (dict(indices=[0, 1, 2, 3, 4, True]), 'has an index=True, which is not allowed'),
-        (dict(indices=[0, 1, 2, 3, 4, '5']), "has an index='5', which is not allowed"),
-        (dict(indices=[0, 1, 2, 3, 4, 3]), 'has the index 3 twice'),
+        (dict(without=['seed']), "must have the field 'seed'"),
+        (dict(sed=1), "only the fields dataset, .*, got 'sed'. Did you mean 'seed'"),
+        (dict(dataset=3), 'dataset must be the class name of a data set, got 3'),
+        (dict(classes='ab'), "classes must be a non-empty list, got 'ab'"),
+        (dict(classes=[]), r'classes must be a non-empty list, got \[\]'),
+        (dict(classes=['a', 1]), 'each of classes must be a string, got 1'),
+        (dict(num_images='12'), "num_images must be an integer >= 1, got '12'"),
+        (dict(num_images=0), 'num_images must be an integer >= 1, got 0'),
+        (dict(digest='ab'), "digest must be 64 lower-case hexadecimal digits, got 'ab'"),
+        (dict(digest='x' * 64), r"digest must be 64 .* digits, got 'x+\.\.\."),
+        (dict(num_labels=6.0), 'num_labels must be an integer >= 1, got 6.0'),
+        (dict(num_labels=5), 'num_labels must be 6, the number of indices, got 5'),
+        (dict(balanced=1), 'balanced must be true or false, got 1'),
+        (dict(seed=None), 'seed must be an integer >= 0, got None'),
+        (dict(seed=-1), 'seed must be an integer >= 0, got -1'),
+        (dict(seed=float('nan')), 'seed must be an integer >= 0, got nan'),
+        (dict(indices={}), 'indices must be a non-empty list, got {}'),
+        (dict(indices=[0, 1, 2, 3, 4, 1.5]), 'each of indices must be an integer, got 1.5'),
+        (dict(indices=[0, 1, 2, 3, 4, True]), 'each of indices must be an integer, got True'),
+        (dict(indices=[0, 1, 2, 3, 4, '5']), "each of indices must be an integer, got '5'"),
+        (dict(indices=[0, 1, 2, 3, 4, 3]), 'indices must be unique, got 3 twice'),
     ],
 )
 def test_wrong_field_of_a_file_is_one_line_that_names_the_file(changes, message, tmp_path):
     path = write(tmp_path, **changes)
     with pytest.raises(OptionError, match=message) as error:
         LabelSplit.load(path)
-    assert str(error.value).startswith(f'split={str(path)!r} ')
+    assert str(error.value).startswith(f'split={str(path)!r}')
     assert '\n' not in str(error.value)
 
 
@@ -252,8 +254,8 @@ def test_wrong_field_of_a_file_is_one_line_that_names_the_file(changes, message,
         (b'{"dataset": ', 'cannot be read as JSON'),
         (b'\xff\xfe', 'cannot be read as JSON'),
         (b'[' * 100_000, 'cannot be read as JSON'),
-        (b'[1, 2]', r'is not a split: \[1, 2\] is not a JSON object'),
-        (b'null', 'is not a split: None'),
+        (b'[1, 2]', r'must be a JSON object, got \[1, 2\]'),
+        (b'null', 'must be a JSON object, got None'),
     ],
     ids=['empty', 'cut', 'bytes', 'deep', 'list', 'null'],
 )
@@ -268,7 +270,7 @@ def test_file_that_is_no_split_is_one_line(content, message, tmp_path):
 
 def test_file_that_is_not_there_is_one_line_with_the_nearest(tmp_path):
     write(tmp_path)
-    with pytest.raises(OptionError, match=r"does not exist: .*Did you mean '.*split\.json'"):
+    with pytest.raises(OptionError, match=r"does not exist. Did you mean '.*split\.json'"):
         LabelSplit.load(tmp_path / 'splt.json')
     with pytest.raises(OptionError, match='cannot be read'):
         LabelSplit.load(tmp_path)
@@ -283,32 +285,32 @@ def swapped(labels, first, second):
 @pytest.mark.parametrize(
     'given, message',
     [
-        (dict(dataset='Plants'), "of another data set: data set 'Animals', not 'Plants'."),
-        (dict(classes=(*CLASSES, 'd')), 'of another data set: number of classes 3, not 4.'),
+        (dict(dataset='Plants'), "another data set: its data set is 'Animals', not 'Plants'"),
+        (dict(classes=(*CLASSES, 'd')), 'another data set: its number of classes is 3, not 4'),
         (
             dict(classes=('cat', 'cow', 'x')),
-            "of another data set: class 1 is 'dog', not 'cow'.",
+            "another data set: its class 1 is 'dog', not 'cow'",
         ),
-        (dict(labels=LABELS[:-1]), 'of another data set: number of images 12, not 11.'),
-        (dict(labels=swapped(LABELS, 0, 1)), 'of other labels, or another order of the images'),
+        (dict(labels=LABELS[:-1]), 'another data set: its number of images is 12, not 11'),
+        (dict(labels=swapped(LABELS, 0, 1)), 'other labels or another order of the images'),
     ],
 )
 def test_split_of_other_data_is_refused(given, message):
     given = {'dataset': 'Animals', 'classes': CLASSES, 'labels': LABELS, **given}
     with pytest.raises(OptionError, match=re.escape(message)) as error:
         draw().check('a/split.json', **given)
-    assert str(error.value).startswith("split='a/split.json' is ")
+    assert str(error.value).startswith("split='a/split.json' was drawn from ")
     draw().check('a/split.json', 'Animals', list(CLASSES), LABELS.tolist())
 
 
 @pytest.mark.parametrize(
     'indices, message',
     [
-        ((0, 1, 12), 'has the index 12, which is out of range: 0 to 11.'),
-        ((-1, 0, 1), 'has the index -1, which is out of range: 0 to 11.'),
-        ((0, 1, 10**30), f'has the index {10**30}, which is out of range'),
-        ((0, 1, 8), 'has the index 8, an image that has no label.'),
-        ((0, 3, 5), "leaves the class 'dog' without a labelled image."),
+        ((0, 1, 12), 'indices must be in 0 to 11, got 12'),
+        ((-1, 0, 1), 'indices must be in 0 to 11, got -1'),
+        ((0, 1, 10**30), f'indices must be in 0 to 11, got {10**30}'),
+        ((0, 1, 8), 'indices must be of images with a label, got 8, which has none'),
+        ((0, 3, 5), "must have a labelled image of every class, got none of 'dog'"),
     ],
 )
 def test_indices_that_cannot_be_used_are_refused(indices, message):
@@ -337,14 +339,16 @@ def test_split_knows_the_image_files_and_not_where_they_are():
     split.check('split.json', 'Set', 'ab', labels, FILES)
     # The labels are the same, and other images would be taken for the labelled ones.
     for other in ([*FILES[2:], *FILES[:2]], [*FILES[:3], 'c.png']):
-        with pytest.raises(OptionError, match='is of other image files, other labels, or another'):
+        with pytest.raises(
+            OptionError, match='drawn from other image files, other labels or another'
+        ):
             split.check('split.json', 'Set', 'ab', labels, other)
 
 
 def test_split_without_file_names_is_refused_where_there_are_files():
     labels = np.array([0, 1, 0, 1])
     earlier = draw_split('Set', 'ab', labels, 2)
-    with pytest.raises(OptionError, match='must carry the names of the image files'):
+    with pytest.raises(OptionError, match='must hold the names of the image files'):
         earlier.check('split.json', 'Set', 'ab', labels, FILES)
 
 

@@ -193,14 +193,20 @@ def test_length_is_a_pass_over_the_source_that_takes_longest():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(batch_size=4, mu=0), 'mu must be .*got 0'),
-        (dict(batch_size=4, mu=1.5), 'mu must be .*got 1.5'),
-        (dict(batch_size=0, mu=2), 'batch_size must be .*got 0'),
-        (dict(batch_size=4, batch_sizes=[4]), r'batch_sizes=\[4\] is not allowed: one for each'),
+        (dict(batch_size=4, mu=0), 'mu must be an integer >= 1, got 0'),
+        (dict(batch_size=4, mu=1.5), 'mu must be an integer >= 1, got 1.5'),
+        (dict(batch_size=0, mu=2), 'batch_size must be an integer >= 1, got 0'),
+        (
+            dict(batch_size=4, batch_sizes=[4]),
+            r'must have one number for each of 2 sources, got \[4\]',
+        ),
         (dict(batch_size=4, batch_sizes=8), 'batch_sizes must be a list of integers, got 8'),
-        (dict(batch_size=4, batch_sizes=[3, 8]), 'does not fit batch_size=4'),
-        (dict(batch_size=4, batch_sizes=[4, 0]), 'batch_sizes must be .*got 0'),
-        (dict(batch_size=4, batch_sizes=[4, 8], mu=2), 'only one is allowed'),
+        (
+            dict(batch_size=4, batch_sizes=[3, 8]),
+            r'must begin with batch_size, .*\(4\), got \[3, 8\]',
+        ),
+        (dict(batch_size=4, batch_sizes=[4, 0]), 'batch_sizes must be an integer >= 1, got 0'),
+        (dict(batch_size=4, batch_sizes=[4, 8], mu=2), 'mu and batch_sizes must not both'),
     ],
     ids=str,
 )
@@ -212,7 +218,7 @@ def test_wrong_batch_is_refused(options, message):
 def test_data_set_of_one_source_is_refused():
     sampler = Source(10)
     sampler.dataset = DATASETS.build(DIGITS)
-    with pytest.raises(OptionError, match='not allowed with a Digits'):
+    with pytest.raises(OptionError, match=r'needs a data set of several sources, .*, got Digits'):
         MultiSourceBatchSampler(sampler, batch_size=4, mu=1)
 
 
@@ -270,21 +276,24 @@ def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(split=dict(num_labels=25)), 'num_labels=25 is not divisible by 10 classes'),
-        (dict(split=dict(num_labels=500)), 'num_labels=500'),
-        (dict(split=dict(seed=1)), 'has no num_labels'),
+        (dict(split=dict(num_labels=25)), 'must be a multiple of .*, 10, got 25'),
+        (dict(split=dict(num_labels=500)), 'num_labels must be .*, got 500'),
+        (dict(split=dict(seed=1)), 'split must have num_labels'),
         (dict(split=dict(num_labels=20, sed=1)), "split has no option 'sed'.*Did you mean 'seed'"),
-        (dict(split=20), 'split=20 is not allowed'),
+        (dict(split=20), 'split must be the path of a file or dict.*, got 20'),
         (dict(split='nowhere.json'), 'nowhere.json'),
-        (dict(unlabelled=dict(type='Digits', indices=[])), 'unlabelled has no images'),
-        (dict(unlabelled=3), 'unlabelled=3 is not allowed: the config of a data set'),
-        (dict(labelled=dict(type='Digits', split='tset')), "got 'tset'"),
+        (
+            dict(unlabelled=dict(type='Digits', indices=[])),
+            'unlabelled must have at least one image',
+        ),
+        (dict(unlabelled=3), 'unlabelled must be the config of a data set, got 3'),
+        (dict(labelled=dict(type='Digits', split='tset')), "split must be one of .*, got 'tset'"),
         (dict(labelled=dict(type='CustomDataset', data_root='nowhere')), 'cannot be built'),
-        (dict(labelled=dict(**DIGITS, pipeline=ONE)), 'labelled.pipeline is not allowed'),
-        (dict(labelled_pipeline=None), 'labelled_pipeline=None is not allowed'),
-        (dict(unlabelled_pipeline=ONE), 'unlabelled_pipeline gives one image'),
-        (dict(labelled_pipeline=TWO), 'labelled_pipeline gives list'),
-        (dict(unreadable='ignore'), "unreadable must be .*got 'ignore'"),
+        (dict(labelled=dict(**DIGITS, pipeline=ONE)), 'labelled.pipeline must be left out'),
+        (dict(labelled_pipeline=None), 'labelled_pipeline must be a non-empty list .*, got None'),
+        (dict(unlabelled_pipeline=ONE), 'unlabelled_pipeline must give .*, got one image'),
+        (dict(labelled_pipeline=TWO), 'labelled_pipeline must give one image, got list'),
+        (dict(unreadable='ignore'), "unreadable must be one of .*, got 'ignore'"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else '',
 )
@@ -297,7 +306,7 @@ def test_wrong_option_is_refused_in_one_line(options, message):
 def test_class_without_a_labelled_image_is_named(folder):
     shutil.rmtree(folder / 'crabs')
     (folder / 'crabs').mkdir()
-    with pytest.raises(OptionError, match="class 'crabs'"):
+    with pytest.raises(OptionError, match="of every class, got none of 'crabs'"):
         build(
             labelled=dict(type='CustomDataset', data_root=str(folder)),
             split=None,
@@ -307,7 +316,7 @@ def test_class_without_a_labelled_image_is_named(folder):
 
 def test_views_of_several_sizes_are_refused():
     samples = [{'inputs': torch.zeros(3, s, s), 'data_samples': {'gt_label': 0}} for s in (4, 8)]
-    with pytest.raises(OptionError, match=r'labelled_pipeline gives images of several sizes'):
+    with pytest.raises(OptionError, match=r'labelled_pipeline must give images of one size'):
         collate_views(samples)
 
 

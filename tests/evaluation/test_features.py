@@ -59,7 +59,7 @@ def test_features_are_fp32():
 
 @pytest.mark.parametrize('output', ['text', {}, (), torch.ones(2, 5, dtype=torch.int64)])
 def test_what_is_not_features_is_refused(output):
-    with pytest.raises(TypeError, match='does not give floating point features'):
+    with pytest.raises(TypeError, match='is not a floating-point tensor'):
         pooled(Returns(output), IMAGES)
 
 

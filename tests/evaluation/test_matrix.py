@@ -116,15 +116,15 @@ def test_control_moves_as_far_at_every_update_as_the_mean_over_picks(p, q, m, ma
     'matrix, message',
     [
         ([dict(smoothing='sts', keepprob=0.5)], "no option 'keepprob'.*Did you mean 'keep_prob'"),
-        ([dict(keep_prob=0.5)], r'matrix\[0\] lacks smoothing: one or several of none, tma'),
+        ([dict(keep_prob=0.5)], r'matrix\[0\].smoothing must be set to one or more of none, tma'),
         ([dict(smoothing='ema')], "smoothing must be one of .*'tma'.*got 'ema'"),
-        ([dict(smoothing='tma', keep_prob=0.5)], 'keep_prob has no meaning for smoothing tma'),
-        ([dict(smoothing='sts', keep_prob=[])], r'keep_prob=\[\] is not allowed'),
+        ([dict(smoothing='tma', keep_prob=0.5)], 'keep_prob must be left out for .* tma'),
+        ([dict(smoothing='sts', keep_prob=[])], r'keep_prob must have at least one .*, got \[\]'),
         (
             [dict(smoothing='sts', keep_prob=1.0)],
             r'STS keep_prob 1: keep_prob must be .*got 1.0',
         ),
-        (['sts'], r"matrix\[0\]='sts' is not allowed: a dict"),
+        (['sts'], r"matrix\[0\] must be a dict .*, got 'sts'"),
     ],
 )
 def test_wrong_matrix_is_one_line(matrix, message):
@@ -137,4 +137,4 @@ def test_average_that_is_no_momentum_has_no_control_and_says_so():
     cfg = config()
     cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, ema_type='StochasticWeightAverage')]
     (cell,) = with_controls([plain_cell('swa', cfg)])
-    assert cell.control is None and 'swa: its control at the matched horizon' in cell.note
+    assert cell.control is None and 'swa has no control at the matched horizon' in cell.note

@@ -75,7 +75,7 @@ def test_dropping_is_for_training_alone():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(depth=27), 'depth=27 is not allowed: 4 more than a multiple of 6, as 22 or 28'),
+        (dict(depth=27), 'depth must be 4 more than a multiple of 6, such as 22 or 28, got 27'),
         (dict(width=0), r'width must be .*got 0'),
         (dict(slope=2), r'slope must be .*got 2'),
         (dict(bn_momentum=0), r'bn_momentum must be .*got 0'),

@@ -19,21 +19,21 @@ CLONES = {'kekmodel': 'KEKMODEL_FIXMATCH', 'torchssl': 'TORCHSSL_FIXMATCH'}
 def test_somebody_to_compare_with_is_needed(tools):
     status, _, errors = tools.run('benchmark_fixmatch.py')
     assert status == 2
-    assert '--kekmodel or --torchssl is needed' in errors
+    assert 'set --kekmodel, --torchssl or both' in errors
 
 
 def test_folder_that_is_no_clone_is_refused(tools):
     status, _, errors = tools.run('benchmark_fixmatch.py', '--kekmodel', tools.folder)
     assert status == 2
-    assert 'is no clone of kekmodel: no dataset/cifar.py' in errors
+    assert 'must be a clone of kekmodel' in errors and 'without dataset/cifar.py' in errors
 
 
 @pytest.mark.parametrize(
     'option, message',
     [
-        (('--rounds', 0), '--rounds=0: at least 1'),
-        (('--depth', 11), '--depth=11: 4 more than a multiple of 6'),
-        (('--data-root', 'nowhere'), "--data-root='nowhere' has no cifar-10-batches-py"),
+        (('--rounds', 0), '--rounds must be an integer >= 1, got 0'),
+        (('--depth', 11), '--depth must be 4 more than a multiple of 6 and >= 10, got 11'),
+        (('--data-root', 'nowhere'), "must have cifar-10-batches-py, got 'nowhere'"),
     ],
     ids=str,
 )

@@ -104,7 +104,7 @@ def test_complete_runs_are_not_repeated(demo):
     logs = [demo.folder / 'demo' / name / 'log.txt' for name in ('untrained', 'tma', 'se', 'sts')]
     before = [log.stat().st_mtime_ns for log in logs]
     output = demo.succeed('demo.py', *arguments('demo'))
-    assert '4 of 4 runs are complete already' in output
+    assert '4 of 4 runs are already complete' in output
     assert [log.stat().st_mtime_ns for log in logs] == before
     assert 'started' not in output
 
@@ -146,7 +146,7 @@ def test_interrupted_demo_leaves_no_training_behind(tools, sign):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert 'the same command goes on' in output
+    assert 'run the same command again' in output
     assert 'Traceback' not in output + errors
     wait_for(lambda: not any(alive(child) for child in children), seconds=20)
 
@@ -154,4 +154,4 @@ def test_interrupted_demo_leaves_no_training_behind(tools, sign):
 def test_no_iterations_are_refused(tools):
     status, output, _ = tools.run('demo.py', '--iters', 0, '--work-dir', 'demo')
     assert status == 2
-    assert '--iters=0 is not allowed: at least 1' in output
+    assert '--iters must be an integer >= 1, got 0' in output

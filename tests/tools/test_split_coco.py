@@ -50,7 +50,7 @@ def test_every_fold_and_percent_is_written_with_its_ids(tools, coco):
 def test_nothing_is_overwritten_unless_asked_for(tools, coco):
     tools.succeed(*COMMAND)
     first = {name: (tools.folder / 'semi_anns' / name).read_text() for name in files(tools)}
-    assert 'is there already (12 files are)' in tools.fail(*COMMAND, '--seed', 1)
+    assert 'already exists (12 files do)' in tools.fail(*COMMAND, '--seed', 1)
     now = {name: (tools.folder / 'semi_anns' / name).read_text() for name in files(tools)}
     assert now == first
     tools.succeed(*COMMAND, '--overwrite')
@@ -60,9 +60,9 @@ def test_nothing_is_overwritten_unless_asked_for(tools, coco):
 @pytest.mark.parametrize(
     'words, message',
     [
-        (('--percent', 0), r'percent must be .*got 0.0'),
-        (('--percent', 10, 100), 'percent must be .*got 100.0'),
-        (('--folds', 0), 'fold must be .*got 0'),
+        (('--percent', 0), r'percent must be a number in \(0, 100\), got 0.0'),
+        (('--percent', 10, 100), 'percent must be a number .*, got 100.0'),
+        (('--folds', 0), 'fold must be an integer >= 1, got 0'),
     ],
 )
 def test_wrong_option_is_one_line_and_writes_nothing(tools, coco, words, message):

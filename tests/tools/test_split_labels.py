@@ -67,7 +67,7 @@ def test_splits_are_written_as_they_are_drawn_and_left_when_they_are_there(tools
     path = tools.folder / 'new/splits/Digits_40_seed1.json'
     before = path.stat().st_mtime_ns
     output = tools.succeed(*command[:-2], 3, *command[-2:])
-    assert 'Digits_40_seed1.json is there already' in output
+    assert 'Digits_40_seed1.json already exists' in output
     assert 'Digits_40_seed3.json written' in output
     assert path.stat().st_mtime_ns == before
 
@@ -133,9 +133,9 @@ def test_check_of_images_in_memory_has_nothing_to_do(tools, digits):
 @pytest.mark.parametrize(
     'labelled, message',
     [
-        (None, 'has no train_dataloader.dataset.labelled, which this needs'),
+        (None, 'must set train_dataloader.dataset.labelled'),
         (dict(type='Digit'), 'Digit'),
-        (dict(type='Digits', split='trian'), "got 'trian'"),
+        (dict(type='Digits', split='trian'), "split must be one of 'train'"),
         (dict(type='CIFAR10', data_root='none', download=False), 'Cannot find CIFAR10'),
     ],
 )
@@ -147,7 +147,7 @@ def test_config_that_gives_no_data_is_one_line(labelled, message, tools):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--num-labels', 41], 'num_labels=41 is not divisible by 10 classes: 40 or 50'),
+        (['--num-labels', 41], 'of the number of classes, 10, got 41; use 40 or 50'),
         (['--show', 'none.json'], "split='none.json' does not exist"),
         (['--num-labels', 10, '--out', 'config.py'], 'cannot be'),
     ],
@@ -159,8 +159,8 @@ def test_wrong_option_is_one_line(options, message, tools, digits):
 @pytest.mark.parametrize(
     'options, message',
     [
-        ([], 'one of --num-labels, --show and --check-images is needed'),
-        (['--show', 'a.json', '--num-labels', 10], 'not with --num-labels or --out'),
+        ([], 'set one of --num-labels, --show and --check-images'),
+        (['--show', 'a.json', '--num-labels', 10], 'must not be combined with --num-labels'),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options, message, tools, digits):

@@ -68,7 +68,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(byol):
     assert 'does not exist' in line and 'iter_8.pth' in line
     torch.save({'state_dict': {'a': torch.zeros(1)}, 'meta': {}}, byol.folder / 'plain.pth')
     line = byol.fail('teacher_history.py', 'plain.pth', '--out', 'plain')
-    assert "checkpoint='plain.pth' holds one model and no teacher" in line
+    assert "checkpoint must hold a teacher, got 'plain.pth'" in line
     assert not (byol.folder / 'plain').exists()
     data = (byol.folder / byol.checkpoint).read_bytes()
     (byol.folder / 'cut.pth').write_bytes(data[: len(data) // 2])

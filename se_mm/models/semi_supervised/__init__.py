@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Classifiers that learn from a few labelled images and many unlabelled ones.
+"""Classifiers that learn from a few labelled and many unlabelled images.
 
-One class trains them all; a method is a choice of its parts. What a part can be is one file:
-``acceptance`` (which pseudo-labels count), ``targets`` (how they are used), ``alignment``
-(of their distribution).
+All methods share one class and differ in its parts. Each part has its own file: ``acceptance``
+(which pseudo-labels are used), ``targets`` (how they are used) and ``alignment`` (of their
+distribution).
 """
 
 from se_mm.models.semi_supervised.acceptance import AcceptAll, Acceptance, ConfidenceThreshold

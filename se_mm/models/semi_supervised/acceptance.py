@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which pseudo-labels count."""
+"""Select the pseudo-labels to train on."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from se_mm.smoothing.options import check_number
 
 
 class Acceptance(nn.Module, ABC):
-    """Decides which pseudo-labels count, and how much.
+    """Base of modules that weight pseudo-labels.
 
-    A subclass registered in MMEngine's ``MODELS`` can be named in a config. One that adapts keeps
-    what it learns in buffers, which are saved and resumed with the model.
+    To use a subclass in a config, register it in MMEngine's ``MODELS``. One that adapts keeps its
+    state in buffers, which are saved and resumed with the model.
     """
 
     @abstractmethod
@@ -23,10 +23,11 @@ class Acceptance(nn.Module, ABC):
         """Weight each pseudo-label.
 
         Args:
-            probabilities: The labeller's, shape (N, num_classes), float32, without gradient.
+            probabilities: Predictions of the labeller, shape (N, num_classes), float32, without
+                gradient.
 
         Returns:
-            Shape (N,), float32, in [0, 1]; 0: the image does not count.
+            Weights, shape (N,), float32, in [0, 1]; 0 ignores the image.
         """
 
 
@@ -41,15 +42,15 @@ class AcceptAll(Acceptance):
 
 @MODELS.register_module()
 class ConfidenceThreshold(Acceptance):
-    """Accepts the pseudo-labels of which the labeller is sure enough.
+    """Accepts pseudo-labels with a confidence above a threshold.
 
     Source: Sohn et al., FixMatch, NeurIPS 2020, equation 4.
 
     Args:
-        threshold: Smallest probability of the likeliest class, in (0, 1].
+        threshold: Minimum probability of the most likely class, in (0, 1].
 
     Raises:
-        OptionError: If it is out of its range.
+        OptionError: If it is out of range.
     """
 
     def __init__(self, threshold: float = 0.95) -> None:

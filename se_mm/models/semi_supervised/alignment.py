@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Alignment of the distribution of the pseudo-labels."""
+"""Align the distribution of pseudo-labels."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from se_mm.smoothing.options import check_choice, check_count, check_number
 
 @MODELS.register_module()
 class DistributionAlignment(nn.Module):
-    """Corrects the labeller's probabilities by how often it has predicted each class.
+    """Corrects the labeller's probabilities for classes that it predicts too often or too rarely.
 
-    Each is multiplied by the class's share in the target over its mean in the predictions so far,
-    and normalised. Source: Berthelot et al., ReMixMatch, ICLR 2020, section 3.1; their mean of the
-    last 128 batches is a moving average here. The means are over all ranks.
+    Each probability is multiplied by the target share of its class divided by the class's mean
+    probability so far; then they are normalised. Source: Berthelot et al., ReMixMatch, ICLR 2020,
+    section 3.1; here a moving average replaces their mean of the last 128 batches. Means are taken
+    over all ranks.
 
     Args:
-        num_classes: How many classes.
-        target: ``'uniform'``, or ``'labelled'`` for the moving average of the labelled images'.
-        momentum: Share of a batch in the moving averages, in (0, 1].
+        num_classes: Number of classes.
+        target: ``'uniform'``, or ``'labelled'``, a moving average over the labelled images.
+        momentum: Weight of a batch in the moving averages, in (0, 1].
 
     Raises:
-        OptionError: If an option is out of its range.
+        OptionError: If an option is out of range.
     """
 
     def __init__(self, num_classes: int, target: str = 'uniform', momentum: float = 0.01) -> None:
@@ -38,11 +39,11 @@ class DistributionAlignment(nn.Module):
         self.register_buffer('wanted', uniform.clone())
 
     def forward(self, probabilities: Tensor, labels: Tensor) -> Tensor:
-        """Align, after the means have taken in this batch.
+        """Update the means with this batch, then align it.
 
         Args:
-            probabilities: The labeller's, shape (N, num_classes), float32.
-            labels: Those of the labelled images, shape (B,), int64.
+            probabilities: Predictions of the labeller, shape (N, num_classes), float32.
+            labels: Labels of the labelled images, shape (B,), int64.
 
         Returns:
             Shape (N, num_classes), float32; each row sums to 1.

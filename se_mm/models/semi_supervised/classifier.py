@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model that all semi-supervised methods share."""
+"""The model shared by all semi-supervised methods."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ OTHER_HEADS = {
     'MultiTaskHead': 'several tasks',
     'ConformerHead': 'two scores for each class',
 }
-"""Heads whose outputs are not the logits of one label, and what they are."""
+"""Heads whose outputs are not the logits of a single label, and what they have instead."""
 
 
 @MODELS.register_module()
 class SemiSupervisedClassifier(BaseModel):
     """A student that learns from labelled and unlabelled images, and a teacher that follows it.
 
-    The loss is the labelled images' by the classifier's own head, plus that of the unlabelled ones:
-    the labeller predicts the first of an image's views, and the student learns that prediction on
-    the last of them. All that the student sees of a batch passes through it at once, so that batch
-    norm sees one batch. The teacher is in evaluation mode and has no gradients; it is moved by a
-    hook, ``SETMAHook`` or ``SpatialEnsembleHook``.
+    The loss is the classifier's own loss on the labelled images plus a loss on the unlabelled ones:
+    the labeller predicts the first view of an image, and the student learns this prediction on the
+    last view. All images that the student sees pass through it at once, as one batch for batch
+    norm. The teacher is in evaluation mode and has no gradients; a hook updates it, ``SETMAHook``
+    or ``SpatialEnsembleHook``.
 
     Args:
         classifier: Config of any image classifier of mmpretrain.
-        labeller: Who makes the pseudo-labels: ``'teacher'`` or ``'student'``. None: nobody, only
-            the labelled images are learnt.
-        accept: Config of an :class:`~se_mm.models.semi_supervised.Acceptance`: which pseudo-labels
-            count.
-        target: Config of what a pseudo-label is: ``HardTarget``, ``SharpenedTarget`` or
+        labeller: The network that makes pseudo-labels: ``'teacher'`` or ``'student'``. None: train
+            on the labelled images only.
+        accept: Config of an :class:`~se_mm.models.semi_supervised.Acceptance`, which selects
+            pseudo-labels.
+        target: Config of the kind of pseudo-label: ``HardTarget``, ``SharpenedTarget`` or
             ``SoftTarget``.
         consistency: The loss between target and student: ``'cross_entropy'``, or ``'mse'`` of the
             probabilities. Both are means over all unlabelled images, accepted or not.
         align: Config of a :class:`~se_mm.models.semi_supervised.DistributionAlignment`, or None.
-        unlabelled_weight: Weight of the unlabelled images' loss, at least 0.
-        ramp_up: Share of the run in [0, 1] in which that weight rises linearly from 0.
-        predict_on: Who predicts outside training: ``'teacher'`` or ``'student'``.
+        unlabelled_weight: Weight of the loss on unlabelled images, at least 0.
+        ramp_up: Share of the run in [0, 1] during which this weight rises linearly from 0.
+        predict_on: The network that predicts outside training: ``'teacher'`` or ``'student'``.
         data_preprocessor: Config of the data preprocessor; its type can be left out. None: that of
             ``classifier``.
-        init_cfg: As for every module of MMEngine.
+        init_cfg: As in every module of MMEngine.
 
     Raises:
-        OptionError: If an option does not exist or is out of its range.
+        OptionError: If an option is unknown or out of range.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class SemiSupervisedClassifier(BaseModel):
         super().__init__(preprocessor, init_cfg)
         if len(preprocessor) == 1:
             print_log(
-                f'{type(self).__name__} has no data_preprocessor: images are not normalised, '
-                f'pixels are 0 to 255',
+                f'{type(self).__name__} has no data_preprocessor: images are not normalised and '
+                f'have pixels from 0 to 255',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -110,12 +110,12 @@ class SemiSupervisedClassifier(BaseModel):
         self.quality = PseudoLabelQuality()
 
     def init_weights(self) -> None:
-        """Initialise the student; the teacher begins as its copy."""
+        """Initialise the student, and copy it to the teacher."""
         super().init_weights()
         self.teacher.load_state_dict(self.student.state_dict())
 
     def train(self, mode: bool = True) -> SemiSupervisedClassifier:
-        """Set the mode of all but the teacher, which stays in evaluation mode."""
+        """Set the mode of everything except the teacher, which stays in evaluation mode."""
         super().train(mode)
         self.teacher.eval()
         return self
@@ -126,13 +126,13 @@ class SemiSupervisedClassifier(BaseModel):
         data_samples: Any = None,
         mode: str = 'tensor',
     ) -> Any:
-        """Compute losses in mode ``'loss'``, otherwise what the predicting network does.
+        """Compute losses in mode ``'loss'``, else call the network named by ``predict_on``.
 
         Args:
-            inputs: Mode ``'loss'``: ``dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])``;
-                otherwise images (N, 3, H, W).
-            data_samples: Mode ``'loss'``: ``dict(labels=(B,), truth=(U,))``, int64, truth being
-                negative where it is not known; otherwise a data sample for each image, or None.
+            inputs: In mode ``'loss'``, ``dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])``;
+                else images (N, 3, H, W).
+            data_samples: In mode ``'loss'``, ``dict(labels=(B,), truth=(U,))``, int64, with
+                negative values for unknown truth; else one data sample per image, or None.
             mode: ``'loss'``, ``'predict'`` or ``'tensor'``.
         """
         if mode == 'loss':
@@ -140,14 +140,14 @@ class SemiSupervisedClassifier(BaseModel):
         return getattr(self, self.predict_on)(inputs, data_samples, mode=mode)
 
     def loss(self, inputs: dict, data_samples: dict) -> dict[str, Tensor]:
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Args:
             inputs: See :meth:`forward`.
             data_samples: See :meth:`forward`.
 
         Returns:
-            ``loss_labelled`` and ``loss_unlabelled``, and what else the head gives.
+            ``loss_labelled``, ``loss_unlabelled`` and the other outputs of the head's loss.
         """
         labels, views = data_samples['labels'], inputs['views']
         if self.labeller is None:
@@ -159,7 +159,7 @@ class SemiSupervisedClassifier(BaseModel):
                 predicted = self.teacher(to_label, mode='tensor')
             seen = [inputs['labelled'], to_learn]
         else:
-            # The labels are read off the same pass; where there is one view only, it is both.
+            # Pseudo-labels come from the same pass; a single view serves as both.
             seen = [inputs['labelled'], *([to_label] if len(views) > 1 else []), to_learn]
         feats = self.student.extract_feat(torch.cat(seen))
         logits = self.student.head(_rows(feats, len(labels), None))
@@ -173,7 +173,7 @@ class SemiSupervisedClassifier(BaseModel):
         return losses
 
     def _labelled_losses(self, feats: Any, labels: Tensor) -> dict[str, Tensor]:
-        """What the head says of the labelled images."""
+        """Return the head's losses on the labelled images."""
         from mmpretrain.structures import DataSample
 
         samples = [DataSample().set_gt_label(label.reshape(1)) for label in labels]
@@ -186,8 +186,8 @@ class SemiSupervisedClassifier(BaseModel):
     def _unlabelled_loss(
         self, logits: Tensor, predicted: Tensor, labels: Tensor, truth: Tensor
     ) -> Tensor:
-        """The loss of the student's logits against what the labeller predicted, a scalar."""
-        # In float32 under mixed precision, too: a threshold of 0.95 is near 1.
+        """Return the loss of the student's logits against the labeller's predictions, a scalar."""
+        # Always in float32: low precision is too coarse near a threshold such as 0.95.
         probabilities = predicted.float().softmax(dim=1)
         if self.align is not None:
             probabilities = self.align(probabilities, labels)
@@ -202,7 +202,7 @@ class SemiSupervisedClassifier(BaseModel):
         return (weights * losses).mean()
 
     def _weight(self) -> float:
-        """Weight of the unlabelled images' loss at this iteration."""
+        """Return the weight of the loss on unlabelled images at this iteration."""
         if not self.ramp_up:
             return self.unlabelled_weight
         hub = MessageHub.get_current_instance()
@@ -211,7 +211,7 @@ class SemiSupervisedClassifier(BaseModel):
 
 
 def _check_head(head: Any) -> None:
-    """Refuse a head whose outputs are not the logits of a softmax."""
+    """Reject a head whose outputs are not the logits of a softmax."""
     for parent in type(head).__mro__:
         if parent.__name__ in OTHER_HEADS:
             raise OptionError(
@@ -220,18 +220,17 @@ def _check_head(head: Any) -> None:
             )
     if getattr(getattr(head, 'loss_module', None), 'use_sigmoid', False):
         raise OptionError(
-            'classifier.head.loss.use_sigmoid must be False: pseudo-labels are of one class for '
-            'each image'
+            'classifier.head.loss.use_sigmoid must be False, since a pseudo-label is a single class'
         )
 
 
 def _rows(feats: Any, start: int, stop: Optional[int]) -> Any:
-    """Some images' features, of a backbone or neck that may give nested tuples of them."""
+    """Slice the features of some images; a backbone or neck may return nested tuples."""
     return tree_map(lambda part: part[start:stop], feats)
 
 
 def _option_names(method: type) -> list[str]:
-    """The options of a method: those of its own constructor and of those it calls."""
+    """Return the options of a method: those of its constructor and of its base classes."""
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return [
         name

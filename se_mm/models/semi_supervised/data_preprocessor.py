@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preparation of batches that hold several kinds of images."""
+"""Data preprocessor for batches of labelled and unlabelled images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from se_mm.smoothing.options import OptionError
 
 @MODELS.register_module()
 class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
-    """mmpretrain's preprocessor of classification, for each kind of images in turn.
+    """Applies mmpretrain's classification preprocessor to labelled images and to each view.
 
     Args:
-        **options: Those of :class:`mmpretrain.models.ClsDataPreprocessor`, as ``mean``, ``std`` and
-            ``to_rgb``, without ``batch_augments`` and ``to_onehot``: labels are class numbers.
+        **options: Options of :class:`mmpretrain.models.ClsDataPreprocessor` such as ``mean``,
+            ``std`` and ``to_rgb``, except ``batch_augments`` and ``to_onehot``, since labels are
+            class numbers.
 
     Raises:
-        OptionError: If one of those is given.
+        OptionError: If ``batch_augments`` or ``to_onehot`` is set.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -37,13 +38,13 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
         self.images = ClsDataPreprocessor(**options)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Normalise the images, and bring everything to the model's device.
+        """Normalise the images, and move everything to the model's device.
 
         Args:
             data: ``inputs`` is ``dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])``, uint8,
-                and ``data_samples`` is ``dict(labels=(B,), truth=(U,))``, int64, as
-                :func:`se_mm.datasets.collate_views` makes them; or both are as in every
-                classification of mmpretrain.
+                and ``data_samples`` is ``dict(labels=(B,), truth=(U,))``, int64, as returned by
+                :func:`se_mm.datasets.collate_views`; or both are as in mmpretrain's
+                classification.
             training: Whether the batch is for training.
         """
         inputs = data['inputs']
@@ -63,12 +64,12 @@ def preprocessor_config(outer: Optional[Mapping], classifier: Mapping) -> dict[s
     """Return the config of a semi-supervised model's data preprocessor.
 
     Args:
-        outer: What the model's config has as ``data_preprocessor``.
-        classifier: Config of its classifier, whose own ``data_preprocessor`` is taken over where
-            the model has none.
+        outer: ``data_preprocessor`` in the model's config.
+        classifier: Config of its classifier, whose ``data_preprocessor`` is used if the model has
+            none.
 
     Raises:
-        OptionError: If the two disagree, or one is of another kind or mixes images.
+        OptionError: If the two disagree, or one has another type or mixes images.
     """
     given = {
         'data_preprocessor': dict(outer or {}),
@@ -95,7 +96,7 @@ def preprocessor_config(outer: Optional[Mapping], classifier: Mapping) -> dict[s
 
 
 def _own_kind(key: str, kind: Any, scope: Optional[str]) -> Any:
-    """The type of a user's own preprocessor; None if it is the one that we build on."""
+    """Return the type of a user's own preprocessor; None for mmpretrain's, which ours wraps."""
     found = kind
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(scope) as registry:

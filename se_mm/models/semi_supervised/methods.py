@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The published methods: each is a choice of a semi-supervised classifier's parts."""
+"""Published methods, each a combination of parts of the semi-supervised classifier."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from se_mm.models.semi_supervised.classifier import SemiSupervisedClassifier
 
 @MODELS.register_module()
 class FixMatch(SemiSupervisedClassifier):
-    """FixMatch: confident predictions of a weak view are the labels of a strong view.
+    """FixMatch: confident predictions on a weak view are the labels of a strong view.
 
-    Source: Sohn et al., NeurIPS 2020. There the student labels; here the teacher does, as in EMAN
-    (Cai et al., CVPR 2021), unless ``labeller='student'``: only so does the teacher take part in
-    the training. Batches have two views of an unlabelled image, weak and strong.
+    Source: Sohn et al., NeurIPS 2020, where the student makes the labels. Here the teacher does, as
+    in EMAN (Cai et al., CVPR 2021), so that the teacher takes part in the training; set
+    ``labeller='student'`` for the original. Batches have two views of an unlabelled image, weak and
+    strong.
 
     Args:
         classifier: Config of any image classifier of mmpretrain.
-        threshold: Smallest probability of an accepted pseudo-label, in (0, 1].
-        **options: Those of :class:`SemiSupervisedClassifier`.
+        threshold: Minimum probability of an accepted pseudo-label, in (0, 1].
+        **options: Options of :class:`SemiSupervisedClassifier`.
     """
 
     def __init__(self, classifier: dict, threshold: float = 0.95, **options: Any) -> None:
@@ -31,16 +32,16 @@ class FixMatch(SemiSupervisedClassifier):
 
 @MODELS.register_module()
 class MeanTeacher(SemiSupervisedClassifier):
-    """Mean Teacher: the student's probabilities of one weak view follow the teacher's of another.
+    """Mean Teacher: the student matches the teacher's probabilities on another weak view.
 
     Source: Tarvainen and Valpola, NeurIPS 2017, with their mean squared error. Batches have two
     weak views of an unlabelled image.
 
     Args:
         classifier: Config of any image classifier of mmpretrain.
-        unlabelled_weight: Weight of the unlabelled images' loss.
-        ramp_up: Share of the run in which it rises.
-        **options: Those of :class:`SemiSupervisedClassifier`.
+        unlabelled_weight: Weight of the loss on unlabelled images.
+        ramp_up: Share of the run during which this weight rises.
+        **options: Options of :class:`SemiSupervisedClassifier`.
     """
 
     def __init__(
@@ -63,17 +64,17 @@ class MeanTeacher(SemiSupervisedClassifier):
 
 @MODELS.register_module()
 class PseudoLabel(SemiSupervisedClassifier):
-    """Pseudo-label: the student learns its own confident predictions of a weak view.
+    """Pseudo-label: the student learns its own confident predictions on a weak view.
 
     Source: Lee, ICML workshops 2013, with a threshold as in later comparisons. Batches have one
     weak view of an unlabelled image.
 
     Args:
         classifier: Config of any image classifier of mmpretrain.
-        threshold: Smallest probability of an accepted pseudo-label, in (0, 1].
+        threshold: Minimum probability of an accepted pseudo-label, in (0, 1].
         labeller: ``'student'`` or ``'teacher'``.
-        ramp_up: Share of the run in which the weight of the unlabelled images' loss rises.
-        **options: Those of :class:`SemiSupervisedClassifier`.
+        ramp_up: Share of the run during which the weight of the loss on unlabelled images rises.
+        **options: Options of :class:`SemiSupervisedClassifier`.
     """
 
     def __init__(
@@ -90,13 +91,13 @@ class PseudoLabel(SemiSupervisedClassifier):
 
 @MODELS.register_module()
 class SupervisedOnly(SemiSupervisedClassifier):
-    """The labelled images alone: what the unlabelled ones are measured against.
+    """Baseline that trains on the labelled images only.
 
     Args:
         classifier: Config of any image classifier of mmpretrain.
-        predict_on: Who predicts outside training: ``'teacher'`` or ``'student'``.
+        predict_on: The network that predicts outside training: ``'teacher'`` or ``'student'``.
         data_preprocessor: Config of the data preprocessor; its type can be left out.
-        init_cfg: As for every module of MMEngine.
+        init_cfg: As in every module of MMEngine.
     """
 
     def __init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good the pseudo-labels are that a classifier has been trained on."""
+"""Measure the quality of pseudo-labels during training."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class PseudoLabelQuality:
-    """Counts pseudo-labels on their device, so that a training step never waits for a number."""
+    """Counts pseudo-labels on their device, so that training steps do not wait for the GPU."""
 
     def __init__(self) -> None:
-        # Rows: all images, those whose truth is known, those that are right too; each for all
-        # pseudo-labels and, in the second column, for the accepted.
+        # Rows: all images, those with known truth, correct ones. Columns: all pseudo-labels,
+        # accepted ones.
         self._counts: Optional[Tensor] = None
         self._histogram: Optional[Tensor] = None
 
@@ -23,9 +23,9 @@ class PseudoLabelQuality:
         """Count a batch.
 
         Args:
-            probabilities: The labeller's, shape (N, num_classes).
-            weights: Of the pseudo-labels, shape (N,); above 0: accepted.
-            truth: The true labels, shape (N,), int64; negative where they are not known.
+            probabilities: Predictions of the labeller, shape (N, num_classes).
+            weights: Weights of the pseudo-labels, shape (N,); those above 0 are accepted.
+            truth: True labels, shape (N,), int64; negative if unknown.
         """
         if self._counts is None:
             self._counts = truth.new_zeros(3, 2)
@@ -41,13 +41,13 @@ class PseudoLabelQuality:
         self._histogram.index_add_(0, labels, accepted.long())
 
     def read(self) -> tuple[dict[str, float], list[float]]:
-        """What has been counted on all ranks since the last call; every rank must ask.
+        """Return the counts of all ranks since the last call; must be called on every rank.
 
         Returns:
-            ``mask_rate``, the share in [0, 1] of pseudo-labels accepted; where some truth is known
-            ``pseudo_label_acc`` and ``accepted_acc``, the accuracy in % of all of them and of the
-            accepted ones; and each class's share in [0, 1] of the accepted. Both are empty if there
-            was nothing to count.
+            First, ``mask_rate``, the share in [0, 1] of accepted pseudo-labels, and if some truth
+            is known ``pseudo_label_acc`` and ``accepted_acc``, the accuracy in % of all and of the
+            accepted ones. Second, each class's share in [0, 1] of the accepted ones. Both are empty
+            if there was nothing to count.
         """
         if self._counts is None:
             return {}, []

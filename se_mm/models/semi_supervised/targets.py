@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How pseudo-labels are used: what the labeller's probabilities become as a target."""
+"""Turn the labeller's probabilities into training targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from se_mm.smoothing.options import check_number
 
 @MODELS.register_module()
 class HardTarget(nn.Module):
-    """The likeliest class alone, one-hot."""
+    """The most likely class, one-hot."""
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Map probabilities (N, num_classes) to targets of the same shape."""
@@ -21,7 +21,7 @@ class HardTarget(nn.Module):
 
 @MODELS.register_module()
 class SoftTarget(nn.Module):
-    """The probabilities as they are."""
+    """The unchanged probabilities."""
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Map probabilities (N, num_classes) to targets of the same shape."""
@@ -33,10 +33,10 @@ class SharpenedTarget(nn.Module):
     """The probabilities to the power of ``1 / temperature``, normalised.
 
     Args:
-        temperature: In (0, 1]; 1 leaves them as they are, towards 0 they become one-hot.
+        temperature: In (0, 1]; 1 leaves them unchanged, values near 0 make them one-hot.
 
     Raises:
-        OptionError: If it is out of its range.
+        OptionError: If it is out of range.
     """
 
     def __init__(self, temperature: float = 0.5) -> None:
@@ -45,6 +45,6 @@ class SharpenedTarget(nn.Module):
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Map probabilities (N, num_classes) to targets of the same shape."""
-        # In logarithms, where a small temperature does not round to 0 / 0.
+        # In log space, so that small temperatures do not give 0 / 0.
         smallest = probabilities.new_tensor(1e-38)
         return (probabilities.maximum(smallest).log() / self.temperature).softmax(dim=1)

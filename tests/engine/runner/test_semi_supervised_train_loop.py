@@ -162,7 +162,7 @@ def test_one_network_is_evaluated_as_by_mmengines_own_loop(runs, on):
         ),
         (
             dict(train_dataloader=dict(dataset=dict(unlabelled=False))),
-            'mu=2 is not allowed: the data set has no unlabelled images',
+            'mu must be left out for a data set without unlabelled images, got 2',
         ),
         (
             dict(val_cfg=dict(on='techer')),
