@@ -21,6 +21,7 @@ try:
         run_tool,
     )
     from se_mm.engine.runner.elastic import resume_option
+    from se_mm.engine.trial import TrialHook
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     if os.environ.get('RANK', '0') == '0':
@@ -40,6 +41,9 @@ def parse_args() -> argparse.Namespace:
         help='go on from this checkpoint; without one, from the last in the work dir',
     )
     parser.add_argument('--no-validate', action='store_true', help='do not validate while training')
+    parser.add_argument(
+        '--no-check', action='store_true', help='do not try validation before training'
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -80,6 +84,8 @@ def main() -> None:
     report = check_runner(runner)
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(report.short, flush=True)
+    if not args.no_check:
+        runner.register_hook(TrialHook())
     runner.train()
 
 
