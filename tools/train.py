@@ -12,6 +12,7 @@ try:
     from mmengine.config import Config
 
     from se_mm.engine.check import check_runner
+    from se_mm.engine.fit import FitHook
     from se_mm.engine.launch import (
         add_common_options,
         build_runner,
@@ -84,6 +85,7 @@ def main() -> None:
     report = check_runner(runner)
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(report.short, flush=True)
+    runner.register_hook(FitHook(testing=False))
     if not args.no_check:
         runner.register_hook(TrialHook())
     runner.train()

@@ -123,6 +123,12 @@ def test_automatic_resume_of_an_empty_folder_starts_from_load_from(trained):
     assert f'Load checkpoint from {start}' in output
 
 
+def test_weights_of_another_model_are_one_line_before_the_first_iteration(tools):
+    torch.save({'state_dict': {'encoder.weight': torch.ones(2)}}, tools.folder / 'other.pth')
+    said = tools.fail('train.py', tools.config, '--cfg-options', 'load_from=other.pth')
+    assert "checkpoint 'other.pth' must have the parameters of ImageClassifier" in said
+
+
 NO_PIPELINE = ['--cfg-options', 'val_dataloader.dataset.pipeline=[]']
 
 
