@@ -6,12 +6,13 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import StringIO
 from itertools import islice
 from typing import Any, Optional
 
 import torch
-from mmengine.evaluator import DumpResults, Evaluator
+from mmengine.evaluator import BaseMetric, DumpResults, Evaluator
 from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
 from mmengine.optim.scheduler import ReduceOnPlateauParamScheduler
 from mmengine.runner import Runner, ValLoop
@@ -90,7 +91,10 @@ def try_validation(runner: Runner) -> Optional[dict[str, float]]:
         runner._hooks = [hook for hook in runner.hooks if _prepares(hook)]
         metrics: dict[str, float] = {}
         runner._hooks.append(_Keep(metrics))
-        trial.run()
+        # COCO's evaluation prints its tables. Other output stays, as that of a debugger.
+        prints = any(_annotations(metric) for metric in trial.evaluator.metrics)
+        with redirect_stdout(StringIO()) if prints else nullcontext():
+            trial.run()
     return metrics
 
 
@@ -240,13 +244,15 @@ def _few_images(loader: DataLoader) -> Optional[DataLoader]:
 def _copied(evaluator: Evaluator) -> Evaluator:
     """A copy of an evaluator, which writes no predictions. Annotations are only read: shared."""
     metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]
-    annotations = [
-        part for metric in metrics for part in vars(metric).values() if hasattr(part, 'loadRes')
-    ]
-    memo: dict[int, Any] = {id(part): part for part in annotations}
+    memo = {id(part): part for metric in metrics for part in _annotations(metric)}
     copied = copy.copy(evaluator)
     copied.metrics = [copy.deepcopy(metric, memo) for metric in metrics]
     return copied
+
+
+def _annotations(metric: BaseMetric) -> list[Any]:
+    """The annotations in COCO's format that a metric has read."""
+    return [part for part in vars(metric).values() if hasattr(part, 'loadRes')]
 
 
 class _NoProbe:

@@ -213,6 +213,29 @@ def test_predictions_are_not_written(stateful, tmp_path):
     assert not (tmp_path / 'predictions.pkl').exists()
 
 
+class Annotations:
+    """What pycocotools reads an annotation file into; it cannot be copied."""
+
+    loadRes = None
+
+    def __deepcopy__(self, memo):
+        raise AssertionError
+
+
+@pytest.mark.parametrize('annotated', [True, False])
+def test_tables_of_coco_are_not_printed_and_its_annotations_not_copied(
+    stateful, capsys, monkeypatch, annotated
+):
+    runner = stateful()
+    metric = runner.val_loop.evaluator.metrics[0]
+    if annotated:
+        metric._coco_api = Annotations()
+    compute = Spread.compute_metrics
+    monkeypatch.setattr(Spread, 'compute_metrics', lambda *a: print('AP') or compute(*a))
+    assert try_validation(runner)['acc'] == LEAST
+    assert ('AP' in capsys.readouterr().out) is not annotated
+
+
 SAVE = dict(checkpoint=dict(type='CheckpointHook', save_best='ac', rule='greater'))
 STOP = dict(type='EarlyStoppingHook', monitor='ac', rule='greater')
 PLATEAU = dict(type='ReduceOnPlateauLR', monitor='ac', rule='greater')
