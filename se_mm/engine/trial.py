@@ -28,6 +28,8 @@ from se_mm.smoothing.options import OptionError, did_you_mean
 
 LEAST, MOST = 4, 32
 """Images tried on each rank: a batch, but at least and at most so many."""
+_WHOLE = ('BaseVideoMetric', 'CocoPanopticMetric', 'PoseTrack18Metric', 'ReIDMetrics')
+"""Metrics of mmdet and mmpose that fail unless they see all images."""
 _LIBRARIES = ('mmengine', 'mmpretrain', 'mmdet', 'se_mm')
 
 
@@ -60,9 +62,16 @@ class TrialHook(Hook):
                 '--no-check trains without trying'
             )
             raise
-        if metrics:
+        if metrics is None:
+            runner.logger.info('validation cannot be tried on a few images before training')
+        elif metrics:
             check_monitors(runner, metrics)
             runner.logger.info(f'validation was tried on a few images: it gives {_names(metrics)}')
+        else:
+            runner.logger.info(
+                'validation was tried on a few images: it gave no metrics, so the names of those '
+                'that are monitored were not compared'
+            )
 
 
 def try_validation(runner: Runner) -> Optional[dict[str, float]]:
@@ -206,15 +215,21 @@ def _untouched(runner: Runner) -> Iterator[None]:
 
 
 def _shortened(loop: Any) -> Optional[Any]:
-    """A copy of a loop that reads a few images; None where its data cannot be chosen from."""
+    """A copy of a loop that reads a few images; None where that is impossible."""
     trial = copy.copy(loop)
     trial.dataloader = _few_images(loop.dataloader)
     if trial.dataloader is None:
         return None
-    if isinstance(loop, TeacherStudentLoop):
-        trial.evaluators = {who: _copied(one) for who, one in loop.evaluators.items()}
-    else:
-        trial.evaluator = _copied(loop.evaluator)
+    kinds = {kind.__name__ for one in loop.evaluator.metrics for kind in type(one).__mro__}
+    if kinds & {*_WHOLE}:
+        return None
+    try:
+        if isinstance(loop, TeacherStudentLoop):
+            trial.evaluators = {who: _copied(one) for who, one in loop.evaluators.items()}
+        else:
+            trial.evaluator = _copied(loop.evaluator)
+    except Exception:  # A metric may hold what cannot be copied, such as an open file.
+        return None
     if isinstance(loop, ProbeLoop):
         classes = (getattr(loop.dataloader.dataset, 'metainfo', None) or {}).get('classes')
         trial.bank = _few_images(loop.bank)

@@ -3,6 +3,7 @@
 
 import copy
 import random
+import uuid
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def stateful(tmp_path):
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
             custom_hooks=list(hooks),
             work_dir=str(tmp_path),
-            experiment_name=f'{tmp_path.name}-{random.random()}',
+            experiment_name=uuid.uuid4().hex,
             randomness=dict(seed=0),
             log_level='ERROR',
         )
@@ -234,6 +235,19 @@ def test_tables_of_coco_are_not_printed_and_its_annotations_not_copied(
     monkeypatch.setattr(Spread, 'compute_metrics', lambda *a: print('AP') or compute(*a))
     assert try_validation(runner)['acc'] == LEAST
     assert ('AP' in capsys.readouterr().out) is not annotated
+
+
+@METRICS.register_module(force=True)
+class CocoPanopticMetric(Spread):
+    """A metric that fails unless it sees all images."""
+
+
+def test_validation_that_needs_all_images_or_cannot_be_copied_is_not_tried(stateful):
+    assert try_validation(stateful(metric='CocoPanopticMetric')) is None
+    runner = stateful()
+    with open(__file__) as file:
+        runner.val_loop.evaluator.metrics[0].file = file
+        assert try_validation(runner) is None
 
 
 SAVE = dict(checkpoint=dict(type='CheckpointHook', save_best='ac', rule='greater'))
