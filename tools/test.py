@@ -14,6 +14,7 @@ try:
     from mmengine.evaluator import DumpResults
     from mmengine.fileio import dump
 
+    from se_mm.engine.fit import FitHook
     from se_mm.engine.launch import (
         add_common_options,
         build_runner,
@@ -48,6 +49,11 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="use test-time augmentation, the config's tta_model and tta_pipeline",
     )
+    parser.add_argument(
+        '--no-check',
+        action='store_true',
+        help='test a checkpoint that lacks parameters of the model, or is of other classes',
+    )
     add_common_options(parser)
     return parser.parse_args()
 
@@ -78,6 +84,8 @@ def main() -> None:
     runner = build_runner(cfg)
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+    if not args.no_check:
+        runner.register_hook(FitHook(testing=True))
     metrics = runner.test()
     if args.out and args.out_item == 'metrics' and is_main_process():
         dump(metrics, args.out)

@@ -12,6 +12,7 @@ try:
     from mmengine.config import Config
 
     from se_mm.engine.check import check_runner
+    from se_mm.engine.fit import FitHook
     from se_mm.engine.launch import (
         add_common_options,
         build_runner,
@@ -21,6 +22,7 @@ try:
         run_tool,
     )
     from se_mm.engine.runner.elastic import resume_option
+    from se_mm.engine.trial import TrialHook
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     if os.environ.get('RANK', '0') == '0':
@@ -40,6 +42,9 @@ def parse_args() -> argparse.Namespace:
         help='resume from this checkpoint; without a value, from the last one in the work dir',
     )
     parser.add_argument('--no-validate', action='store_true', help='do not validate while training')
+    parser.add_argument(
+        '--no-check', action='store_true', help='do not try validation before training'
+    )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
@@ -80,6 +85,9 @@ def main() -> None:
     report = check_runner(runner)
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         print(report.short, flush=True)
+    runner.register_hook(FitHook(testing=False))
+    if not args.no_check:
+        runner.register_hook(TrialHook())
     runner.train()
 
 

@@ -21,6 +21,7 @@ from se_mm.datasets.class_checks import (
     check_same_classes,
     classes_of,
     labels_of_dataset,
+    listed,
 )
 from se_mm.evaluation.evaluation_loop import EvaluationLoop
 from se_mm.smoothing.options import OptionError, check_choice
@@ -122,9 +123,15 @@ class TeacherStudentLoop(EvaluationLoop):
 
     def _check_outputs(self, who: str, classes: tuple[str, ...]) -> None:
         """Check that a network has as many classes as the data."""
-        head = getattr(getattr(self._model, who), 'head', None)
-        key = 'model.classifier.head.num_classes'
-        check_outputs(key, getattr(head, 'num_classes', None), classes, f'{self._key}.dataset')
+        outputs = getattr(getattr(getattr(self._model, who), 'head', None), 'num_classes', None)
+        key, data = 'model.classifier.head.num_classes', f'{self._key}.dataset'
+        if self._key == 'val_dataloader':
+            check_outputs(key, outputs, classes, data)
+        elif outputs not in (None, len(classes)):  # The network is trained: the data are wrong.
+            raise OptionError(
+                f'{data} must have {outputs} classes, as many as {key}, got {len(classes)} '
+                f'({listed(classes)})'
+            )
 
     @torch.no_grad()
     def _run_iter(self, index: int, batch: dict) -> None:

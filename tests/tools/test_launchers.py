@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 
 def test_error_of_two_ranks_is_one_line(tools, port):
@@ -65,3 +66,18 @@ def test_slurm_is_asked_for_what_the_environment_says(tools):
     assert asked[:2] == ['-p', 'gpu']
     assert asked[asked.index('--time') :][:3] == ['--time', '60', '--quiet']
     assert asked[-4:] == [tools.config, '--launcher', 'slurm', '--resume']
+
+
+def test_two_ranks_try_the_validation_together_and_train_as_without(tools, port):
+    arguments = ['dist_train.sh', tools.config, 2]
+    wrong = ['--cfg-options', 'default_hooks.checkpoint.save_best=acuracy/top1']
+    assert "Did you mean 'accuracy/top1'?" in tools.fail(*arguments, *wrong, PORT=port)
+    states = []
+    for name, options in (('tried', []), ('untried', ['--no-check'])):
+        output = tools.succeed(*arguments, '--work-dir', name, *options, PORT=port)
+        assert ('validation was tried' in output) == (name == 'tried')
+        path = tools.folder / name / 'iter_4.pth'
+        states.append(torch.load(path, map_location='cpu', weights_only=True)['state_dict'])
+    tried, untried = states
+    assert list(tried) == list(untried)
+    assert all(torch.equal(tried[name], untried[name]) for name in tried)

@@ -6,6 +6,7 @@ import pickle
 import re
 
 import pytest
+import torch
 
 CHECKPOINT = 'work_dirs/digits_config/iter_4.pth'
 
@@ -49,7 +50,23 @@ def test_tta_runs_what_the_config_says(trained):
 
 def test_checkpoint_that_does_not_exist_is_one_line(trained):
     said = trained.fail('test.py', trained.config, 'work_dirs/digits_config/iter_5.pth')
-    assert said.startswith(
-        "error: checkpoint file 'work_dirs/digits_config/iter_5.pth' does not exist"
-    )
+    assert said.startswith("error: checkpoint file 'work_dirs/digits_config/iter_5.pth' does not")
     assert 'Did you mean' in said
+
+
+def test_checkpoint_of_another_model_is_one_line_unless_it_is_not_checked(trained):
+    options = ['--cfg-options', 'model.backbone.base_channels=4', 'model.head.in_channels=8']
+    arguments = ['test.py', trained.config, CHECKPOINT, *options]
+    said = trained.fail(*arguments)
+    assert f'checkpoint {CHECKPOINT!r} must have the parameters of ImageClassifier' in said
+    assert "got one without 3 of 35 parameters, such as 'backbone.layer1.0.downsample" in said
+    trained.succeed(*arguments, '--no-check')
+
+
+def test_checkpoint_of_other_classes_is_one_line(trained):
+    checkpoint = torch.load(trained.folder / CHECKPOINT)
+    checkpoint['meta']['dataset_meta'] = {'classes': tuple('abcdefghij')}
+    torch.save(checkpoint, trained.folder / 'letters.pth')
+    said = trained.fail('test.py', trained.config, 'letters.pth')
+    assert "classes of test_dataloader.dataset must be those of checkpoint 'letters.pth'" in said
+    trained.succeed('test.py', trained.config, 'letters.pth', '--no-check')

@@ -123,12 +123,36 @@ def test_automatic_resume_of_an_empty_folder_starts_from_load_from(trained):
     assert f'Load checkpoint from {start}' in output
 
 
-def test_error_after_an_iteration_keeps_its_traceback(tools):
-    status, _, errors = tools.run(
-        'train.py', tools.config, '--cfg-options', 'val_dataloader.dataset.pipeline=[]'
-    )
+def test_weights_of_another_model_are_one_line_before_the_first_iteration(tools):
+    torch.save({'state_dict': {'encoder.weight': torch.ones(2)}}, tools.folder / 'other.pth')
+    said = tools.fail('train.py', tools.config, '--cfg-options', 'load_from=other.pth')
+    assert "checkpoint 'other.pth' must have the parameters of ImageClassifier" in said
+
+
+NO_PIPELINE = ['--cfg-options', 'val_dataloader.dataset.pipeline=[]']
+
+
+def test_validation_that_fails_keeps_its_traceback_and_comes_before_training(tools):
+    status, output, errors = tools.run('train.py', tools.config, *NO_PIPELINE)
     assert status == 1
     assert 'Traceback' in errors and 'error: ' not in errors
+    assert '--no-check trains without trying' in output + errors
+    assert 'Epoch(train)' not in output
+
+
+def test_error_after_an_iteration_keeps_its_traceback(tools):
+    status, output, errors = tools.run('train.py', tools.config, '--no-check', *NO_PIPELINE)
+    assert status == 1
+    assert 'Traceback' in errors and 'error: ' not in errors
+    assert 'Epoch(train) [1][4/6]' in output
+
+
+def test_metric_that_does_not_exist_is_one_line_before_the_first_iteration(tools):
+    options = ['--cfg-options', 'default_hooks.checkpoint.save_best=acuracy/top1']
+    said = tools.fail('train.py', tools.config, *options)
+    assert 'default_hooks.checkpoint.save_best must be a metric of the validation' in said
+    assert "Did you mean 'accuracy/top1'?" in said
+    assert not list(tools.folder.glob('**/*.pth'))
 
 
 def test_ctrl_c_says_how_to_go_on(tools):

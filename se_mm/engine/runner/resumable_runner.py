@@ -27,6 +27,7 @@ from se_mm.checkpoints.read import (
 from se_mm.checkpoints.write import remove_leftovers, whole_file
 from se_mm.datasets.loader_checks import check_train_loader
 from se_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
+from se_mm.engine.runner.divergence import say_if_diverged
 from se_mm.engine.runner.keyed_data import KeyedLoader
 from se_mm.engine.runner.rank_state import RANKS_KEY, gather_ranks, plain_model, restore_rank
 from se_mm.engine.runner.resume_hooks import SeedHook, StateHook
@@ -80,7 +81,11 @@ class ResumableRunner(Runner):
             self._choose_checkpoint()
         if is_main_process():
             remove_leftovers(self.work_dir)
-        return super().train()
+        try:
+            return super().train()
+        except Exception as error:
+            say_if_diverged(self, error)
+            raise
 
     def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
         """Build the train loop with a dataloader that depends on the place in the run alone."""

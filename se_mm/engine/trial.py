@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Try validation before training: a few images, and the names of the metrics that come of them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from io import StringIO
+from itertools import islice
+from typing import Any, Optional
+
+import torch
+from mmengine.evaluator import BaseMetric, DumpResults, Evaluator
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
+from mmengine.optim.scheduler import ReduceOnPlateauParamScheduler
+from mmengine.runner import Runner, ValLoop
+from torch import Tensor
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
+
+from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.evaluation.evaluation_loop import EvaluationLoop
+from se_mm.evaluation.probe_loop import ProbeLoop
+from se_mm.evaluation.teacher_student_loop import TeacherStudentLoop
+from se_mm.rng import rng_untouched
+from se_mm.smoothing.options import OptionError, did_you_mean
+
+LEAST, MOST = 4, 32
+"""Images tried on each rank: a batch, but at least and at most so many."""
+_WHOLE = ('BaseVideoMetric', 'CocoPanopticMetric', 'PoseTrack18Metric', 'ReIDMetrics')
+"""Metrics of mmdet and mmpose that fail unless they see all images."""
+_LIBRARIES = ('mmengine', 'mmpretrain', 'mmdet', 'se_mm')
+
+
+class TrialHook(Hook):
+    """Validates on a few images before the first iteration.
+
+    What is wrong with the data, the pipeline or the evaluator of the validation, or with the metric
+    that a checkpoint, early stopping or a learning rate depends on, then ends the run at once and
+    not at its first validation. Training is not affected: see :func:`try_validation`.
+
+    Raises:
+        OptionError: Before the first iteration, if a metric is monitored that the validation does
+            not have. Errors of the dataset, the model and the metrics stay what they are.
+    """
+
+    priority = 'VERY_LOW'  # After the teacher's hook, before what may validate when resuming.
+
+    def before_train(self, runner: Runner) -> None:
+        """Try it. Called once the weights are initialised, loaded or resumed."""
+        begin = getattr(runner.train_loop, 'val_begin', 0)
+        if runner.val_loop is None or begin > max(runner.max_iters, runner.max_epochs):
+            return
+        try:
+            metrics = try_validation(runner)
+        except OptionError:
+            raise
+        except Exception:
+            runner.logger.error(
+                'validation was tried on a few images before training, and failed as follows; '
+                '--no-check trains without trying'
+            )
+            raise
+        if metrics is None:
+            runner.logger.info('validation cannot be tried on a few images before training')
+        elif metrics:
+            check_monitors(runner, metrics)
+            runner.logger.info(f'validation was tried on a few images: it gives {_names(metrics)}')
+        else:
+            runner.logger.info(
+                'validation was tried on a few images: it gave no metrics, so the names of those '
+                'that are monitored were not compared'
+            )
+
+
+def try_validation(runner: Runner) -> Optional[dict[str, float]]:
+    """Validate on a few images, and leave no trace.
+
+    The images are spread over the data set and read in this process. The random generators, the
+    modes and buffers of the model, the evaluator, the log and the hooks are as before. Hooks take
+    part that prepare the model for a validation, but not those that log, save or decide.
+
+    Args:
+        runner: A runner that is about to train. All ranks must call this.
+
+    Returns:
+        The metrics, whose values mean nothing; empty if the images gave none, as a detector's that
+        detects nothing. None: the validation cannot be tried.
+    """
+    loop = runner.val_loop
+    if not isinstance(loop, (ValLoop, EvaluationLoop)):
+        return None
+    with rng_untouched(), _untouched(runner):
+        trial = _shortened(loop)
+        if trial is None:
+            return None
+        # A hook may validate once more by it.
+        runner._val_loop = trial
+        runner._hooks = [hook for hook in runner.hooks if _prepares(hook)]
+        metrics: dict[str, float] = {}
+        runner._hooks.append(_Keep(metrics))
+        # COCO's evaluation prints its tables. Other output stays, as that of a debugger.
+        prints = any(_annotations(metric) for metric in trial.evaluator.metrics)
+        with redirect_stdout(StringIO()) if prints else nullcontext():
+            trial.run()
+    return metrics
+
+
+def check_monitors(runner: Runner, metrics: dict[str, float]) -> None:
+    """Refuse a monitored metric that the validation does not have.
+
+    Args:
+        runner: The runner.
+        metrics: What the validation gives.
+
+    Raises:
+        OptionError: If there is none of that name; it lists those that there are.
+    """
+    for key, name in _monitors(runner):
+        if name in metrics:
+            continue
+        message = (
+            f'{key} must be a metric of the validation, {_names(metrics)}, got {name!r}.'
+            f'{did_you_mean(name, metrics)}'
+        )
+        if any(_may_add_metrics(hook) for hook in runner.hooks):
+            runner.logger.warning(f'{message} Unless a hook adds it, the run will fail')
+        else:
+            raise OptionError(message)
+
+
+def _monitors(runner: Runner) -> Iterator[tuple[str, str]]:
+    """What a run monitors, by config key."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            for name in hook.key_indicators:
+                if name != 'auto':
+                    yield 'default_hooks.checkpoint.save_best', name
+        elif isinstance(hook, EarlyStoppingHook):
+            yield f'monitor of {type(hook).__name__}', hook.monitor
+    found = runner.param_schedulers or []
+    for group in found.values() if isinstance(found, dict) else [found]:
+        for scheduler in group:
+            if isinstance(scheduler, ReduceOnPlateauParamScheduler):
+                yield f'monitor of {type(scheduler).__name__}', scheduler.monitor
+
+
+def _names(metrics: dict[str, float], most: int = 12) -> str:
+    shown = ', '.join(list(metrics)[:most])
+    return f'{shown}, ... ({len(metrics)} in all)' if len(metrics) > most else shown
+
+
+def _is_of_a_user(hook: Hook) -> bool:
+    return type(hook).__module__.partition('.')[0] not in _LIBRARIES
+
+
+def _may_add_metrics(hook: Hook) -> bool:
+    """Whether a hook that does not take part may add metrics after a validation."""
+    stages = hook.get_triggered_stages()
+    return _is_of_a_user(hook) and not _prepares(hook) and 'after_val_epoch' in stages
+
+
+def _prepares(hook: Hook) -> bool:
+    """Whether a hook prepares the model for a validation, rather than logging or saving."""
+    if isinstance(hook, (SpatialEnsembleHook, EMAHook)):
+        return True
+    library = type(hook).__module__.partition('.')[0]
+    stages = hook.get_triggered_stages()
+    return library != 'mmengine' and bool({'before_val', 'before_val_epoch'} & {*stages})
+
+
+class _Keep(Hook):
+    """Keeps the metrics of a validation, whatever the loop returns."""
+
+    def __init__(self, metrics: dict[str, float]) -> None:
+        self._metrics = metrics
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
+        """Called last: other hooks may have added some."""
+        self._metrics.update(metrics or {})
+
+
+@contextmanager
+def _untouched(runner: Runner) -> Iterator[None]:
+    """Restore what a validation changes besides the random generators."""
+    modules = list(runner.model.modules())
+    modes = [module.training for module in modules]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in modules
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    hub, logger = runner.message_hub, runner.logger
+    kept = {name: vars(hub)[name] for name in ('_log_scalars', '_runtime_info', '_resumed_keys')}
+    hooks, loop, level = runner._hooks, runner._val_loop, logger.level
+    states = [vars(hook).copy() for hook in hooks]
+    try:
+        vars(hub).update({name: copy.copy(value) for name, value in kept.items()})
+        hub._log_scalars = copy.deepcopy(kept['_log_scalars'])
+        logger.setLevel(logging.CRITICAL)  # What is measured on a few images would be misread.
+        yield
+    finally:
+        logger.setLevel(level)
+        vars(hub).update(kept)
+        runner._hooks, runner._val_loop = hooks, loop
+        for hook, state in zip(hooks, states, strict=True):
+            vars(hook).clear()
+            vars(hook).update(state)
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer.copy_(value)
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+
+
+def _shortened(loop: Any) -> Optional[Any]:
+    """A copy of a loop that reads a few images; None where that is impossible."""
+    trial = copy.copy(loop)
+    trial.dataloader = _few_images(loop.dataloader)
+    if trial.dataloader is None:
+        return None
+    kinds = {kind.__name__ for one in loop.evaluator.metrics for kind in type(one).__mro__}
+    if kinds & {*_WHOLE}:
+        return None
+    try:
+        if isinstance(loop, TeacherStudentLoop):
+            trial.evaluators = {who: _copied(one) for who, one in loop.evaluators.items()}
+        else:
+            trial.evaluator = _copied(loop.evaluator)
+    except Exception:  # A metric may hold what cannot be copied, such as an open file.
+        return None
+    if isinstance(loop, ProbeLoop):
+        classes = (getattr(loop.dataloader.dataset, 'metainfo', None) or {}).get('classes')
+        trial.bank = _few_images(loop.bank)
+        if trial.bank is None or not classes:
+            return None
+        trial.probes = [_NoProbe(probe.name, len(classes)) for probe in loop.probes]
+    return trial
+
+
+def _few_images(loader: DataLoader) -> Optional[DataLoader]:
+    """A loader of a few images of another, without workers."""
+    batches, dataset = loader.batch_sampler, loader.dataset
+    if batches is None or isinstance(dataset, IterableDataset):
+        return None
+    if type(batches) is BatchSampler:
+        share = list(islice(loader.sampler, len(dataset)))
+        size = batches.batch_size
+        count = min(max(size, LEAST), MOST, len(share))
+        # Spread, since the images of a class often follow each other.
+        share = share[:: len(share) // count][:count] if share else []
+        chosen = [share[first : first + size] for first in range(0, count, size)]
+    else:
+        chosen = list(islice(batches, 1))
+    return DataLoader(dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
+
+
+def _copied(evaluator: Evaluator) -> Evaluator:
+    """A copy of an evaluator, which writes no predictions. Annotations are only read: shared."""
+    metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]
+    memo = {id(part): part for metric in metrics for part in _annotations(metric)}
+    copied = copy.copy(evaluator)
+    copied.metrics = [copy.deepcopy(metric, memo) for metric in metrics]
+    return copied
+
+
+def _annotations(metric: BaseMetric) -> list[Any]:
+    """The annotations in COCO's format that a metric has read."""
+    return [part for part in vars(metric).values() if hasattr(part, 'loadRes')]
+
+
+class _NoProbe:
+    """Stands for a probe: a few images do not have all classes, to which it could be fitted.
+
+    Args:
+        name: Name of the probe.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, name: str, num_classes: int) -> None:
+        self.name, self._num_classes = name, num_classes
+
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """Do nothing."""
+
+    def scores(self, features: Tensor) -> Tensor:
+        """Equal scores for all classes, shape (n, number of classes)."""
+        return torch.full((len(features), self._num_classes), 1 / self._num_classes)
