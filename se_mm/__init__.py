@@ -18,5 +18,8 @@ if find_spec('mmengine') is not None:
     check_environment()
 
     from se_mm import datasets, engine, evaluation, models
+    from se_mm.checkpoints.read import allow_mmengine_checkpoints
+
+    allow_mmengine_checkpoints()
 
     __all__ += ['datasets', 'engine', 'evaluation', 'models']

@@ -9,13 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from se_mm.checkpoints.read import mmengine_classes
-
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
-if hasattr(torch.serialization, 'add_safe_globals'):
-    # Tests load the checkpoints of runs by torch.load, and resume with MMEngine's own Runner.
-    torch.serialization.add_safe_globals(mmengine_classes())
 
 
 def _browser():

@@ -172,12 +172,18 @@ def mmengine_classes_allowed() -> Iterator[None]:
         torch.serialization.add_safe_globals(before)
 
 
-def mmengine_classes() -> list[Any]:
-    """The classes and functions that an MMEngine checkpoint refers to.
+def allow_mmengine_checkpoints() -> None:
+    """Add what MMEngine writes to PyTorch's list of what ``weights_only=True`` may load.
 
-    A process that loads such checkpoints by other means allows them for itself:
-    ``torch.serialization.add_safe_globals(mmengine_classes())``.
+    Called when se_mm is imported: without it, MMEngine's own Runner cannot resume with PyTorch 2.6
+    or later. Nothing that could run code is added.
     """
+    if hasattr(torch.serialization, 'add_safe_globals'):
+        torch.serialization.add_safe_globals(mmengine_classes())
+
+
+def mmengine_classes() -> list[Any]:
+    """The classes and functions that an MMEngine checkpoint refers to."""
     kinds = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', '?')
     dtypes = {type(np.dtype(kind)) for kind in kinds}
     functions = [
