@@ -189,7 +189,7 @@ def _check_annotations(where: str, coco: dict) -> None:
 
 
 def _check_ids(where: str, key: str, entries: list) -> None:
-    """Refuse ids that are neither whole numbers nor strings, of both kinds, or there twice."""
+    """Check that ids are unique, and all integers or all strings."""
     for number, entry in enumerate(entries):
         place = f'{where}: {key}[{number}]'
         if not isinstance(entry, dict):
