@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
+sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
 
 # Contestant -> the labeller and the strong view.
 OURS = {

@@ -26,7 +26,7 @@ import torch
 from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
+sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
 
 from mmengine.config import Config  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
+sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
 
 from mmengine.config import Config  # noqa: E402
 from mmengine.hub import get_config  # noqa: E402

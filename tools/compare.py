@@ -26,7 +26,7 @@ from pathlib import Path
 from rich.console import Console
 
 TOOLS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TOOLS.parent))  # Works from a checkout, too.
+sys.path.insert(0, str(TOOLS.parent))  # Lets it run from a checkout.
 
 try:
     import se_mm  # noqa: F401 -- registers what configs name

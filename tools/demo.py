@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # Works from a checkout, too.
+sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
 
 from se_mm.evaluation.runs import Run, RunFailure, run_all  # noqa: E402
 from se_mm.home import CONFIGS, TOOLS  # noqa: E402

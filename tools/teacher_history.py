@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Works from a checkout, too.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Lets it run from a checkout.
 
 try:
     import se_mm  # noqa: F401 -- lets PyTorch read MMEngine's checkpoints
@@ -70,7 +70,7 @@ def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
         raise OptionError(f'checkpoint must hold a teacher, got {name!r} with a single model')
     note = (
         'no record of se_mm is in it: another hook updated its teacher, so the origin of its units '
-        'is unknown. The plot shows the distance from its student.'
+        'is unknown; the plot shows the distance from its student.'
     )
     print(note)
     found = distances(both.teacher, both.student)

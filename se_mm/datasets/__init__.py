@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: embedded ones, a user's own, and labelled and unlabelled images together."""
+"""Data sets: built-in ones, users' own images, and combined labelled and unlabelled images."""
 
 from se_mm.datasets.class_checks import check_detection_classes
 from se_mm.datasets.collate import collate_views

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the embedded sets have in common: images that lie in one array, not in files."""
+"""Base of data sets whose images are in one array instead of files."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from mmengine.dataset import BaseDataset
 
 
 class ArrayDataset(BaseDataset):
-    """A labelled set of images in memory.
+    """Base of labelled data sets in memory.
 
-    An item, before the pipeline, is a dict of ``img`` (height, width, 3) uint8 in BGR order as mmcv
-    reads images, ``gt_label`` int, ``img_shape``, ``ori_shape`` and ``sample_idx``.
+    Before the pipeline, an item is a dict of ``img`` (height, width, 3) uint8 in mmcv's BGR order,
+    ``gt_label`` int, ``img_shape``, ``ori_shape`` and ``sample_idx``.
 
     Args:
         classes: Names of the classes, in the order of the labels.
         pipeline: Transforms, as in every OpenMMLab dataset.
         test_mode: As in every OpenMMLab dataset.
-        indices: Use only the first so many images, or those at these indices.
+        indices: Use only the first ``indices`` images, or those at a list of indices.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class ArrayDataset(BaseDataset):
         test_mode: bool = False,
         indices: Any = None,
     ) -> None:
-        # The images are one array, which worker processes share as it is.
+        # Worker processes share the array without serialisation.
         super().__init__(
             ann_file='',
             metainfo={'classes': tuple(classes)},
@@ -44,15 +44,15 @@ class ArrayDataset(BaseDataset):
 
     @abstractmethod
     def make_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """The images (n, height, width, 3) uint8 in BGR order, and the labels (n,) int64."""
+        """Return images (n, height, width, 3) uint8 in BGR order, and labels (n,) int64."""
 
     def load_data_list(self) -> list[dict]:
-        """Make the images; called once."""
+        """Make the images. Called once."""
         self._images, labels = self.make_images()
         return [{'index': i, 'gt_label': int(label)} for i, label in enumerate(labels)]
 
     def get_data_info(self, idx: int) -> dict:
-        """One item before the pipeline."""
+        """Return an item before the pipeline."""
         info = super().get_data_info(idx)
         image = self._images[info.pop('index')]
         # A copy: transforms may write into the image.
@@ -64,5 +64,5 @@ class ArrayDataset(BaseDataset):
         }
 
     def get_gt_labels(self) -> np.ndarray:
-        """The labels (n,) int64."""
+        """Return the labels (n,) int64."""
         return np.array([info['gt_label'] for info in self.data_list], dtype=np.int64)

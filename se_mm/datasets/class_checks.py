@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether classes agree wherever they meet: heads, data sets, label files, metrics."""
+"""Check that heads, data sets, label files and metrics have the same classes."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from se_mm.smoothing.options import OptionError, did_you_mean
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 HEADS = ('bbox_head', 'mask_head')
 MOST_BYTES = 64 * 2**20
-"""Annotation files that are larger are not read for their boxes: it would take a minute."""
+"""Boxes in larger annotation files are not counted, which would take a minute."""
 
 
 def listed(names: Sequence[Any], most: int = 10) -> str:
-    """Return names for a message, cut after the first ``most``."""
+    """Join names for a message, up to the first ``most``."""
     shown = ', '.join(str(name) for name in names[:most])
     return f'{shown}, ... ({len(names)} in all)' if len(names) > most else shown
 
 
 def classes_of(key: str, dataset: Any) -> tuple[str, ...]:
-    """Return the names of a data set's classes, of which there must be two.
+    """Return the names of a data set's classes, at least two.
 
     Args:
         key: The config key, for the message.
@@ -54,27 +54,27 @@ def classes_of(key: str, dataset: Any) -> tuple[str, ...]:
 
 
 def labels_of_dataset(key: str, dataset: Any) -> np.ndarray:
-    """Return all labels of a data set, shape (n,), int64; negative where there is none.
+    """Return all labels of a data set, shape (n,), int64; negative for images without one.
 
     Raises:
-        OptionError: If it does not know them, or has several for an image.
+        OptionError: If it cannot list them, or has several for an image.
     """
     labels = None
     if hasattr(dataset, 'get_gt_labels'):
         try:
             labels = np.asarray(dataset.get_gt_labels())
-        except (KeyError, ValueError):  # No labels; or several, of which NumPy makes no array.
+        except (KeyError, ValueError):  # No labels, or several for an image.
             labels = None
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'iu':
         raise OptionError(
-            f'{key} must have one label for each image, as {type(dataset).__name__!r} has not; '
+            f'{key} must have one label for each image, got a {type(dataset).__name__!r} without; '
             f'several labels for an image are not supported'
         )
     return labels.astype(np.int64)
 
 
 def check_labels(key: str, labels: np.ndarray, num_classes: int) -> None:
-    """Refuse labels that stand for no class.
+    """Reject labels that are not class numbers.
 
     Args:
         key: The config key, for the message.
@@ -93,13 +93,13 @@ def check_labels(key: str, labels: np.ndarray, num_classes: int) -> None:
 
 
 def check_same_classes(key: str, classes: Sequence[str], other: str, wanted: Sequence[str]) -> None:
-    """Refuse classes that differ from others in name or order.
+    """Reject classes that differ from expected ones in name or order.
 
     Args:
-        key: Whose classes they are.
+        key: Config key of the classes.
         classes: Their names.
-        other: Whose classes they must be.
-        wanted: The names of those.
+        other: Config key of the expected classes.
+        wanted: The expected names.
 
     Raises:
         OptionError: If they differ; it lists the names.
@@ -121,13 +121,13 @@ def check_same_classes(key: str, classes: Sequence[str], other: str, wanted: Seq
 
 
 def check_outputs(key: str, outputs: Any, classes: Sequence[str], data: str) -> None:
-    """Refuse a head whose number of classes is not that of the data.
+    """Reject a head whose number of classes differs from that of the data.
 
     Args:
-        key: The config key of the head's number.
-        outputs: That number; None is not checked.
+        key: Config key of the head's number of classes.
+        outputs: This number; None is not checked.
         classes: Names of the data's classes.
-        data: Whose classes they are.
+        data: Config key of the data.
 
     Raises:
         OptionError: If the numbers differ.
@@ -140,7 +140,7 @@ def check_outputs(key: str, outputs: Any, classes: Sequence[str], data: str) -> 
 
 
 def check_metrics(key: str, metrics: Sequence[Any], num_classes: int) -> None:
-    """Refuse a top-k accuracy of more classes than there are.
+    """Reject a top-k accuracy with k above the number of classes.
 
     Args:
         key: The config key of the evaluator.
@@ -163,12 +163,12 @@ def check_metrics(key: str, metrics: Sequence[Any], num_classes: int) -> None:
 def check_detection_classes(cfg: Config) -> None:
     """Compare the classes of a detector's head, data sets and COCO files; count unusable boxes.
 
-    mmdet numbers the classes in the order of the file's categories, whatever the order in
-    ``metainfo``; it drops boxes of other categories, and trains on none without a word.
+    mmdet numbers the classes in the order of the file's categories, whatever their order in
+    ``metainfo``. It silently drops boxes of other categories, even if none is left.
 
     Args:
-        cfg: A config. One without a detector, with data sets of other kinds than ``CocoDataset``
-            and ours, or whose files are not there, passes.
+        cfg: A config. Models other than detectors, data sets other than ``CocoDataset`` and those
+            of se_mm, and missing files are not checked.
 
     Raises:
         OptionError: If classes disagree, a source of a batch is empty, or no box can be learned.
@@ -196,10 +196,10 @@ def check_detection_classes(cfg: Config) -> None:
 
 
 def _heads(key: str, part: Any, is_head: bool = False) -> Iterator[tuple[str, int]]:
-    """The numbers of classes of a model's heads, by config key."""
+    """Yield the number of classes of each head of a model, by config key."""
     if isinstance(part, Mapping):
         outputs = part.get('num_classes')
-        # Scores of words, and masks of all classes alike, are of another number.
+        # Word scores and class-agnostic masks have another number of outputs.
         other = part.get('class_agnostic') or part.get('contrastive_cfg')
         if is_head and isinstance(outputs, int) and not other:
             yield f'{key}.num_classes', outputs
@@ -211,7 +211,7 @@ def _heads(key: str, part: Any, is_head: bool = False) -> Iterator[tuple[str, in
 
 
 def _leaves(key: str, dataset: Any) -> Iterator[tuple[str, Mapping]]:
-    """The data sets within wrappers, by config key."""
+    """Yield the data sets inside wrappers, by config key."""
     if not isinstance(dataset, Mapping):
         return
     inner = dataset.get('datasets')
@@ -225,7 +225,7 @@ def _leaves(key: str, dataset: Any) -> Iterator[tuple[str, Mapping]]:
 
 
 def _kind(dataset: Mapping) -> Optional[type]:
-    """The class of a data set; None if that is not known, which is not for us to judge."""
+    """Return the class of a data set; None if it is not registered here."""
     kind = dataset.get('type')
     if not isinstance(kind, str):
         return kind if isinstance(kind, type) else None
@@ -235,7 +235,7 @@ def _kind(dataset: Mapping) -> Optional[type]:
 
 
 def _leaf_classes(key: str, dataset: Mapping) -> Optional[tuple[str, ...]]:
-    """The classes that a config gives a data set; None if only the data know them."""
+    """Return the classes that a config sets for a data set; None if only the data have them."""
     given = dataset.get('metainfo') or {}
     if not isinstance(given, Mapping):
         return None
@@ -253,13 +253,13 @@ def _leaf_classes(key: str, dataset: Mapping) -> Optional[tuple[str, ...]]:
 
 
 def _is_coco(dataset: Mapping) -> bool:
-    """Whether a data set is read from a file in COCO's format as mmdet's ``CocoDataset`` does."""
+    """Return whether a data set reads a COCO-format file as mmdet's ``CocoDataset`` does."""
     try:
         from mmdet.datasets import CocoDataset
     except ImportError:
         return False
     kind = _kind(dataset)
-    # Some kinds, as that of LVIS, have fields of their own.
+    # Some subclasses, such as LVIS, read other fields.
     return kind is not None and all(
         getattr(kind, name, None) is getattr(CocoDataset, name)
         for name in ('load_data_list', 'parse_data_info')
@@ -267,18 +267,18 @@ def _is_coco(dataset: Mapping) -> bool:
 
 
 def _is_ours_to_judge(dataset: Mapping) -> bool:
-    """Whether every class of a data set has an output of the head: not of tracks or stuff."""
+    """Return whether each class of a data set needs an output of the head (not tracks or stuff)."""
     return _is_coco(dataset) or getattr(_kind(dataset), '__module__', '').startswith('se_mm.')
 
 
 def _check_file(key: str, dataset: Mapping, classes: tuple[str, ...], learned: bool) -> None:
-    """Compare the classes with the categories of a COCO file, and count the boxes learned."""
+    """Compare the classes with the categories of a COCO file, and count the usable boxes."""
     file = dataset.get('ann_file')
     if not file or not isinstance(file, str) or not _is_coco(dataset):
         return
     path = os.path.join(dataset.get('data_root') or '', file)
     if not os.path.isfile(path):
-        return  # mmdet says so.
+        return  # mmdet reports it.
     categories = read_categories(path)
     names = [category['name'] for category in categories]
     if missing := [name for name in classes if name not in names]:
@@ -309,7 +309,7 @@ def _check_file(key: str, dataset: Mapping, classes: tuple[str, ...], learned: b
 
 
 def _check_sources(loader: Mapping) -> None:
-    """Refuse a sampler of several sources that would wait without end for images of one."""
+    """Reject a multi-source sampler that would wait forever for images of an empty source."""
     sampler = loader.get('sampler')
     ratio = sampler.get('source_ratio') if isinstance(sampler, Mapping) else None
     if not isinstance(ratio, (list, tuple)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Annotation files in COCO's format: read, checked entry by entry, and their boxes counted."""
+"""Read and check annotation files in COCO's format, and count their boxes."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from se_mm.smoothing.options import OptionError, did_you_mean
 
 KEYS = ('images', 'annotations', 'categories')
 SLICE = 2**20
-"""Bytes of a file in which its categories are looked for before the whole is read."""
+"""Bytes after the key in which the categories are searched before reading the whole file."""
 
 
 @dataclass(frozen=True)
 class BoxCounts:
-    """How many boxes of a file mmdet learns from, and why not from the others.
+    """Number of boxes that mmdet learns from, and of dropped ones by reason.
 
     Attributes:
         usable: Boxes that are learned.
-        reasons: Number of the others by reason.
+        reasons: Reason -> number of dropped boxes.
     """
 
     usable: int
@@ -35,7 +35,7 @@ class BoxCounts:
 
     @property
     def dropped(self) -> int:
-        """Boxes that are not learned."""
+        """Number of boxes that are not learned."""
         return sum(self.reasons.values())
 
     def __str__(self) -> str:
@@ -51,8 +51,8 @@ def count_boxes(coco: Mapping[str, Any], category_ids: Optional[Collection] = No
     """Count the boxes that mmdet's ``CocoDataset`` learns from.
 
     Args:
-        coco: The contents of a file that :func:`read_coco` accepts.
-        category_ids: Ids of the categories that are learned; None: all of the file.
+        coco: Contents of a file as returned by :func:`read_coco`.
+        category_ids: Ids of the categories to learn. None: all in the file.
     """
     if category_ids is None:
         category_ids = [category['id'] for category in coco['categories']]
@@ -67,7 +67,7 @@ def count_boxes(coco: Mapping[str, Any], category_ids: Optional[Collection] = No
 
 
 def _fate(annotation: Mapping, image: Mapping, category_ids: Collection) -> str:
-    """Why a box is not learned; empty if it is. As ``CocoDataset.parse_data_info`` decides."""
+    """Return why ``CocoDataset.parse_data_info`` drops a box; empty if it is learned."""
     x, y, width, height = annotation['bbox']
     if annotation.get('ignore'):
         return 'marked to be ignored'
@@ -87,10 +87,10 @@ def _fate(annotation: Mapping, image: Mapping, category_ids: Collection) -> str:
 
 
 def read_categories(path: Union[str, Path]) -> list[dict]:
-    """Read the categories of a file, without the rest of it where that is possible.
+    """Read the categories of a file, without the rest of it if possible.
 
     Raises:
-        OptionError: If the file cannot be read or its categories are wrong.
+        OptionError: If the file cannot be read or its categories are invalid.
     """
     try:
         with (
@@ -106,17 +106,17 @@ def read_categories(path: Union[str, Path]) -> list[dict]:
     except OptionError:
         raise
     except (OSError, ValueError):
-        pass  # Read as a whole, which says what is wrong.
+        pass  # Reading the whole file reports the error.
     return read_coco(path)['categories']
 
 
 def read_coco(path: Union[str, Path]) -> dict[str, Any]:
-    """Read an annotation file, and refuse what mmdet could not read or would misread.
+    """Read an annotation file, and reject what mmdet could not read or would misread.
 
-    Ids are kept as they are: whole numbers or strings.
+    Ids keep their type, integer or string.
 
     Raises:
-        OptionError: If there is no such file, or an entry is wrong; it names the first.
+        OptionError: If the file does not exist, or for the first invalid entry.
     """
     path = Path(path)
     where = _where(path)
@@ -183,13 +183,13 @@ def _check_annotations(where: str, coco: dict) -> None:
         place, box = f'{where}: annotations[{number}]', annotation.get('bbox')
         is_box = isinstance(box, list) and len(box) == 4 and all(map(_is_number, box))
         _require(place, annotation, 'bbox', is_box, 'four numbers')
-        # mmdet drops boxes that are not a number, and learns from infinite ones.
+        # mmdet drops NaN boxes, but learns from infinite ones.
         _require(place, annotation, 'bbox', not any(map(math.isinf, box)), 'finite numbers')
         _require(place, annotation, 'area', _is_number(annotation.get('area')), 'a number')
 
 
 def _check_ids(where: str, key: str, entries: list) -> None:
-    """Refuse ids that are neither whole numbers nor strings, of both kinds, or there twice."""
+    """Check that ids are unique, and all integers or all strings."""
     for number, entry in enumerate(entries):
         place = f'{where}: {key}[{number}]'
         if not isinstance(entry, dict):

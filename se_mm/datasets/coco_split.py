@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images of a detection set in COCO's format are labelled: exact, without replacement."""
+"""Draw the labelled images of a COCO-format detection set: exact, without replacement."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ def draw_coco_split(
 ) -> tuple[Id, ...]:
     """Draw the labelled images of a fold.
 
-    A fold is one order of the images, of which the first so many percent are labelled: those of 1 %
-    are among those of 10 %. The order of ``image_ids`` does not matter, and no global random
-    generator is touched.
+    A fold is a random order of the images, and its first ``percent`` % are labelled, so the images
+    of 1 % are among those of 10 %. The order of ``image_ids`` does not matter, and global random
+    generators are not used.
 
     Args:
-        image_ids: Ids of all images, each once: integers or strings, which are kept as they are.
-        percent: How many are labelled, in (0, 100): that share to the nearest image, and at least
-            one.
-        fold: Which order, from 1.
+        image_ids: Unique ids of all images, integers or strings.
+        percent: Labelled images in %, in (0, 100); rounded to the nearest image, at least one.
+        fold: Number of the fold, from 1.
         seed: Seed of all folds.
 
     Returns:
         The ids of the labelled images, sorted.
 
     Raises:
-        OptionError: If an argument is out of its range, or no image would be left unlabelled.
+        OptionError: If an argument is out of range, or no image would be left unlabelled.
     """
     check_number('percent', percent, 0, 100, open_low=True, open_high=True)
     check_count('fold', fold, 1)
@@ -49,14 +48,14 @@ def draw_coco_split(
 
 
 def split_coco(coco: dict[str, Any], labelled: Iterable[Id]) -> tuple[dict, dict]:
-    """Divide the contents of an annotation file.
+    """Split the contents of an annotation file.
 
     Args:
         coco: The contents.
         labelled: Ids of the labelled images.
 
     Returns:
-        The labelled and the unlabelled part, each with everything else that the file has. The
+        The labelled and the unlabelled part, each with all other entries of the file. The
         unlabelled part has no annotations, so that nobody trains on them by mistake.
     """
     chosen = set(labelled)

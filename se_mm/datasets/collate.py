@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of labelled images and of several views of unlabelled ones."""
+"""Collate labelled images and several views of unlabelled ones."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from se_mm.smoothing.options import OptionError
 
 @FUNCTIONS.register_module()
 def collate_views(samples: Sequence[dict]) -> dict[str, Any]:
-    """Make a batch of packed samples, of which one image or several views of it are the inputs.
+    """Collate packed samples with either one image or several views of it.
 
-    It holds tensors only: data samples would have to be sent from the workers one by one.
+    The batch has only tensors, since workers would send data samples one by one.
 
     Args:
-        samples: As mmpretrain's ``PackInputs`` makes them. With one image: labelled; with a list of
-            views: unlabelled, and a ``gt_label`` is the truth that only accuracies are measured
-            against.
+        samples: Outputs of mmpretrain's ``PackInputs``. A sample with one image is labelled, one
+            with a list of views is unlabelled; the latter's ``gt_label`` is only used to measure
+            accuracy.
 
     Returns:
         ``inputs=dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])`` and
-        ``data_samples=dict(labels=(B,), truth=(U,))``, where an unknown truth is -1.
+        ``data_samples=dict(labels=(B,), truth=(U,))``, where unknown truth is -1.
 
     Raises:
-        OptionError: If images of one kind differ in size, or there is no labelled one.
+        OptionError: If sizes of images differ, or there is no labelled image.
     """
     labelled = [sample for sample in samples if isinstance(sample['inputs'], Tensor)]
     unlabelled = [sample for sample in samples if not isinstance(sample['inputs'], Tensor)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own images: files in a folder, and their labels in a CSV file."""
+"""Users' own images with labels in a CSV file."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from se_mm.smoothing.options import OptionError, did_you_mean
 
 @DATASETS.register_module()
 class CSVDataset(OwnImages):
-    """Images whose labels a CSV file lists.
+    """Images with labels listed in a CSV file.
 
-    The file has a header; values are separated by commas, in UTF-8, and white space around them is
-    not part of them. Every row names an image, relative to ``data_root`` and ``data_prefix``, and
-    its class. An item, before the pipeline, is a dict of ``img_path``, ``gt_label`` int and
-    ``sample_idx``. The file is checked as a whole when the data set is built.
+    The file is in UTF-8 and has a header and comma-separated values; spaces around values are
+    ignored. Each row has an image, relative to ``data_root`` and ``data_prefix``, and its class.
+    Before the pipeline, an item is a dict of ``img_path``, ``gt_label`` int and ``sample_idx``. The
+    whole file is checked when the data set is built.
 
     Example:
         >>> dataset = dict(type='CSVDataset', data_root='data/birds', ann_file='train.csv')
 
     Args:
-        ann_file: The CSV file; relative to ``data_root``.
+        ann_file: The CSV file, relative to ``data_root``.
         data_root: Folder of the data.
-        data_prefix: Folder of the images; relative to ``data_root``.
-        classes: Names of the classes, in the order of the labels. None: the names that the file
-            has, sorted.
+        data_prefix: Folder of the images, relative to ``data_root``.
+        classes: Names of the classes, in the order of the labels. None: the names in the file,
+            sorted.
         image_column: Name of the column of the images.
         label_column: Name of the column of the classes.
         unreadable: See :class:`~se_mm.datasets.image_folder.OwnImages`.
-        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
 
     Raises:
-        OptionError: If the file cannot be read, or a row is wrong; it names the line.
+        OptionError: If the file cannot be read, or a row is invalid; it names the line.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class CSVDataset(OwnImages):
                 raise OptionError(f'{key} must be the name of a column, got {value!r}')
         if image_column == label_column:
             raise OptionError(
-                f'label_column must be another column than image_column, got {label_column!r}'
+                f'label_column must differ from image_column, got {label_column!r} for both'
             )
         self._given_classes = check_classes(classes)
         self.image_column = image_column
@@ -77,7 +77,7 @@ class CSVDataset(OwnImages):
         )
 
     def load_data_list(self) -> list[dict]:
-        """Read and check the file; called once."""
+        """Read and check the file. Called once."""
         rows = list(self._rows())
         if not rows:
             raise OptionError(
@@ -107,8 +107,8 @@ class CSVDataset(OwnImages):
         return items
 
     def _rows(self) -> Iterator[tuple[int, str, str]]:
-        """The line number, the image and the label of each row."""
-        # Strict: a quotation mark that is not closed would swallow all rows below it.
+        """Yield the line number, image and label of each row."""
+        # Strict: otherwise an unclosed quote would swallow all rows below it.
         reader = csv.reader(io.StringIO(self._read_text(), newline=''), strict=True)
         line = 1
         try:
@@ -116,7 +116,7 @@ class CSVDataset(OwnImages):
             columns = [self._find_column(header, 'image'), self._find_column(header, 'label')]
             line = reader.line_num + 1
             for row in reader:
-                # A value may have line breaks: a row is where it begins.
+                # Values may contain line breaks; report the line where the row begins.
                 start, line = line, reader.line_num + 1
                 if len(row) < 2 and not ''.join(row).strip():
                     continue
@@ -135,9 +135,9 @@ class CSVDataset(OwnImages):
             raise OptionError(f'{self.ann_file!r}, line {line}: not a CSV file: {error}') from error
 
     def _read_text(self) -> str:
-        """The file's text."""
+        """Return the file's text."""
         try:
-            # Excel marks UTF-8 by a byte order mark, which is not part of the first name.
+            # Excel begins UTF-8 files with a byte order mark.
             return Path(self.ann_file).read_bytes().decode('utf-8-sig')
         except FileNotFoundError as error:
             folder = Path(self.ann_file).parent
@@ -157,7 +157,7 @@ class CSVDataset(OwnImages):
             ) from error
 
     def _find_column(self, header: list[str], which: str) -> int:
-        """Where the column of the images or of the labels is."""
+        """Return the index of the column of the images or of the labels."""
         name = self.image_column if which == 'image' else self.label_column
         if header.count(name) != 1:
             where = f'{self.ann_file!r}, line 1'
@@ -175,9 +175,9 @@ class CSVDataset(OwnImages):
         return header.index(name)
 
     def _find_image(self, where: str, image: str) -> str:
-        """The path of an image that a row names."""
+        """Return the path of an image named in a row."""
         folder = self.data_prefix['img_path']
-        # By its name alone: links to where the images really are remain possible.
+        # Only the name is checked, so that links out of the folder remain possible.
         if os.path.isabs(image) or os.path.normpath(image).split(os.sep)[0] == os.pardir:
             raise OptionError(
                 f'{where}: {self.image_column} must be inside the folder '
@@ -186,7 +186,7 @@ class CSVDataset(OwnImages):
         path = join_path(folder, image)
         if not os.path.isfile(path):
             parent = Path(path).parent
-            # Not all names of a folder: there may be a million.
+            # Not all names in the folder, which may be a million.
             same = [str(parent / name.name) for name in parent.glob(f'{Path(path).stem}.*')]
             raise OptionError(
                 f'{where}: {self.image_column} must name an image file, got {image!r}; there is no '
@@ -196,6 +196,6 @@ class CSVDataset(OwnImages):
 
 
 def _shorten(row: list[str]) -> str:
-    """A row as it is written, cut where it would fill the screen."""
+    """Return a row as written, cut to 60 characters."""
     text = repr(','.join(row))
     return text if len(text) <= 60 else f'{text[:57]}...'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handwritten digits on photographs, with their boxes: a small detection set in COCO's format."""
+"""Handwritten digits with boxes on photographs: a small detection set in COCO's format."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ SUBSETS = ('labelled', 'unlabelled')
 NUM_DIGITS = (4, 12)
 # Side of a digit, as a share of the scene's.
 SIDES = (0.15, 0.26)
-# In brightness, between a digit and what is behind it, of 255.
+# Minimum difference in mean brightness between a digit and its background, of 255.
 MIN_DIFFERENCE = 60
-# Places that are tried for a digit before it is left out.
+# Attempts to place a digit before it is left out.
 TRIES = 10
-# Coverage from which a pixel is the digit's.
+# Minimum coverage of a pixel that counts as part of the digit.
 INK = 0.25
 
 
 @DATASETS.register_module()
 class DigitScenes(BaseDataset):
-    """Up to twelve of scikit-learn's digits on a patch of a photograph, none over another.
+    """Up to twelve of scikit-learn's digits on a patch of a photograph, without overlap.
 
-    A digit has a random size, colour and place; ``'val'`` has other digits than ``'train'``. A
-    scene is a function of the seed, the split and its index alone. An item is, before the pipeline,
-    what mmdet's ``CocoDataset`` gives, and the image too: the pipeline has no
+    Digits have random sizes, colours and positions, and ``'val'`` has other digits than
+    ``'train'``. A scene depends only on the seed, the split and its index. Before the pipeline, an
+    item is that of mmdet's ``CocoDataset`` with the image, so the pipeline needs no
     ``LoadImageFromFile``.
 
     Example:
@@ -42,18 +42,18 @@ class DigitScenes(BaseDataset):
 
     Args:
         split: ``'train'`` or ``'val'``.
-        num_images: How many scenes.
+        num_images: Number of scenes.
         size: Height and width in pixels, at least 48.
         contrast: Contrast of the background, 0 (uniform grey) to 1 (the photograph).
-        seed: Seed of everything that is drawn.
-        subset: ``'labelled'`` or ``'unlabelled'``: those scenes of a split of the whole, as
-            ``tools/split_coco.py`` draws it; None: all.
-        percent: Which part of all scenes is labelled, in (0, 100).
-        fold: Which of the splits of that part, from 1.
-        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+        seed: Seed of the scenes.
+        subset: ``'labelled'`` or ``'unlabelled'``: only these scenes of a split, drawn as in
+            ``tools/split_coco.py``. None: all.
+        percent: Labelled scenes in %, in (0, 100).
+        fold: Number of the split, from 1.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
 
     Raises:
-        OptionError: If an option is out of its range.
+        OptionError: If an option is out of range.
     """
 
     METAINFO = {'classes': tuple('0123456789')}
@@ -81,11 +81,11 @@ class DigitScenes(BaseDataset):
         super().__init__(ann_file='', serialize_data=False, lazy_init=False, **kwargs)
 
     def coco(self) -> dict:
-        """All scenes' annotations in COCO's format, whatever the subset."""
+        """Return the annotations of all scenes in COCO's format, whatever the subset."""
         return _draw(self.split, self.num_images, self.size, self.contrast, self.seed)[1]
 
     def load_data_list(self) -> list[dict]:
-        """Draw the scenes, and take those of the subset; called once."""
+        """Draw the scenes, and select those of the subset. Called once."""
         self._images, coco = _draw(self.split, self.num_images, self.size, self.contrast, self.seed)
         labelled = set()
         if self.subset is not None:
@@ -114,7 +114,7 @@ class DigitScenes(BaseDataset):
         ]
 
     def get_data_info(self, idx: int) -> dict:
-        """One item before the pipeline."""
+        """Return an item before the pipeline."""
         info = super().get_data_info(idx)
         image = self._images[info['img_id'] - 1]
         # A copy: transforms may write into the image.
@@ -130,7 +130,7 @@ class DigitScenes(BaseDataset):
 def _draw(
     split: str, num_images: int, size: int, contrast: float, seed: int
 ) -> tuple[np.ndarray, dict]:
-    """Images (num_images, size, size, 3) uint8 in BGR order, and their annotations."""
+    """Draw images (num_images, size, size, 3) uint8 in BGR order, with their annotations."""
     digits = Digits(split='train' if split == 'train' else 'test', size=32)
     photographs = Photographs(size, contrast)
     images = np.empty((num_images, size, size, 3), np.uint8)
@@ -140,7 +140,7 @@ def _draw(
         'categories': [{'id': label + 1, 'name': str(label)} for label in range(10)],
     }
     for index in range(num_images):
-        # Seeded for each scene, so that it does not depend on those before it.
+        # A seed per scene, so that it does not depend on previous ones.
         rng = np.random.default_rng((seed, SPLITS.index(split), index))
         images[index], boxes, labels = _scene(digits, photographs, rng)
         coco['images'].append(
@@ -167,7 +167,7 @@ def _draw(
 
 
 def _place(free: np.ndarray, side: int, rng: np.random.Generator) -> Optional[tuple[slice, slice]]:
-    """Rows and columns of a square where nothing is yet; None if none is found."""
+    """Find the rows and columns of a free square; None if none is found."""
     for _ in range(TRIES):
         top, left = (int(start) for start in rng.integers(len(free) - side + 1, size=2))
         window = (slice(top, top + side), slice(left, left + side))
@@ -179,7 +179,7 @@ def _place(free: np.ndarray, side: int, rng: np.random.Generator) -> Optional[tu
 def _scene(
     digits: Digits, photographs: Photographs, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[list[float]], list[int]]:
-    """One scene (size, size, 3) uint8, the boxes (x, y, width, height) in it, and their labels."""
+    """Draw a scene (size, size, 3) uint8, its boxes (x, y, width, height), and their labels."""
     from PIL import Image
 
     scene = photographs.patch(rng)
@@ -194,7 +194,7 @@ def _scene(
         if window is None:
             continue
         colour = rng.integers(0, 256, 3)
-        # A digit that cannot be told from what is behind it has no class.
+        # A digit must be distinguishable from its background.
         while abs(colour.mean() - scene[window].mean()) < MIN_DIFFERENCE:
             colour = rng.integers(0, 256, 3)
         free[window] = False

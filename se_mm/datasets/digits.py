@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""scikit-learn's handwritten digits: 1,797 real images that come with the package."""
+"""scikit-learn's handwritten digits: 1,797 real images shipped with the package."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS = ('train', 'test', 'all')
 
 @DATASETS.register_module()
 class Digits(ArrayDataset):
-    """Handwritten digits, 8 x 8 and grey, enlarged and in three equal channels.
+    """Handwritten digits, 8 x 8 pixels in grey, enlarged and repeated in three channels.
 
     Source: the test part of the UCI ML hand-written digits, as ``sklearn.datasets.load_digits``.
 
@@ -24,13 +24,13 @@ class Digits(ArrayDataset):
         >>> dataset = dict(type='Digits', split='train', pipeline=[dict(type='PackInputs')])
 
     Args:
-        split: ``'train'``, ``'test'`` (297 images, as balanced as the whole) or ``'all'``.
+        split: ``'train'``, ``'test'`` (297 images, stratified by class) or ``'all'``.
         size: Height and width in pixels, at least 8.
-        seed: Which images are the test split's.
-        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+        seed: Seed of the split.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
 
     Raises:
-        OptionError: If an option is out of its range.
+        OptionError: If an option is out of range.
     """
 
     def __init__(self, split: str = 'train', size: int = 32, seed: int = 0, **kwargs: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Glyphs on photographs: images as many and as hard as wanted, drawn when they are asked for."""
+"""Synthetic images of letters on photographs, with adjustable number and difficulty."""
 
 from __future__ import annotations
 
@@ -33,35 +33,34 @@ FONTS = (
     'STIXGeneralBol.ttf',
     'STIXGeneralItalic.ttf',
 )
-# Everything is drawn at this many times the size, and then reduced.
+# Images are drawn at this multiple of their size, and then reduced.
 OVERSAMPLING = 2
 MAX_ANGLE = 15.0
-# In brightness, between a letter and what is behind it, of 255.
+# Minimum difference in mean brightness between a letter and its background, of 255.
 MIN_DIFFERENCE = 50
 
 
 @DATASETS.register_module()
 class Glyphs(ArrayDataset):
-    """Letters in matplotlib's fonts, over patches of scikit-learn's two photographs.
+    """Letters in matplotlib's fonts on patches of scikit-learn's two photographs.
 
-    Each image shows one letter, its class, in a random font, size, colour, place and angle. An
-    image is a function of the seed, the split and its index alone: it is the same however many are
-    drawn.
+    Each image shows one letter, its class, with a random font, size, colour, position and angle. An
+    image depends only on the seed, the split and its index, and not on the number of images.
 
     Example:
         >>> dataset = dict(type='Glyphs', num_images=6000, pipeline=[dict(type='PackInputs')])
 
     Args:
         split: ``'train'`` or ``'test'``, which have no image in common.
-        num_images: How many images.
-        num_classes: How many letters, 2 to 52; classes are equally frequent.
+        num_images: Number of images.
+        num_classes: Number of letters, 2 to 52; classes are equally frequent.
         size: Height and width in pixels, at least 16.
         contrast: Contrast of the background, 0 (uniform grey) to 1 (the photograph).
-        seed: Seed of everything that is drawn.
-        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+        seed: Seed of the images.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
 
     Raises:
-        OptionError: If an option is out of its range.
+        OptionError: If an option is out of range.
     """
 
     def __init__(
@@ -87,7 +86,7 @@ class Glyphs(ArrayDataset):
         super().__init__(LETTERS[:num_classes], **kwargs)
 
     def make_images(self) -> tuple[np.ndarray, np.ndarray]:
-        """Draw the set, once in a process: probes read the training images again."""
+        """Draw the images, cached per process since probes read the training images again."""
         return _draw_set(
             self.split, self.num_images, self.num_classes, self.size, self.contrast, self.seed
         )
@@ -97,12 +96,12 @@ class Glyphs(ArrayDataset):
 def _draw_set(
     split: str, num_images: int, num_classes: int, size: int, contrast: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images (num_images, size, size, 3) uint8 in BGR order, and labels (num_images,) int64."""
+    """Draw images (num_images, size, size, 3) uint8 in BGR order, and labels (num_images,)."""
     painter = _Painter(size, contrast)
     labels = np.arange(num_images) % num_classes
     images = np.empty((num_images, size, size, 3), np.uint8)
     for index, label in enumerate(labels):
-        # Seeded for each image, so that it does not depend on those before it.
+        # A seed per image, so that it does not depend on previous ones.
         rng = np.random.default_rng((seed, SPLITS.index(split), index))
         images[index] = painter.draw(LETTERS[label], rng)
     images.flags.writeable = False
@@ -110,7 +109,7 @@ def _draw_set(
 
 
 class _Painter:
-    """Draws letters over photographs."""
+    """Draws letters on photographs."""
 
     def __init__(self, size: int, contrast: float) -> None:
         import matplotlib
@@ -121,18 +120,18 @@ class _Painter:
         self._font_cache: dict = {}
 
     def draw(self, letter: str, rng: np.random.Generator) -> np.ndarray:
-        """One image (size, size, 3) uint8."""
+        """Draw an image (size, size, 3) uint8."""
         background = self._photographs.patch(rng)
         shape = self._shape(letter, rng)[..., None]
         colour = rng.integers(0, 256, 3)
-        # A letter that cannot be told from what is behind it has no class.
+        # A letter must be distinguishable from its background.
         behind = background.mean()
         while np.abs(colour.mean() - behind) < MIN_DIFFERENCE:
             colour = rng.integers(0, 256, 3)
         return (background * (1 - shape) + colour * shape).round().astype(np.uint8)
 
     def _shape(self, letter: str, rng: np.random.Generator) -> np.ndarray:
-        """The letter's coverage of each pixel, (size, size) float in [0, 1]."""
+        """Draw the letter's coverage of each pixel, (size, size) float in [0, 1]."""
         from PIL import Image, ImageDraw
 
         side = self.size * OVERSAMPLING
@@ -146,7 +145,7 @@ class _Painter:
         return np.asarray(canvas, np.float32) / 255
 
     def _font(self, name: str, pixels: int) -> Any:
-        """A font of a size, read once."""
+        """Return a font of a size, read only once."""
         from PIL import ImageFont
 
         if (name, pixels) not in self._font_cache:

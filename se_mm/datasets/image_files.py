@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files that cannot be read: how they are found, and what happens to them."""
+"""Find unreadable image files, and report or skip them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from se_mm.smoothing.options import OptionError, check_choice
 T = TypeVar('T')
 POLICIES = ('error', 'skip')
 DEEP = ('.pgm', '.png', '.ppm', '.tif', '.tiff')
-"""Formats that may have more than 8 bits a channel."""
+"""Formats that may have more than 8 bits per channel."""
 MOST_READ = 20_000
-"""Evaluation sets of more images than this are only checked for missing and empty files."""
+"""Larger evaluation sets are only checked for missing and empty files."""
 
 
 def fault_of(path: str) -> Optional[str]:
@@ -49,24 +49,24 @@ def fault_of(path: str) -> Optional[str]:
 def read_all(
     paths: Iterable[str], find: Callable[[str], Optional[str]] = fault_of
 ) -> Iterator[tuple[str, Optional[str]]]:
-    """Yield each file, in order, with why it cannot be read, or None.
+    """Yield each file, in order, with the reason why it cannot be read, or None.
 
     Args:
         paths: The files.
-        find: What is done to each.
+        find: Function that returns the reason for a file.
     """
     paths = list(paths)
-    # Decoders release Python's lock.
+    # Decoders release the GIL.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from zip(paths, pool.map(find, paths))
 
 
 def paths_of(dataset: Any, indices: Optional[Iterable[int]] = None) -> list[Optional[str]]:
-    """Return the image file of each item of a data set, None where it has none.
+    """Return the image file of each item of a data set, None for items without one.
 
     Args:
-        dataset: Any data set of MMEngine; of one that cannot tell, all are None.
-        indices: The items; None: all.
+        dataset: Any data set of MMEngine; all are None if it has no ``get_data_info``.
+        indices: The items. None: all.
     """
     indices = range(len(dataset)) if indices is None else indices
     if not hasattr(dataset, 'get_data_info'):
@@ -76,9 +76,9 @@ def paths_of(dataset: Any, indices: Optional[Iterable[int]] = None) -> list[Opti
 
 
 def names_of(dataset: Any) -> Optional[list[str]]:
-    """Return the image files of a data set, relative to the folder that holds them all.
+    """Return the image files of a data set relative to their common folder.
 
-    They stay the same where the data are moved. None: the images are in memory.
+    They do not change when the data are moved. None: the images are in memory.
     """
     paths = [path for path in paths_of(dataset) if path is not None]
     if not paths or len(paths) < len(dataset):
@@ -88,7 +88,7 @@ def names_of(dataset: Any) -> Optional[list[str]]:
 
 
 def is_deep(path: str) -> bool:
-    """Return whether an image has more than 8 bits a channel, of which only 8 are read."""
+    """Return whether an image has more than 8 bits per channel, of which only 8 are read."""
     import cv2
 
     if not path.lower().endswith(DEEP):
@@ -98,15 +98,15 @@ def is_deep(path: str) -> bool:
 
 
 class ReadPolicy:
-    """What happens to image files that cannot be read.
+    """Policy for image files that cannot be read.
 
     Args:
-        unreadable: ``'error'``: the run ends with the file's name. ``'skip'``: the file is named,
-            counted and left out.
+        unreadable: ``'error'`` ends the run with the name of the file; ``'skip'`` reports, counts
+            and skips it.
 
     Attributes:
         unreadable: As given.
-        skipped: The files left out so far, each with the reason.
+        skipped: Skipped file -> the reason.
 
     Raises:
         OptionError: If ``unreadable`` is neither.
@@ -117,11 +117,12 @@ class ReadPolicy:
         self.skipped: dict[str, str] = {}
 
     def read(self, path: Optional[str], make: Callable[[], T]) -> Optional[T]:
-        """Return what ``make`` makes of an image, or None if the image is left out.
+        """Return the result of ``make``, or None if the image is skipped.
 
         Args:
             path: The image file. None: the image is in memory.
-            make: Reads and transforms the image. An exception of its own is passed on.
+            make: Reads and transforms the image. Its exceptions are passed on if the file can be
+                read.
 
         Raises:
             OptionError: If the file cannot be read and that is an error.
@@ -144,10 +145,10 @@ class ReadPolicy:
 
         Args:
             paths: The files; None where an image is in memory.
-            whole: Whether to decode them, or only to look for missing and empty ones.
+            whole: Whether to decode the files. False: only look for missing and empty ones.
 
         Returns:
-            Whether each can be read.
+            Whether each file can be read.
 
         Raises:
             OptionError: If one cannot be read and that is an error.
@@ -174,14 +175,14 @@ class ReadPolicy:
 
 
 def keep_readable(key: str, dataset: Any) -> Any:
-    """Return an evaluation set without the image files that cannot be read.
+    """Return an evaluation set without unreadable image files.
 
-    All files are read first: a metric over images that are replaced or fail midway means nothing.
+    All files are read first, since a metric over replaced images would be wrong.
 
     Args:
         key: The config key, for messages.
-        dataset: The data set. Its attribute ``unreadable`` is the policy; without one, a file that
-            cannot be read is an error.
+        dataset: The data set. Its attribute ``policy`` is used if it has one; otherwise an
+            unreadable file is an error.
 
     Raises:
         OptionError: If a file cannot be read and that is an error, or none is left.
@@ -200,8 +201,8 @@ def keep_readable(key: str, dataset: Any) -> Any:
     if len(kept) < len(paths):
         dataset = dataset.get_subset(kept)
         print_log(
-            f'{key}: {len(paths) - len(kept)} of {len(paths)} images cannot be read and are left '
-            f'out; metrics are of {len(kept)}',
+            f'{key}: {len(paths) - len(kept)} of {len(paths)} images cannot be read and are '
+            f'skipped; metrics are over {len(kept)} images',
             logger='current',
             level=logging.WARNING,
         )
@@ -209,7 +210,7 @@ def keep_readable(key: str, dataset: Any) -> Any:
 
 
 def _missing_or_empty(path: str) -> Optional[str]:
-    """Return why a local file is no image, as far as its size tells."""
+    """Return whether a local file is missing or empty, as a reason, or None."""
     if '://' in path:
         return None
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's own images: files in a folder, labelled by its subfolders or not at all."""
+"""Users' own images in a folder, labelled by subfolder or unlabelled."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ EXTENSIONS = (
 
 
 class OwnImages(BaseDataset):
-    """Base of data sets of image files: names files that cannot be read, or skips them.
+    """Base of data sets of image files, which reports or skips unreadable files.
 
     Args:
-        unreadable: What happens to a file that cannot be read, see
-            :class:`~se_mm.datasets.image_files.ReadPolicy`. While training, a skipped image is
-            replaced by another one of the set; evaluation sets are read first and lose it.
-        **kwargs: Those of :class:`mmengine.dataset.BaseDataset`.
+        unreadable: Policy for unreadable files, see
+            :class:`~se_mm.datasets.image_files.ReadPolicy`. In training, another image replaces a
+            skipped one; evaluation loops read all files first and remove it.
+        **kwargs: Arguments of :class:`mmengine.dataset.BaseDataset`.
     """
 
     def __init__(self, unreadable: str = 'error', **kwargs: Any) -> None:
@@ -59,7 +59,7 @@ class OwnImages(BaseDataset):
         """Return the labels (n,), int64.
 
         Raises:
-            KeyError: If the images have none.
+            KeyError: If the images have no labels.
         """
         labels = [self.get_data_info(index)['gt_label'] for index in range(len(self))]
         return np.array(labels, dtype=np.int64)
@@ -69,25 +69,25 @@ class OwnImages(BaseDataset):
 class ImageFolder(OwnImages):
     """Images in a folder and all folders below it.
 
-    An item, before the pipeline, is a dict of ``img_path``, ``sample_idx`` and, with labels,
-    ``gt_label`` int. Names that begin with a dot and ``__MACOSX`` are ignored. Files of other
-    formats are left out, counted and reported.
+    Before the pipeline, an item is a dict of ``img_path``, ``sample_idx`` and, with labels,
+    ``gt_label`` int. Hidden files and ``__MACOSX`` are ignored. Files of other formats are skipped
+    and reported.
 
     Example:
         >>> dataset = dict(type='ImageFolder', data_root='data/my_images/labelled')
 
     Args:
         data_root: The folder.
-        data_prefix: Folder below it that holds the images.
+        data_prefix: Subfolder with the images.
         with_label: Whether the subfolders are the classes; otherwise the images have no labels.
-        classes: Names of the classes, in the order of the labels; a class may be without images.
+        classes: Names of the classes, in the order of the labels; a class may have no images.
             None: the names of the subfolders, sorted.
-        extensions: Endings of image files, in lower case.
+        extensions: Extensions of image files, in lower case.
         unreadable: See :class:`OwnImages`.
-        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
 
     Raises:
-        OptionError: If the folder has no images, or a subfolder is none of the classes.
+        OptionError: If the folder has no images, or a subfolder is not a class.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ImageFolder(OwnImages):
         )
 
     def load_data_list(self) -> list[dict]:
-        """List the files; called once."""
+        """List the files. Called once."""
         root = (self.data_prefix['img_path'] or self.data_root).rstrip(os.sep) or os.sep
         if not os.path.isdir(root):
             parent = os.path.dirname(root) or os.curdir
@@ -144,7 +144,7 @@ class ImageFolder(OwnImages):
         return items
 
     def _labelled(self, root: str) -> Iterator[dict]:
-        """The images of the classes, whose names become part of the meta information."""
+        """Yield the images of the classes, and store the class names in the metainfo."""
         names = _names(root)
         folders = [name for name in names if os.path.isdir(os.path.join(root, name))]
         for name in sorted(set(names) - set(folders)):
@@ -162,10 +162,10 @@ class ImageFolder(OwnImages):
                     yield {'img_path': path, 'gt_label': label}
 
     def _images(self, folder: str) -> Iterator[str]:
-        """The image files in a folder and below it, in the order of their names."""
+        """Yield the image files in a folder and its subfolders, sorted by name."""
         seen = set()
         for place, folders, names in os.walk(folder, followlinks=True):
-            # A link to a folder above it would have no end.
+            # A link to a parent folder would loop forever.
             real = os.path.realpath(place)
             folders[:] = [] if real in seen else sorted(filter(_is_shown, folders))
             if real in seen:
@@ -200,10 +200,10 @@ def check_path(key: str, value: Any, empty: bool = False) -> str:
 
 
 def check_classes(classes: Any) -> Optional[tuple[str, ...]]:
-    """Return the names of classes if they are names, each once; None if there are none given.
+    """Return class names as a tuple if they are unique strings; None if none are given.
 
     Raises:
-        OptionError: If they are not.
+        OptionError: If they are invalid.
     """
     if classes is None:
         return None
@@ -218,7 +218,7 @@ def check_classes(classes: Any) -> Optional[tuple[str, ...]]:
 
 
 def _names(folder: str) -> list[str]:
-    """What is in a folder, sorted, without what tools leave there."""
+    """Return the names in a folder, sorted, without hidden files and those of macOS."""
     return sorted(filter(_is_shown, os.listdir(folder)))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which images of a data set are labelled: drawn once, kept in a file, checked when it is read."""
+"""Draw the labelled images of a data set, save them to a file, and check it against the data."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class LabelSplit:
     Attributes:
         dataset: Class name of the data set.
         classes: Names of its classes, in the order of the labels.
-        num_images: How many images it has, with those that have no label.
+        num_images: Number of its images, including those without a label.
         digest: SHA-256, in hexadecimal, of its labels and the names of its image files, see
             :func:`digest_data`.
-        num_labels: How many images are labelled.
-        balanced: Whether every class was asked for equally often.
+        num_labels: Number of labelled images.
+        balanced: Whether classes were drawn equally often.
         seed: Seed of the draw.
         indices: The labelled images, sorted, 0 to ``num_images - 1``.
     """
@@ -46,10 +46,10 @@ class LabelSplit:
     indices: tuple[int, ...]
 
     def save(self, path: Union[str, Path]) -> None:
-        """Write the split as JSON, one line for each field, creating the folder.
+        """Write the split as JSON, one line per field, and create the folder.
 
         Raises:
-            OptionError: If it cannot be written there.
+            OptionError: If it cannot be written.
         """
         lines = [
             f'  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
@@ -63,7 +63,7 @@ class LabelSplit:
         """Read a split.
 
         Raises:
-            OptionError: If there is no such file, or it is not one that :meth:`save` wrote.
+            OptionError: If the file does not exist, or was not written by :meth:`save`.
         """
         where = f'split={str(path)!r}'
         try:
@@ -99,18 +99,18 @@ class LabelSplit:
         labels: np.ndarray,
         names: Optional[Sequence[str]] = None,
     ) -> None:
-        """Refuse a split that was not drawn from this data set, or that cannot be used.
+        """Reject a split that was drawn from another data set, or that cannot be used.
 
         Args:
-            path: Where the split was read, for the message.
+            path: File of the split, for the message.
             dataset: Class name of the data set.
             classes: Names of its classes.
-            labels: Its labels (n,), integers; below 0 where an image has none.
-            names: Its image files; None where they are in memory.
+            labels: Its labels (n,), integers; negative for images without a label.
+            names: Its image files; None if the images are in memory.
 
         Raises:
-            OptionError: If it is another's, an index has no image or no label, or a class has no
-                labelled image.
+            OptionError: If the data set differs, an index has no image or no label, or a class has
+                no labelled image.
         """
         where = f'split={str(path)!r}'
         labels = _check_labels(classes, labels)
@@ -158,7 +158,7 @@ class LabelSplit:
                 )
 
     def table(self, labels: np.ndarray) -> str:
-        """A table for people: each class, its images and its labelled images.
+        """Format a table of each class with its numbers of images and labelled images.
 
         Args:
             labels: The labels (n,) of the data set.
@@ -193,25 +193,25 @@ def draw_split(
     balanced: bool = True,
     names: Optional[Sequence[str]] = None,
 ) -> LabelSplit:
-    """Draw the images that are labelled, without replacement.
+    """Draw the labelled images, without replacement.
 
-    The draw depends on the seed and the labels alone. A balanced draw of more labels with the same
-    seed contains that of fewer.
+    The draw depends only on the seed and the labels. A balanced draw contains that of fewer labels
+    with the same seed.
 
     Args:
         dataset: Class name of the data set.
         classes: Names of its classes.
-        labels: Its labels (n,), integers from 0 to ``len(classes) - 1``; an image whose label is
-            below 0 has none, and is never drawn.
-        num_labels: How many images to draw, at least 1.
+        labels: Its labels (n,), integers from 0 to ``len(classes) - 1``; images with negative
+            labels are unlabelled and never drawn.
+        num_labels: Number of images to draw, at least 1.
         seed: Seed of the draw, at least 0.
-        balanced: Whether to draw equally many images of every class; otherwise in the proportions
-            of the data, rounded by largest remainder.
-        names: The image files, in the order of the labels; None where they are in memory. The draw
-            does not depend on them.
+        balanced: Whether to draw the same number of images of every class; otherwise in the
+            proportions of the data, rounded by largest remainder.
+        names: The image files, in the order of the labels; None if the images are in memory. The
+            draw does not depend on them.
 
     Raises:
-        OptionError: If an option is out of its range, or a class would get no label or has too few
+        OptionError: If an option is out of range, or a class would get no label or has too few
             images.
     """
     num_labels = check_count('num_labels', num_labels, 1)
@@ -232,7 +232,7 @@ def draw_split(
         )
     counts = (_equal_counts if balanced else _proportional_counts)(classes, sizes, num_labels)
     rng = np.random.default_rng(seed)
-    # A permutation of the whole class uses the same random numbers however many are taken of it.
+    # Permuting the whole class uses the same random numbers for any count.
     drawn = [
         rng.permutation(np.flatnonzero(labels == label))[:count]
         for label, count in enumerate(counts)
@@ -250,21 +250,21 @@ def draw_split(
 
 
 def digest_data(labels: np.ndarray, names: Optional[Sequence[str]] = None) -> str:
-    """Return the SHA-256, in hexadecimal, of what a split is drawn from.
+    """Return the SHA-256, in hexadecimal, of the labels and names that a split is drawn from.
 
     Args:
         labels: Shape (n,); hashed as int64 little-endian bytes.
-        names: Image files in that order, hashed after the labels; None: the labels alone.
+        names: Image files in the same order, hashed after the labels. None: only the labels.
     """
     digest = hashlib.sha256(np.asarray(labels).astype('<i8').tobytes())
     for name in names or ():
-        # Any bytes may be in a name but this one.
+        # The only byte that a name cannot contain.
         digest.update(os.fsencode(name) + b'\0')
     return digest.hexdigest()
 
 
 def _equal_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> list[int]:
-    """How many images of each class, equally many."""
+    """Return the number of images to draw of each class, all the same."""
     each, rest = divmod(num_labels, len(classes))
     if rest:
         near = [str(count * len(classes)) for count in (each, each + 1) if count]
@@ -284,11 +284,11 @@ def _equal_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) ->
 
 
 def _proportional_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> list[int]:
-    """How many images of each class, in the proportions of the data."""
+    """Return the number of images to draw of each class, in the proportions of the data."""
     counts = _largest_remainder(sizes, num_labels)
     if counts.all():
         return counts.tolist()
-    # Not the first number above, which is sure to be enough: rounding up may help before.
+    # ``sure`` is always enough, but rounding may make a smaller number enough.
     sure = -(-int(sizes.sum()) // int(sizes.min()))
     enough = next(
         count for count in range(num_labels + 1, sure + 1) if _largest_remainder(sizes, count).all()
@@ -301,9 +301,9 @@ def _proportional_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: 
 
 
 def _largest_remainder(sizes: np.ndarray, total: int) -> np.ndarray:
-    """Whole numbers (classes,) in proportion to ``sizes`` that sum to ``total``.
+    """Return integers (classes,) in proportion to ``sizes`` that sum to ``total``.
 
-    In whole numbers throughout, so that ties are ties; they go to the first class.
+    Uses integer arithmetic, so that ties are exact; they go to the first class.
     """
     counts, rests = np.divmod(sizes * total, sizes.sum())
     order = np.argsort(-rests, kind='stable')
@@ -312,12 +312,12 @@ def _largest_remainder(sizes: np.ndarray, total: int) -> np.ndarray:
 
 
 def _count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """How many labels (classes,) int64 each class has."""
+    """Count the labels of each class, (classes,) int64."""
     return np.bincount(labels[labels >= 0], minlength=num_classes).astype(np.int64)
 
 
 def _check_labels(classes: Sequence[str], labels: Any) -> np.ndarray:
-    """Return labels as int64 if they are labels of these classes."""
+    """Return labels as int64 if they are valid for these classes."""
     labels = np.asarray(labels)
     if labels.ndim != 1 or (labels.size and labels.dtype.kind not in 'iu'):
         raise OptionError(
@@ -337,7 +337,7 @@ def _check_labels(classes: Sequence[str], labels: Any) -> np.ndarray:
 
 
 def _check_content(where: str, content: dict) -> None:
-    """Refuse the first field of a file that is of the wrong type or contradicts another."""
+    """Reject the first field of a file that has a wrong type or contradicts another."""
 
     def refuse(key: str, value: Any, allowed: str) -> None:
         raise OptionError(f'{where}: {key} must be {allowed}, got {_short(value)}')
@@ -367,7 +367,7 @@ def _check_content(where: str, content: dict) -> None:
             refuse('each of classes', name, 'a string')
     seen = set()
     for index in content['indices']:
-        # Whether there is such an image is checked against the data set.
+        # The range is checked against the data set later.
         if not isinstance(index, int) or isinstance(index, bool):
             refuse('each of indices', index, 'an integer')
         if index in seen:
@@ -378,6 +378,6 @@ def _check_content(where: str, content: dict) -> None:
 
 
 def _short(value: Any) -> str:
-    """A value as it is written, cut where it would fill the screen."""
+    """Return the repr of a value, cut to 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f'{text[:57]}...'

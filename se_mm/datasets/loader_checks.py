@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a training dataloader gives batches, and of the kind that the model takes."""
+"""Check that a training dataloader gives batches that fit the model."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from se_mm.rng import rng_untouched
 from se_mm.smoothing.options import OptionError
 
 OF_VIEWS = ('BYOL', 'BarlowTwins', 'DenseCL', 'MoCo', 'MoCoV3', 'SimCLR', 'SimSiam', 'SwAV')
-"""Models of mmpretrain that compare views of an image."""
+"""Models of mmpretrain that need several views of an image."""
 
 
 def check_train_loader(loader: DataLoader, model: Any) -> None:
-    """Refuse a training dataloader without batches, or without views where the model needs them.
+    """Reject a training dataloader without batches, or without views if the model needs them.
 
-    The random generators stay as they are.
+    Random generators are not changed.
 
     Args:
         loader: The training dataloader, built.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches that are drawn from labelled and from unlabelled images."""
+"""Batch sampler that draws from labelled and unlabelled images."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from se_mm.smoothing.options import OptionError, check_count
 
 
 class Draw(int):
-    """An index into a data set that knows which draw of the run it is.
+    """An index into a data set with a key that is unique in the run.
 
-    The data set can so make the randomness of a view a function of the draw alone: whichever worker
-    makes it, and whether the run was resumed in between, it is the same.
+    The data set seeds the randomness of a view with the key, so that the view does not depend on
+    the worker that makes it or on whether the run was resumed.
 
     Attributes:
-        key: Whole numbers that no other draw of the run has: the seed, the source, the count.
+        key: Unique integers: the seed, the source, and the position in the draws from it.
     """
 
     key: tuple[int, ...]
 
     def __new__(cls, index: int, key: tuple[int, ...] = (0, 0, 0)) -> Draw:
-        """Make the draw with a key of an index."""
+        """Attach a key to an index."""
         draw = super().__new__(cls, index)
         draw.key = key
         return draw
@@ -35,11 +35,11 @@ class Draw(int):
 
 @DATA_SAMPLERS.register_module()
 class MultiSourceBatchSampler(Sampler):
-    """Draws each batch from all sources of a data set, a fixed number from each.
+    """Draws a fixed number of images from each source of a data set for each batch.
 
-    Each source is gone through in a random order, and then in another, without end. What is drawn
-    is a function of the seed, the step and the rank: the ranks' batches have nothing in common
-    within a pass, and a resumed run goes on at its step without reading what came before.
+    Passes over each source repeat endlessly, each in a new random order. Draws are a function of
+    the seed, the step and the rank: within a pass the ranks' batches do not overlap, and a resumed
+    run continues at its step without replaying earlier batches.
 
     Example:
         >>> train_dataloader = dict(
@@ -49,18 +49,18 @@ class MultiSourceBatchSampler(Sampler):
         ... )
 
     Args:
-        sampler: Its data set, which must have ``source_sizes``, and its seed are used; Runner makes
-            it of the config.
-        batch_size: Labelled images in a batch, on each rank.
-        mu: Unlabelled images for each labelled one, at least 1.
-        batch_sizes: Images of each source in a batch, instead of ``mu``.
+        sampler: Provides the seed and the data set, which must have ``source_sizes``; built by
+            Runner from the config.
+        batch_size: Labelled images per batch on each rank.
+        mu: Unlabelled images per labelled one, at least 1.
+        batch_sizes: Images of each source per batch, instead of ``mu``.
 
     Attributes:
-        step: The step of the first batch that the next iteration makes.
+        step: Step of the first batch of the next iterator.
         seed: Seed of the order.
 
     Raises:
-        OptionError: If an option is out of its range or does not fit the data set.
+        OptionError: If an option is out of range or does not fit the data set.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class MultiSourceBatchSampler(Sampler):
         self.step = 0
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        """Batches from :attr:`step` on, without end."""
+        """Yield batches from :attr:`step` on, endlessly."""
         offsets = np.cumsum([0, *self.sizes])
         orders: list[dict[int, np.ndarray]] = [{} for _ in self.sizes]
         step = self.step
@@ -127,12 +127,12 @@ class MultiSourceBatchSampler(Sampler):
             step += 1
 
     def __len__(self) -> int:
-        """Batches in which every image has been drawn, of the source that takes longest."""
+        """Number of batches of one pass over the source that takes longest."""
         per_step = [count * self.world_size for count in self.batch_sizes]
         return max(-(-size // count) for size, count in zip(self.sizes, per_step))
 
     def _order(self, known: dict[int, np.ndarray], source: int, turn: int) -> np.ndarray:
-        """The order of a source in a pass over it; ``known`` keeps the last two."""
+        """Return the order of a source in a pass; ``known`` caches the last two."""
         if turn not in known:
             rng = np.random.default_rng((self.seed, source, turn))
             known[turn] = rng.permutation(self.sizes[source])

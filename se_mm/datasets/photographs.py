@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Patches of scikit-learn's two photographs, as a background for what is drawn."""
+"""Patches of scikit-learn's two photographs, as backgrounds of synthetic images."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Photographs:
 
         self.size = size
         self.contrast = contrast
-        # BGR, as mmcv reads images; reduced, so that a patch shows more than one leaf or roof tile.
+        # BGR as in mmcv; reduced, so that a patch shows more than one leaf or roof tile.
         self._photographs = [photo[::2, ::2, ::-1] for photo in load_sample_images().images]
 
     def patch(self, rng: np.random.Generator) -> np.ndarray:
-        """A patch (size, size, 3) float32 in [0, 255], from a random place and turned at random."""
+        """Cut a patch (size, size, 3) float32 in [0, 255] at random, and rotate it at random."""
         photo = self._photographs[rng.integers(len(self._photographs))]
         top = rng.integers(photo.shape[0] - self.size + 1)
         left = rng.integers(photo.shape[1] - self.size + 1)

@@ -10,9 +10,9 @@ from mmengine.registry import TRANSFORMS
 
 from se_mm.smoothing.options import check_count, check_number
 
-# Strengths are drawn uniformly between two values; a factor is one minus its magnitude.
+# Magnitudes are drawn uniformly from a range; a factor is one minus its magnitude.
 FACTOR = dict(magnitude_range=(-0.95, -0.05), random_negative_prob=0.0)
-# What moves into the image is black, as in the published implementations.
+# New borders are black, as in the published implementations.
 SHIFT = dict(magnitude_range=(0, 0.3), random_negative_prob=0.5, pad_val=0)
 OPERATIONS: tuple[dict[str, Any], ...] = (
     dict(type='AutoContrast'),
@@ -33,18 +33,18 @@ OPERATIONS: tuple[dict[str, Any], ...] = (
 
 @TRANSFORMS.register_module()
 class FixMatchRandAugment:
-    """Some of FixMatch's operations, by mmpretrain's transforms, of random strengths.
+    """Applies random operations of FixMatch's RandAugment with random magnitudes.
 
-    The list of operations and the ranges of their strengths are those of Sohn et al., FixMatch,
-    NeurIPS 2020; doing nothing is one of them. mmpretrain's ``RandAugment`` has other
-    ranges by default, and makes its transforms anew for every image.
+    The operations, with identity as one of them, and the ranges of their magnitudes are those of
+    Sohn et al., FixMatch, NeurIPS 2020; mmpretrain's transforms implement them. mmpretrain's own
+    ``RandAugment`` has other default ranges, and rebuilds its transforms for every image.
 
     Args:
-        num_ops: Operations for an image, at least 1; one may be drawn more than once.
-        prob: Probability in [0, 1] with which each is applied.
+        num_ops: Operations per image, at least 1; drawn with replacement.
+        prob: Probability in [0, 1] of applying each drawn operation.
 
     Raises:
-        OptionError: If an option is out of its range.
+        OptionError: If an option is out of range.
     """
 
     def __init__(self, num_ops: int = 2, prob: float = 0.5) -> None:
@@ -61,7 +61,7 @@ class FixMatchRandAugment:
 
     def __call__(self, results: dict) -> dict:
         """Apply them to ``results['img']``, (height, width, 3) uint8."""
-        # One past the last does nothing.
+        # The index after the last operation is the identity.
         drawn = np.random.randint(len(self.operations) + 1, size=self.num_ops)
         applied = np.random.rand(self.num_ops) < self.prob
         for index in drawn[applied & (drawn < len(self.operations))]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The border of the weak view."""
+"""Reflection padding for the weak view."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from se_mm.smoothing.options import check_count
 
 @TRANSFORMS.register_module()
 class ReflectPad:
-    """Continues an image beyond its border by its mirror image, as the published weak views do.
+    """Pads an image by reflection, as in published weak views.
 
-    To be followed by ``RandomCrop``. That transform's own ``padding_mode`` is without effect in
-    mmpretrain 1.2 beside a ``padding``, whose border is black.
+    Use it before ``RandomCrop``, whose own ``padding_mode`` has no effect together with ``padding``
+    in mmpretrain 1.2: the border stays black.
 
     Args:
         padding: Pixels on each side, at least 1.
 
     Raises:
-        OptionError: If it is out of its range.
+        OptionError: If it is out of range.
     """
 
     def __init__(self, padding: int = 4) -> None:

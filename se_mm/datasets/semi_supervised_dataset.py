@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few labelled images and many unlabelled ones as one data set of two sources."""
+"""Labelled and unlabelled images as one data set with two sources."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ SPLIT_KEYS = ('num_labels', 'seed', 'balanced')
 class SemiSupervisedDataset(Dataset):
     """The labelled images of a split, followed by the unlabelled ones.
 
-    An item is what a pipeline makes of an image. An index that is a
-    :class:`~se_mm.datasets.multi_source_batch_sampler.Draw` makes the pipeline's randomness, by
-    Python's, NumPy's and torch's global generators, a function of that draw.
+    An item is the output of a pipeline. If the index is a
+    :class:`~se_mm.datasets.multi_source_batch_sampler.Draw`, Python's, NumPy's and torch's global
+    generators are seeded with its key while the pipeline runs.
 
     Example:
         >>> dataset = dict(
@@ -44,26 +44,26 @@ class SemiSupervisedDataset(Dataset):
 
     Args:
         labelled: Config of a data set with labels, without a pipeline.
-        split: Which of its images are labelled. A path of a file that ``tools/split_labels.py`` or
-            a run has written; ``dict(num_labels=, seed=, balanced=)``, to be drawn; None: all of
-            them.
-        unlabelled: Config of a data set whose labels, if it has any, are not learned: where a class
-            has the name of a labelled one, they tell how good the pseudo-labels are. None: all
-            images of ``labelled``, as published results have it. False: there are none.
+        split: Which of its images are labelled: the path of a file written by
+            ``tools/split_labels.py`` or a run, or ``dict(num_labels=, seed=, balanced=)`` to draw
+            them. None: all.
+        unlabelled: Config of a data set whose labels, if any, are not learned; those of classes
+            that ``labelled`` has too are used to measure the quality of pseudo-labels. None: all
+            images of ``labelled``, as in published results. False: no unlabelled images.
         labelled_pipeline: Transforms of a labelled image, ending in ``PackInputs``.
         unlabelled_pipeline: Transforms of an unlabelled image, ending in ``MultiView`` and
             ``PackInputs``.
-        unreadable: What happens to an image file that cannot be read: ``'error'`` ends the run with
-            its name; ``'skip'`` names and counts it, and takes the next image of its source. The
-            labelled images are all read first.
+        unreadable: Policy for unreadable image files: ``'error'`` ends the run with the name of the
+            file; ``'skip'`` reports and counts it, and takes the next image of its source. All
+            labelled images are read when the data set is built.
 
     Attributes:
-        source_sizes: Numbers of the labelled and of the unlabelled images.
-        split: The split, of :class:`~se_mm.datasets.label_split.LabelSplit`, or None.
+        source_sizes: Numbers of labelled and unlabelled images.
+        split: The split, a :class:`~se_mm.datasets.label_split.LabelSplit`, or None.
         metainfo: That of ``labelled``.
 
     Raises:
-        OptionError: If an option is out of its range, or the split does not fit the data.
+        OptionError: If an option is out of range, or the split does not fit the data.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class SemiSupervisedDataset(Dataset):
         raise OptionError(f'none of the {("labelled", "unlabelled")[source]} images can be read')
 
     def _item(self, source: int, place: int) -> Optional[dict]:
-        """What a pipeline makes of an image; None if it is to be skipped."""
+        """Return an image after the pipeline; None if it is skipped."""
         if source:
             info = self._unlabelled.get_data_info(place)
             label = info.pop('gt_label', None)
@@ -136,7 +136,7 @@ class SemiSupervisedDataset(Dataset):
     def _readable(
         self, indices: np.ndarray, labels: np.ndarray, classes: Sequence[str]
     ) -> np.ndarray:
-        """The labelled images that can be read, of which every class needs one."""
+        """Return the readable labelled images, at least one of every class."""
         kept = indices[self.policy.check(paths_of(self._labelled, indices))]
         left = np.bincount(labels[kept], minlength=len(classes))
         if not left.all():
@@ -147,7 +147,7 @@ class SemiSupervisedDataset(Dataset):
         return kept
 
     def _find_truth(self, classes: Sequence[str]) -> dict[int, int]:
-        """The class that each label of the unlabelled images stands for, by its name."""
+        """Map labels of the unlabelled images to classes of the labelled ones, by name."""
         if self._unlabelled is None or self._unlabelled is self._labelled:
             return {label: label for label in range(len(classes))}
         names = (getattr(self._unlabelled, 'metainfo', None) or {}).get('classes') or ()
@@ -156,9 +156,9 @@ class SemiSupervisedDataset(Dataset):
         strange = [str(name) for name in names if name not in numbers]
         if strange and len(self._unlabelled) and 'gt_label' in self._unlabelled.get_data_info(0):
             print_log(
-                f'unlabelled has {len(strange)} classes that labelled does not have, as '
-                f'{", ".join(strange[:3])}: the accuracy of pseudo-labels is measured without '
-                f'their images',
+                f'unlabelled has {len(strange)} classes that labelled does not have, such as '
+                f'{", ".join(strange[:3])}; their images are excluded from the accuracy of '
+                f'pseudo-labels',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -167,7 +167,7 @@ class SemiSupervisedDataset(Dataset):
     def _find_split(
         self, split: Union[str, Mapping, None], labelled: Mapping, classes: Any, labels: np.ndarray
     ) -> Optional[LabelSplit]:
-        """The split that a config asks for, checked against the data."""
+        """Return the split of a config, checked against the data."""
         if split is None:
             return None
         name = type(self._labelled).__name__
@@ -185,7 +185,7 @@ class SemiSupervisedDataset(Dataset):
         return draw_split(name, classes, labels, names=names_of(self._labelled), **split)
 
     def _check_all_labelled(self, labels: np.ndarray, classes: Any) -> None:
-        """Refuse labels that are no classes, and classes without any."""
+        """Reject labels outside the classes, and classes without images."""
         check_labels('labelled', labels, len(classes))
         counts = np.bincount(labels, minlength=len(classes))
         if not counts.all():
@@ -195,7 +195,7 @@ class SemiSupervisedDataset(Dataset):
             )
 
     def _try_views(self) -> None:
-        """Find out before the training what a pipeline gives."""
+        """Check the output of the pipelines on the first images."""
         with rng_untouched():
             for source, key in enumerate(('labelled', 'unlabelled')[: len(self.source_sizes)]):
                 inputs = self[source * self.source_sizes[0]].get('inputs')
@@ -210,14 +210,14 @@ class SemiSupervisedDataset(Dataset):
 
 
 def build_dataset(key: str, config: Mapping) -> BaseDataset:
-    """Build a data set that a config names, without a pipeline of its own.
+    """Build a data set without a pipeline from its config.
 
     Args:
         key: The config key, for the message.
         config: The config.
 
     Raises:
-        OptionError: If it cannot be built; it says why in one line.
+        OptionError: If it cannot be built, with the reason in one line.
     """
     if not isinstance(config, Mapping) or 'type' not in config:
         raise OptionError(f'{key} must be the config of a data set, got {config!r}')
@@ -234,8 +234,8 @@ def build_dataset(key: str, config: Mapping) -> BaseDataset:
 
 @contextmanager
 def _drawn(key: tuple[int, int, int]) -> Iterator[None]:
-    """Seed the global generators by a key; in the main process, put them back afterwards."""
-    # A worker's generators serve nothing else.
+    """Seed the global generators with a key, and restore them in the main process."""
+    # Generators of a worker are not used for anything else.
     with rng_untouched() if get_worker_info() is None else nullcontext():
         seed_all(key)
         yield

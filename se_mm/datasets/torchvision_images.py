@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SVHN and STL-10, which mmpretrain does not have, from torchvision's files."""
+"""SVHN and STL-10, which mmpretrain lacks, read by torchvision."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NUM_FOLDS = 10
 
 @DATASETS.register_module()
 class SVHN(ArrayDataset):
-    """Street View House Numbers, cropped: digits of 32 x 32 pixels.
+    """Street View House Numbers: cropped digits of 32 x 32 pixels.
 
     Example:
         >>> dataset = dict(type='SVHN', data_root='data/svhn', split='train')
@@ -43,11 +43,11 @@ class SVHN(ArrayDataset):
     Args:
         data_root: Folder of ``train_32x32.mat``, ``test_32x32.mat`` and ``extra_32x32.mat``.
         split: ``'train'`` (73,257 images), ``'test'`` (26,032) or ``'extra'`` (531,131).
-        download: Whether to download the split's file if it is not there.
-        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+        download: Whether to download the split's file if it is missing.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
 
     Raises:
-        OptionError: If an option is out of its range, or the file cannot be read.
+        OptionError: If an option is out of range, or the file cannot be read.
     """
 
     def __init__(
@@ -66,25 +66,25 @@ class SVHN(ArrayDataset):
 
 @DATASETS.register_module()
 class STL10(ArrayDataset):
-    """STL-10: ten classes of 96 x 96 pixels, and many images without a label.
+    """STL-10: images of 96 x 96 pixels in ten classes, and many unlabelled ones.
 
-    An image without a label has ``gt_label`` -1.
+    Unlabelled images have ``gt_label`` -1.
 
     Example:
         >>> dataset = dict(type='STL10', data_root='data/stl10', split='train+unlabeled')
 
     Args:
-        data_root: Folder of the folder ``stl10_binary``.
+        data_root: Folder that contains ``stl10_binary``.
         split: ``'train'`` (5,000 images), ``'test'`` (8,000), ``'unlabeled'`` (100,000) or
             ``'train+unlabeled'``.
-        download: Whether to download and unpack the archive (2.5 GB) if a file is not there.
-        fold: Take of the labelled training images only the 1,000 of this predefined fold, 0 to 9.
-            None: all.
-        size: Height and width to which images are resized. None: 96, as they are.
-        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as of every OpenMMLab dataset.
+        download: Whether to download and unpack the archive (2.5 GB) if a file is missing.
+        fold: Use only the 1,000 labelled training images of this predefined fold, 0 to 9. None:
+            all.
+        size: Height and width to resize images to. None: 96, their own size.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
 
     Raises:
-        OptionError: If an option is out of its range, or the files cannot be read.
+        OptionError: If an option is out of range, or the files cannot be read.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class STL10(ArrayDataset):
     def make_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Read the split."""
         data = _read('STL10', self._folder, self.download, split=self.split, folds=self.fold)
-        # torchvision does not check this file, nor that it is there.
+        # torchvision checks neither this file nor that it exists.
         if (names := tuple(getattr(data, 'classes', STL10_CLASSES))) != STL10_CLASSES:
             raise OptionError(
                 f'class_names.txt in data_root={self._folder!r} must list '
@@ -129,19 +129,19 @@ class STL10(ArrayDataset):
 
 
 def _check_folder(data_root: Any) -> str:
-    """The folder of the data, if it is one."""
+    """Return the folder of the data, with ``~`` expanded."""
     if not isinstance(data_root, (str, os.PathLike)) or not os.fspath(data_root):
         raise OptionError(f'data_root must be the path of a folder, got {data_root!r}')
     return os.path.expanduser(data_root)
 
 
 def _read(name: str, folder: str, download: bool, **options: Any) -> Any:
-    """Read a data set by torchvision, downloaded by rank 0 before the others read it.
+    """Read a data set with torchvision; rank 0 downloads it before the others read it.
 
     Args:
         name: torchvision's name of the data set.
         folder: Folder of the data.
-        download: Whether to download what is not there.
+        download: Whether to download missing files.
         **options: Other arguments of torchvision's class.
 
     Raises:
@@ -154,7 +154,7 @@ def _read(name: str, folder: str, download: bool, **options: Any) -> Any:
         from torchvision import datasets
 
         return getattr(datasets, name)(folder, download=download and main, **options)
-    # What torchvision, its downloads and SciPy are known to raise.
+    # Exceptions that torchvision, its downloads and SciPy raise.
     except (
         RuntimeError,
         ImportError,
@@ -170,18 +170,18 @@ def _read(name: str, folder: str, download: bool, **options: Any) -> Any:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise OptionError(f'data_root={folder!r}: {name} cannot be read: {reason}') from error
     finally:
-        # Even after an error, or the others would wait for it.
+        # Also after an error, or the other ranks would wait forever.
         if download and main:
             barrier()
 
 
 def _to_bgr(images: np.ndarray) -> np.ndarray:
-    """Images (n, 3, height, width) in RGB order as a view (n, height, width, 3) in BGR order."""
+    """View images (n, 3, height, width) in RGB order as (n, height, width, 3) in BGR order."""
     return images[:, ::-1].transpose(0, 2, 3, 1)
 
 
 def _resize(images: np.ndarray, size: int) -> np.ndarray:
-    """Images (n, height, width, 3) uint8 resized to (n, size, size, 3), bilinear, antialiased."""
+    """Resize images (n, height, width, 3) uint8 to (n, size, size, 3), bilinear, antialiased."""
     from PIL import Image
 
     resized = np.empty((len(images), size, size, 3), np.uint8)

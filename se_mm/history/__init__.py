@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher is made of: at which update each of its units was last taken over.
+"""Provenance of a teacher: the update at which each of its units was last picked.
 
-``segments`` is what a checkpoint has of it, ``provenance`` works the updates out from that,
+``segments`` is the record in a checkpoint, ``provenance`` computes the updates from it, and
 ``picture`` and ``page`` show them.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages that need no other file and no network."""
+"""Self-contained HTML pages, without other files or network access."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 def page(title: str, body: str) -> str:
-    """A whole HTML page.
+    """Format a complete HTML page.
 
     Args:
-        title: Its title, and its first heading.
-        body: What comes below, as HTML.
+        title: Title and first heading of the page.
+        body: Rest of the page, as HTML.
     """
     return _PAGE.format(title=html.escape(title), body=body)
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG; it is closed."""
+    """Render a figure as PNG, and close it."""
     from matplotlib import pyplot as plt
 
     picture = io.BytesIO()
@@ -34,18 +34,18 @@ def png(figure: Figure) -> bytes:
 
 
 def embedded(picture: bytes, alt: str) -> str:
-    """A PNG inside a page.
+    """Embed a PNG in an HTML page.
 
     Args:
         picture: The PNG.
-        alt: What it shows, for those who do not see it.
+        alt: Alternative text.
     """
     data = base64.b64encode(picture).decode()
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table, of which the first column names each row."""
+    """Format an HTML table with row headings in the first column."""
     head = ''.join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
     lines = []
     for first, *rest in rows:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher is made of, in a picture and in numbers."""
+"""Plots and tables of a teacher's provenance."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's colour-blind safe palette.
 MEASURED, EXPECTED = '#56B4E9', '#D55E00'
-_COLUMNS = 256  # Of the map: more units than these share one.
+_COLUMNS = 256  # Of the map; more units share columns.
 _BINS = 30
-_AGES = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10**4, 10**5)  # With a tick on the scale.
-_NAMED = 40  # So many rows of the map have names of their own.
+_AGES = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10**4, 10**5)  # Ticks of the colour scale.
+_NAMED = 40  # Up to this number, each row of the map has its own name.
 
 
 def summary(found: Provenance, expected: Law) -> list[tuple[str, str, str]]:
-    """What there is to say of a teacher: ``(what, measured, expected)``.
+    """Summarise a teacher's provenance in rows of ``(what, measured, expected)``.
 
     Args:
-        found: Where it came from.
-        expected: The law of that.
+        found: The measured provenance.
+        expected: The expected distribution.
     """
     known = not np.isnan(found.mean_age)
     rows = [('updates made', f'{found.updates:,}', '')]
@@ -42,17 +42,17 @@ def summary(found: Provenance, expected: Law) -> list[tuple[str, str, str]]:
                 f'{found.effective_size:,.2f}',
                 f'{effective_size(expected.share):,.2f}',
             ),
-            ('updates that are in it', f'{int((found.share > 0).sum()):,}', ''),
+            ('contributing updates', f'{int((found.share > 0).sum()):,}', ''),
         ]
-    rows.append(('oldest unit taken over, updates ago', f'{found.oldest:,}', ''))
+    rows.append(('oldest unit, updates ago', f'{found.oldest:,}', ''))
     if found.before:
         rows.append(('from before se_mm', f'{found.before:.1%}', ''))
     return rows
 
 
 def stage_table(found: Provenance) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of a table of the parts of a teacher."""
-    header = ['part', 'tensors', 'numbers', 'units followed', 'mean age', 'oldest unit']
+    """Return the header and rows of a table of the parts of a teacher."""
+    header = ['part', 'tensors', 'numbers', 'units tracked', 'mean age', 'oldest unit']
     by_name = {tensor.name: tensor for tensor in found.tensors}
     rows = []
     for stage, names in stages(by_name).items():
@@ -74,12 +74,12 @@ def stage_table(found: Provenance) -> tuple[list[str], list[list[str]]]:
 
 
 def draw_history(found: Provenance, expected: Law, title: str) -> Figure:
-    """Draw the age of every unit, and how ages are distributed.
+    """Plot the age of every unit, and the distribution of ages.
 
     Args:
-        found: Where a teacher came from.
-        expected: The law of that.
-        title: What it is the teacher of.
+        found: The measured provenance of the teacher.
+        expected: The expected distribution.
+        title: Title of the figure.
     """
     plt = _pyplot()
     contents = not np.isnan(found.mean_age)
@@ -112,7 +112,7 @@ def draw_history(found: Provenance, expected: Law, title: str) -> Figure:
 
 
 def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
-    """Tensors down, units across, as colour how long ago a unit was last taken over."""
+    """Plot a map with a row per tensor, a column per unit, and the unit's age as colour."""
     from matplotlib.colors import FuncNorm
 
     image = np.stack([_row(tensor, found.updates) for tensor in found.tensors])
@@ -127,7 +127,7 @@ def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
         axes.set_yticks(range(len(names)), names, fontsize=8)
     else:
         firsts = [names.index(group[0]) for group in groups.values()]
-        apart = len(names) / 50  # Names that are nearer would lie on each other.
+        apart = len(names) / 50  # Closer names would overlap.
         named = [
             (first, name)
             for first, name, after in zip(firsts, groups, [*firsts[1:], len(names)])
@@ -139,7 +139,7 @@ def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
     axes.set_xticks([])
     axes.set_xlabel('units of each tensor, one beside the other')
     axes.set_ylabel('tensors, in the order of the model')
-    # The oldest has a tick, and none is so near that their numbers would touch.
+    # The oldest has a tick, and the others keep a distance so that their labels do not overlap.
     ticks = [age for age in _AGES if np.log1p(age) < 0.93 * np.log1p(oldest)] + [oldest]
     bar = figure.colorbar(shown, ax=axes, location='top', shrink=0.9, aspect=40, ticks=ticks)
     bar.ax.set_xticklabels([f'{tick:,}' for tick in ticks])
@@ -148,7 +148,7 @@ def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
 
 
 def _row(tensor: TensorHistory, updates: int) -> np.ndarray:
-    """Ages of a tensor's units, as one row of the map."""
+    """Return the ages of a tensor's units as a row of the map."""
     ages = (updates - 1 - tensor.taken.clamp(min=0)).double().numpy()
     if len(ages) <= _COLUMNS:
         return ages[np.arange(_COLUMNS) * len(ages) // _COLUMNS]
@@ -159,8 +159,8 @@ def _row(tensor: TensorHistory, updates: int) -> np.ndarray:
 def _draw_ages(
     axes: Axes, measured: np.ndarray, expected: np.ndarray, what: str, label: str
 ) -> None:
-    """Shares by age, youngest first, as bars, and the law as a line."""
-    # As far as all but a thousandth reaches; what is older is in the last bin.
+    """Plot measured shares by age, youngest first, as bars, and expected ones as a line."""
+    # Cover 99.9 % of the expected shares; the last bin has all older ones.
     reach = int(np.searchsorted(np.cumsum(expected), 0.999 * expected.sum())) + 1
     width = max(1, -(-reach // _BINS))
     edges = np.arange(0, len(measured) + 1, width)[: _BINS + 1]
@@ -190,11 +190,11 @@ def _draw_ages(
 
 
 def distances(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> dict[str, float]:
-    """Relative L2 distance ``|t - s| / |s|`` of each tensor that both have, 0 where they are equal.
+    """Compute the relative L2 distance ``|t - s| / |s|`` of each tensor that both networks have.
 
     Args:
-        teacher: Name in the student's model -> tensor.
-        student: The same of the student.
+        teacher: Name in the student's model -> tensor of the teacher.
+        student: Name -> tensor of the student.
     """
     found = {}
     for name, value in teacher.items():
@@ -207,11 +207,11 @@ def distances(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> d
 
 
 def draw_distances(found: Mapping[str, float], title: str) -> Figure:
-    """Draw the distance of each tensor of a teacher from its student's.
+    """Plot the distance of each tensor of a teacher from its student's.
 
     Args:
         found: Name -> distance.
-        title: What it is the teacher of.
+        title: Title of the figure.
     """
     plt = _pyplot()
     names = list(found)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where each unit of a teacher came from, worked out from its history alone.
+"""Compute the origin of each unit of a teacher from its history, without weights.
 
-From the last update backwards, each unit carries the share of its contents that is not explained
-yet, 1 at first: a unit that was picked at update s and moved by a weight m got the m-th part of it
-from the student of update s, and the rest from before. For copies (m is 1) that is exact, and
-otherwise but for a rest below :data:`LEAST`, which is given to the first update. No weights are
-needed, only names and shapes.
+The computation goes backwards from the last update. For each unit it tracks the share r of the
+contents whose origin is still unknown, at first 1: if the unit was picked at update s with weight
+m, the share ``r m`` comes from the student of update s, and ``r (1 - m)`` from earlier updates.
+This is exact for copies (m = 1), and otherwise up to a remainder below :data:`LEAST`, which is
+assigned to the first update. Only names and shapes of tensors are needed.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from se_mm.smoothing.picks import INCREMENT, mix_, signed, stream, threshold, un
 from se_mm.smoothing.settings import Rule
 
 SAMPLE = 1024
-"""So many units of a tensor are followed, the first ones."""
+"""Maximum number of units of a tensor that are tracked, the first ones."""
 LEAST = 1e-8
-"""A share of a unit's contents that is below this is not followed further back."""
+"""A unit is not tracked further back once the unknown share of its contents is below this."""
 BEFORE = -1
-"""Stands for an update before se_mm made them."""
+"""Stands for updates before se_mm took over."""
 
-# Picks are drawn this many at a time: units times updates.
+# Number of picks drawn at a time: units times updates.
 _BLOCK = 1 << 18
 
 
@@ -40,13 +40,13 @@ class TensorHistory:
     Attributes:
         name: Its name in the student's model.
         shape: Its shape.
-        units: Units that it has, at the finest granularity that it ever had; of these the first
-            ``len(taken)`` were followed.
-        keys: ``(n,)`` int64: equal for units of several tensors that are one, as of a layer.
-        taken: ``(n,)`` int64: the update at which each unit was last taken over; :data:`BEFORE`
-            where that was before se_mm made the updates.
-        age: ``(n,)`` float64: how many updates ago what a unit holds was the student's, in the mean
-            over its contents, in [0, updates). NaN for an average that is no momentum.
+        units: Number of its units, at the finest granularity that it ever had; the first
+            ``len(taken)`` of them are tracked.
+        keys: ``(n,)`` int64: equal for parts of one unit in several tensors, as in a layer.
+        taken: ``(n,)`` int64: the update at which each unit was last picked; :data:`BEFORE` if that
+            was before se_mm took over.
+        age: ``(n,)`` float64: mean age of each unit's contents, in updates since they were the
+            student's, in [0, updates). NaN for an average without a momentum.
     """
 
     name: str
@@ -59,15 +59,15 @@ class TensorHistory:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a teacher came from.
+    """The origin of a teacher's contents.
 
     Attributes:
         updates: Updates made, at least 1.
-        tensors: The history of each tensor that is smoothed.
-        share: ``(updates,)`` float64: the part of the teacher's smoothed numbers that came from the
-            student of each update. With :attr:`before` they sum to 1. NaN for an average that is no
-            momentum.
-        before: The part of it that is from before se_mm made the updates.
+        tensors: The history of each smoothed tensor.
+        share: ``(updates,)`` float64: share of the teacher's smoothed numbers that comes from the
+            student of each update. Together with :attr:`before` they sum to 1. NaN for an average
+            without a momentum.
+        before: Share from before se_mm took over.
     """
 
     updates: int
@@ -77,7 +77,7 @@ class Provenance:
 
     @property
     def taken(self) -> Tensor:
-        """The update at which each unit was last taken over, those of several tensors once."""
+        """The update at which each unit was last picked; units across tensors are listed once."""
         keys = torch.cat([tensor.keys for tensor in self.tensors])
         taken = torch.cat([tensor.taken for tensor in self.tensors])
         _, inverse = torch.unique(keys, return_inverse=True)
@@ -88,7 +88,7 @@ class Provenance:
 
     @property
     def sampled(self) -> bool:
-        """Whether some units were not followed."""
+        """Whether some units were not tracked."""
         return any(tensor.units > len(tensor.taken) for tensor in self.tensors)
 
     @property
@@ -100,37 +100,37 @@ class Provenance:
 
     @property
     def oldest(self) -> int:
-        """Updates since the unit that was kept longest was taken over."""
+        """Number of updates since the oldest unit was picked."""
         return self.updates - 1 - int(self.taken.clamp(min=0).min())
 
     @property
     def effective_size(self) -> float:
-        """How many updates of one share would be as many: the inverse Simpson index."""
+        """Effective number of updates that the contents come from: the inverse Simpson index."""
         return effective_size(self.share, self.before)
 
 
 def effective_size(share: Tensor, before: float = 0.0) -> float:
-    """How many parts of one size would be as many as these: the inverse Simpson index.
+    """Compute the effective number of shares, the inverse Simpson index.
 
-    An average of momentum m has ``(2 - m) / m``, an SE teacher of many units
-    ``(1 + keep_prob) / (1 - keep_prob)``.
+    It is ``(2 - m) / m`` for an average of momentum m, and ``(1 + keep_prob) / (1 - keep_prob)``
+    for an SE teacher with many units.
 
     Args:
-        share: Parts that, with ``before``, sum to 1, of any shape.
-        before: One more of them.
+        share: Shares of any shape, which sum to 1 together with ``before``.
+        before: One more share.
     """
     return 1 / (float((share**2).sum()) + before**2)
 
 
 @dataclass
 class _Probes:
-    """One number of each unit that is followed, of all tensors in a row.
+    """One element of each tracked unit, concatenated over all tensors.
 
     Attributes:
-        spans: Name -> the first of a tensor's, and the one after its last.
+        spans: Name -> begin and end of the tensor's probes.
         shapes: Name -> shape.
-        places: ``(n,)`` int64: place of each number in its tensor, flat.
-        numbers: ``(n,)`` float64: how many of the teacher's numbers each stands for.
+        places: ``(n,)`` int64: flat index of each probe in its tensor.
+        numbers: ``(n,)`` float64: number of the teacher's elements that each probe represents.
     """
 
     spans: dict[str, tuple[int, int]]
@@ -141,16 +141,16 @@ class _Probes:
 
 @dataclass
 class _Tally:
-    """What is known of each probe so far.
+    """State of the backward computation for each probe.
 
     Attributes:
-        rest: The part of its contents that is not explained yet.
-        taken: The update at which it was last taken over.
-        found: Whether that is known.
-        age: Mean age of its contents, as far as they are explained.
-        numbers: The part of the teacher that it stands for.
-        share: ``(updates + 1,)``: the part of the teacher from each update; the last is from
-            before.
+        rest: Share of its contents with unknown origin.
+        taken: The update at which it was last picked.
+        found: Whether ``taken`` is known.
+        age: Sum of share times age over the known part of its contents.
+        numbers: Share of the teacher that it represents.
+        share: ``(updates + 1,)``: share of the teacher from each update; the last entry is
+            :data:`BEFORE`.
     """
 
     rest: Tensor
@@ -161,7 +161,7 @@ class _Tally:
     share: Tensor
 
     def some(self, index: Tensor) -> _Tally:
-        """That of some probes, as a copy; the shares are the same."""
+        """Copy the state of some probes; ``share`` is not copied."""
         return _Tally(
             self.rest[index],
             self.taken[index],
@@ -172,18 +172,18 @@ class _Tally:
         )
 
     def put(self, index: Tensor, some: _Tally) -> None:
-        """Take over what is known of some probes by now."""
+        """Write back the state of some probes."""
         self.rest[index], self.taken[index] = some.rest, some.taken
         self.found[index], self.age[index] = some.found, some.age
 
     def give(self, picks: Tensor, weight: float, step: int, of: int) -> None:
-        """Let the probes that were picked have got a part of their rest from an update.
+        """Assign a part of the picked probes' unknown contents to an update.
 
         Args:
             picks: ``(n,)`` bool.
-            weight: The part.
+            weight: The part, as a share of ``rest``.
             step: The update, for ages.
-            of: The update, for shares: it, or :data:`BEFORE`.
+            of: The update for shares: ``step`` or :data:`BEFORE`.
         """
         part = self.rest * picks * weight
         self.age += part * (len(self.share) - 2 - step)
@@ -195,10 +195,10 @@ class _Tally:
 
 @torch.no_grad()
 def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) -> Provenance:
-    """Work out where each unit of a teacher came from.
+    """Compute the origin of each unit of a teacher.
 
     Args:
-        segments: The history, oldest first; the last one is known.
+        segments: The history, oldest first; the last segment is known.
         updates: Updates made, at least 1.
         sample: See :data:`SAMPLE`.
     """
@@ -251,7 +251,7 @@ def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) 
 def _walk(
     segment: Segment, rule: Rule, end: int, tally: _Tally, index: Tensor, keys: Tensor, low: Tensor
 ) -> None:
-    """Go back through the updates of a segment that one rule made."""
+    """Go back through the updates of one rule in a segment."""
     steps = [step for step in range(max(segment.begin, 1), end) if segment.moves(step)]
     while steps:
         active = tally.rest[index] > LEAST
@@ -259,7 +259,7 @@ def _walk(
             return
         index, keys, low = index[active], keys[active], low[active]
         some = tally.some(index)
-        # So far that those that are done can be left out again.
+        # In blocks, so that finished probes can be dropped in between.
         stop = max(0, len(steps) - 256)
         steps, now = steps[:stop], steps[stop:]
         many = max(1, _BLOCK // len(index))
@@ -274,7 +274,7 @@ def _walk(
 
 
 def _weight(rule: Rule, step: int, total: int) -> float:
-    """Share of the new value in a unit that was picked; NaN if it is not known."""
+    """Return the weight of the new value in a picked unit; NaN if it is unknown."""
     if rule.momentum is None:
         return float('nan')
     average = rule.average(step, total)
@@ -283,32 +283,32 @@ def _weight(rule: Rule, step: int, total: int) -> float:
 
 
 def _picks(segment: Segment, rule: Rule, steps: Sequence[int], keys: Tensor, low: Tensor) -> Tensor:
-    """Which units were taken over at which update: ``(steps, n)`` bool."""
+    """Return which units were picked at which update: ``(steps, n)`` bool."""
     streams = torch.tensor([signed(stream(segment.seed, step)) for step in steps])
     bits = mix_(keys[None, :] + streams[:, None])
-    # The two halves of a hash are those of two neighbouring elements; others have the upper.
+    # Two neighbouring elements share a hash, each with its half; other units use the upper half.
     drawn = (torch.where(low, bits << 32, bits) if low.any() else bits) >> 32
     least = [threshold(rule.keep_prob(step, segment.total)) for step in steps]
     taken = drawn >= torch.tensor(least)[:, None]
-    # Nothing is drawn where nothing can be kept.
+    # All units are picked if keep_prob is 0.
     always = [rule.keep_prob(step, segment.total) == 0 for step in steps]
     return taken | torch.tensor(always)[:, None]
 
 
 def _names(segments: Sequence[Segment]) -> list[str]:
-    """Names of what the last segment smooths."""
+    """Return the names of the tensors that the last segment smooths."""
     return [name for group in segments[-1].rules for name in group.shapes]
 
 
 def _finest(segments: Sequence[Segment], name: str) -> str:
-    """The finest granularity that a tensor had."""
+    """Return the finest granularity that a tensor had."""
     order = ('layer', 'tensor', 'channel', 'element')
     rules = [segment.smoothing(name) for segment in segments]
     return max((rule.granularity for rule in rules if rule), key=order.index)
 
 
 def _count(shape: tuple[int, ...], granularity: str) -> int:
-    """Units of a tensor, one that it shares with others included."""
+    """Count the units of a tensor, including those shared with other tensors."""
     if granularity == 'element':
         return prod(shape)
     return shape[0] if granularity == 'channel' and shape else 1
@@ -333,7 +333,7 @@ def _probes(last: Segment, granularity: dict[str, str], sample: int) -> _Probes:
 def _keys(
     probes: _Probes, names: Sequence[str], granularity: Union[str, Rule]
 ) -> tuple[Tensor, Tensor]:
-    """Keys of the units of some tensors, and whether each has the lower half of its hash."""
+    """Return the keys of the units of tensors, and whether each uses the lower half of its hash."""
     if isinstance(granularity, Rule):
         granularity = granularity.granularity
     keys, low = [], []
@@ -356,12 +356,13 @@ def _keys(
 
 @dataclass(frozen=True)
 class Law:
-    """What a provenance is in the mean over the picks.
+    """Expected distribution of a provenance over the picks.
 
     Attributes:
-        taken: ``(updates,)`` float64: probability that a unit was last taken over at each update.
-        share: ``(updates,)`` float64: part of the contents from each, that of an average of
-            momentum ``(1 - keep_prob) * momentum``. NaN for an average that is no momentum.
+        taken: ``(updates,)`` float64: probability that a unit was last picked at each update.
+        share: ``(updates,)`` float64: expected share of the contents from each update, as for an
+            average of momentum ``(1 - keep_prob) * momentum``. NaN for an average without a
+            momentum.
     """
 
     taken: Tensor
@@ -375,12 +376,12 @@ class Law:
 
 
 def law(segments: Sequence[Segment], updates: int) -> Law:
-    """The law of a provenance: geometric where keep_prob is constant.
+    """Compute the expected distribution of a provenance: geometric if keep_prob is constant.
 
-    What is from before se_mm made the updates is left out.
+    Contents from before se_mm took over are not included.
 
     Args:
-        segments: The history, oldest first; the last one is known.
+        segments: The history, oldest first; the last segment is known.
         updates: Updates made, at least 1.
     """
     taken = torch.zeros(updates, dtype=torch.float64)
@@ -427,7 +428,7 @@ def law(segments: Sequence[Segment], updates: int) -> Law:
 
 
 def _runs(rules: Sequence[SmoothedTensors], granularity: dict[str, str]) -> dict[str, float]:
-    """Units that each tensor counts for, those of several tensors shared out among them."""
+    """Return the number of units of each tensor; units across tensors are divided among them."""
     owners: dict[tuple[str, int], list[str]] = {}
     for group in rules:
         for name, shape in group.shapes.items():
@@ -438,12 +439,12 @@ def _runs(rules: Sequence[SmoothedTensors], granularity: dict[str, str]) -> dict
 
 
 def share_taken(segment: Segment, steps: Sequence[int], sample: int = 128) -> float:
-    """The share of units that some updates took over, in the mean over them.
+    """Return the mean share of units that updates picked.
 
     Args:
-        segment: What is in force at all of them.
+        segment: The segment of all these updates.
         steps: The updates, at least one, each at least 1.
-        sample: So many units of a tensor are looked at, at most.
+        sample: Maximum number of units per tensor to look at.
     """
     moving = [step for step in steps if segment.moves(step)]
     taken, units = 0.0, 0

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was in force at each update of a teacher, in plain types that a checkpoint holds.
+"""Record the settings of each update of a teacher, in plain types for a checkpoint.
 
-Picks are functions of the seed, the step and names, so this is enough to work out later where each
-unit of the teacher came from: see :mod:`~se_mm.history.provenance`.
+Picks are functions of the seed, the step and the names, so the record is enough to compute later
+where each unit of the teacher came from: see :mod:`~se_mm.history.provenance`.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from se_mm.smoothing.settings import COPY, GRANULARITIES, Rule
 from se_mm.smoothing.smoother import Smoother
 
 OTHER = 'other'
-"""Stands for an average that is no momentum."""
+"""Stands for an average without a momentum."""
 
 _FUNCTIONS = {**KEEP_PROB_SCHEDULES, **MOMENTUM_SCHEDULES, 'running_mean': running_mean}
 
 
 @dataclass(frozen=True)
 class SmoothedTensors:
-    """The tensors that one rule holds for.
+    """The tensors of one rule.
 
     Attributes:
-        rule: How they are smoothed. Of an average that is no momentum, nothing else is known.
+        rule: How they are smoothed; its momentum is None for an average without a momentum.
         shapes: Name in the student's model -> shape, in the model's order.
     """
 
@@ -42,19 +42,19 @@ class SmoothedTensors:
 
 @dataclass(frozen=True)
 class Segment:
-    """Updates in a row that were made under the same settings.
+    """Consecutive updates with the same settings.
 
     Attributes:
-        begin: The first update step that it holds for, from 0.
-        known: Whether anything is known of them: those before se_mm made the updates are not.
+        begin: First update step, from 0.
+        known: Whether the settings are known; those before se_mm took over are not.
         seed: Seed of the picks.
         total: Updates of the whole run, for the schedules.
-        interval: Update steps of which one moves what is smoothed.
-        skipped: Update steps that were left out, since the student was not finite.
-        copied: Whether everything was copied just before its first step, as before the begin of
-            the smoothing.
-        rules: What was smoothed, and how.
-        followed: Names of what was copied at every step. What is named nowhere was left as it was.
+        interval: Update steps per smoothing step: one of them smooths.
+        skipped: Update steps that were skipped because the student was not finite.
+        copied: Whether everything was copied just before the first step, as before the begin of
+            smoothing.
+        rules: The smoothed tensors, by rule.
+        followed: Names of tensors that were copied at every step. All others did not change.
     """
 
     begin: int
@@ -68,19 +68,19 @@ class Segment:
     followed: frozenset[str] = frozenset()
 
     def moves(self, step: int) -> bool:
-        """Whether units were picked at this step of it."""
+        """Return whether units were picked at this step."""
         return step % self.interval == 0 and step not in self.skipped
 
     def smoothing(self, name: str) -> Optional[Rule]:
-        """The rule of the tensor with this name; None if it was not smoothed."""
+        """Return the rule of the tensor with this name; None if it was not smoothed."""
         return next((some.rule for some in self.rules if name in some.shapes), None)
 
 
 class History:
-    """The segments of a run that goes on, as they are saved.
+    """The segments of a running training, as saved in its checkpoints.
 
     Args:
-        segments: Those of the checkpoint that it goes on from.
+        segments: The segments of the checkpoint that the run resumes from.
 
     Attributes:
         segments: As :func:`read_history` reads them, oldest first.
@@ -90,11 +90,11 @@ class History:
         self.segments: list[dict[str, Any]] = [dict(segment) for segment in segments]
 
     def go_on(self, step: int, settings: Mapping[str, Any]) -> None:
-        """Begin a segment, unless the last was made under the same settings.
+        """Begin a new segment, unless the settings equal those of the last.
 
         Args:
             step: Updates made.
-            settings: Those of the updates to come: see :func:`settings_of`.
+            settings: Settings of the coming updates, see :func:`settings_of`.
         """
         if step == 0:  # The first update copies everything.
             self.segments = []
@@ -106,16 +106,16 @@ class History:
             return
         segment = {'begin': step, 'known': True, 'copied': False, 'skipped': [], **settings}
         if self.segments and self.segments[-1]['begin'] == step:
-            # Nothing was made under it.
+            # The last segment has no updates.
             segment['copied'] = self.segments.pop().get('copied', False)
         self.segments.append(segment)
 
     def skip(self, step: int) -> None:
-        """Note that an update is left out."""
+        """Record that an update is skipped."""
         self.segments[-1]['skipped'].append(step)
 
     def copy(self, step: int) -> None:
-        """Note that everything is copied without being counted as an update.
+        """Record that everything is copied without counting as an update.
 
         Args:
             step: Updates made.
@@ -130,14 +130,14 @@ class History:
 def settings_of(
     smoother: Smoother, inherited: Optional[Schedule], seed: int, total: int, interval: int
 ) -> dict[str, Any]:
-    """What the updates of a smoother depend on, in plain types.
+    """Return the settings that the updates of a smoother depend on, in plain types.
 
     Args:
-        smoother: What makes them, bound to a student.
-        inherited: The schedule of an average that the teacher had before; None: not known.
+        smoother: The smoother, bound to a student.
+        inherited: The schedule of the average that the teacher had before; None if unknown.
         seed: Seed of the picks.
         total: Updates of the whole run.
-        interval: Update steps from one that moves what is smoothed to the next.
+        interval: Update steps from one smoothing step to the next.
     """
     rules: dict[Rule, dict[str, list[int]]] = {}
     followed = []
@@ -165,14 +165,14 @@ def settings_of(
 
 
 def read_history(saved: Any, updates: int) -> tuple[Segment, ...]:
-    """The segments that a checkpoint holds.
+    """Read the segments in a checkpoint.
 
     Args:
-        saved: What :attr:`History.segments` was when it was written.
+        saved: The saved value of :attr:`History.segments`.
         updates: Updates made.
 
     Raises:
-        OptionError: If it is not what this module writes.
+        OptionError: If it is damaged.
     """
     try:
         segments = tuple(_segment(some) for some in saved)
@@ -198,18 +198,18 @@ def _schedule(value: Mapping[str, Any]) -> Schedule:
     if value['type'] == 'running_mean':
         parameters['interval'] = int(parameters['interval'])
     schedule = Schedule(_FUNCTIONS[value['type']], parameters)
-    schedule(0, 1)  # Fails if a parameter is not there.
+    schedule(0, 1)  # Fails if a parameter is missing.
     return schedule
 
 
 def _count(value: Any, low: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f'{value!r} where a whole number of at least {low} is')
+        raise ValueError(f'an integer must be >= {low}, got {value!r}')
     return value
 
 
 def _segment(saved: Mapping[str, Any]) -> Segment:
-    """One segment, checked."""
+    """Read and check one segment."""
     if not saved['known']:
         return Segment(_count(saved['begin']))
     rules = []

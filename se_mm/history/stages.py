@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parts of a model that are told apart where single tensors are too many."""
+"""Group the tensors of a model into a few parts, for plots and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 MOST = 12
-"""So many parts are told apart at most."""
+"""Maximum number of parts."""
 
 
 def stages(names: Iterable[str], most: int = MOST) -> dict[str, list[str]]:
-    """Group tensors by the modules that they are in, as deep as there are few enough groups.
+    """Group tensors by module, at the greatest depth with at most ``most`` groups.
 
     Args:
         names: Dotted names of tensors, in the model's order.
-        most: Groups at most, where there is a choice.
+        most: Maximum number of groups, unless even the top level has more.
 
     Returns:
         Dotted name of a module -> names of its tensors, in order.
@@ -24,7 +24,7 @@ def stages(names: Iterable[str], most: int = MOST) -> dict[str, list[str]]:
     for depth in range(1, 1 + max((name.count('.') for name in names), default=0)):
         groups: dict[str, list[str]] = {}
         for name in names:
-            # The last part is the tensor's own.
+            # The last part of a name is the tensor itself.
             groups.setdefault('.'.join(name.split('.')[:-1][:depth]) or name, []).append(name)
         if found and len(groups) > most:
             break

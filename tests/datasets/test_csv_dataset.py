@@ -169,7 +169,7 @@ def test_wrong_file_is_one_line_that_names_the_line(text, message, root):
         (dict(data_prefix=dict(img='x')), "data_prefix must be a path, got {'img': 'x'}"),
         (
             dict(label_column='image'),
-            'label_column must be another column than image_column',
+            'label_column must differ from image_column',
         ),
     ],
 )
