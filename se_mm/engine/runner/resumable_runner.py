@@ -47,11 +47,9 @@ class ResumableRunner(Runner):
     - local checkpoints are read once, verified, and restricted to tensors and plain data;
     - a resume takes the newest undamaged checkpoint, and refuses one of another model.
 
-    Models, optimizers and hooks are loaded by MMEngine's own functions, with its tolerance.
-
-    Args:
-        resume: As of :class:`mmengine.runner.Runner`; or ``'auto'``: from the newest checkpoint of
-            the work dir, or else start from ``load_from``.
+    Models, optimizers and hooks are loaded by MMEngine's own functions, with its tolerance. Its
+    arguments are those of :class:`mmengine.runner.Runner`; ``resume`` may also be ``'auto'``: from
+    the newest checkpoint of the work dir, or else start from ``load_from``.
 
     Example:
         >>> runner_type = 'ResumableRunner'  # the default of tools/train.py
