@@ -92,7 +92,7 @@ def test_without_out_nothing_is_written(tools, digits):
 def test_as_given_keeps_the_proportions_of_the_data(tools, own):
     output = tools.succeed(*own, '--num-labels', 3, '--as-given')
     assert rows(output)[1:3] == [['cat', '4', '2'], ['dog', '2', '1']]
-    assert 'num_labels=3 is not divisible by 2 classes' in tools.fail(*own, '--num-labels', 3)
+    assert 'of the number of classes, 2, got 3' in tools.fail(*own, '--num-labels', 3)
 
 
 def test_show_checks_a_file_against_the_data(tools, digits):
@@ -102,12 +102,12 @@ def test_show_checks_a_file_against_the_data(tools, digits):
     assert ['all', '1500', '20'] in rows(output)
     options = ['--cfg-options', 'train_dataloader.dataset.labelled.split=test']
     line = tools.fail(*digits, *show, *options)
-    assert 'is of another data set: number of images 1500, not 297' in line
+    assert 'from another data set: its number of images is 1500, not 297' in line
     path = tools.folder / 'Digits_20_seed0.json'
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, 'indices': [*content['indices'][:-1], 1500]}))
     line = tools.fail(*digits, *show)
-    assert "split='Digits_20_seed0.json' has the index 1500, which is out of range" in line
+    assert "split='Digits_20_seed0.json': indices must be in 0 to 1499, got 1500" in line
 
 
 def test_images_that_cannot_be_read_are_listed_with_status_1(tools, own):
