@@ -118,7 +118,7 @@ def test_what_is_not_there_is_refused(runs, tmp_path):
         'student',
         ['bakbone'],
     )
-    refused(tmp_path, "weights='techer' is not allowed.*'teacher'", path, out, 'techer')
+    refused(tmp_path, "weights must be .*got 'techer'.*'teacher'", path, out, 'techer')
     refused(tmp_path, r"does not exist.*Did you mean '.*iter_6.pth'", path[:-1], out, 'student')
 
 

@@ -144,7 +144,7 @@ def test_burn_in_of_the_whole_run_never_sees_an_unlabelled_image(tmp_path):
 @pytest.mark.parametrize(
     'hook, message',
     [
-        (dict(type='BurnInHook', iters=5), 'BurnInHook.iters=5 .* at most the 4'),
+        (dict(type='BurnInHook', iters=5), 'BurnInHook.iters must be <= 4, .*got 5'),
         (dict(type='BurnInHook', iters=0), 'BurnInHook.iters must be an integer >= 1, got 0'),
         (STOCK, r"remove the line dict\(type='MeanTeacherHook'"),
         (dict(type='SpatialEnsembleHook'), 'must have one hook that moves the teacher'),
@@ -157,5 +157,5 @@ def test_what_cannot_be_is_refused_before_the_first_iteration(tmp_path, hook, me
 
 def test_burn_in_needs_a_semi_supervised_detector(runs, classifier_cfg):
     runner = runs.build(classifier_cfg, dict(type='BurnInHook', iters=2))
-    with pytest.raises(OptionError, match='BurnInHook is not for ImageClassifier'):
+    with pytest.raises(OptionError, match='BurnInHook needs a .*got ImageClassifier'):
         runner.train()

@@ -46,13 +46,13 @@ class BurnInHook(Hook):
         model = plain_model(runner.model)
         if not hasattr(model, 'loss_by_gt_instances'):
             raise OptionError(
-                f'BurnInHook is not for {type(model).__name__}: it needs a semi-supervised '
-                f'detector of mmdet, as SoftTeacher.'
+                f'BurnInHook needs a semi-supervised detector of mmdet, such as SoftTeacher, got '
+                f'{type(model).__name__}'
             )
         if self.iters > runner.max_iters:
             raise OptionError(
-                f'BurnInHook.iters={self.iters} is not allowed: at most the {runner.max_iters} '
-                f'iterations of the run.'
+                f'BurnInHook.iters must be <= {runner.max_iters}, the iterations of the run, got '
+                f'{self.iters}'
             )
 
     def before_train_iter(

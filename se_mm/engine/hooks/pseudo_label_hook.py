@@ -40,8 +40,8 @@ class PseudoLabelHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if not isinstance(model, SemiSupervisedClassifier):
             raise OptionError(
-                f'PseudoLabelHook is not allowed with {type(model).__name__}: a '
-                f'SemiSupervisedClassifier, as FixMatch.'
+                f'PseudoLabelHook needs a SemiSupervisedClassifier, such as FixMatch, got '
+                f'{type(model).__name__}'
             )
         self._quality = model.quality
 
