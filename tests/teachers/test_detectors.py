@@ -157,5 +157,5 @@ def test_what_cannot_be_is_refused_before_the_first_iteration(tmp_path, hook, me
 
 def test_burn_in_needs_a_semi_supervised_detector(runs, classifier_cfg):
     runner = runs.build(classifier_cfg, dict(type='BurnInHook', iters=2))
-    with pytest.raises(OptionError, match='BurnInHook needs a .*got ImageClassifier'):
+    with pytest.raises(OptionError, match=r'BurnInHook needs .*got ImageClassifier'):
         runner.train()

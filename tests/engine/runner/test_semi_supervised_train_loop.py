@@ -190,5 +190,5 @@ def test_mean_teacher_hook_of_mmdet_may_move_the_teacher(runs):
 
 def test_pseudo_label_hook_is_refused_without_pseudo_labels(runs, classifier_cfg):
     runner = runs.build(classifier_cfg, dict(type='PseudoLabelHook'))
-    with pytest.raises(OptionError, match='PseudoLabelHook needs a .*got ImageClassifier'):
+    with pytest.raises(OptionError, match=r'PseudoLabelHook needs .*got ImageClassifier'):
         runner.train()
