@@ -20,11 +20,9 @@ from se_mm.datasets.coco_split import draw_coco_split
 
 Image = pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
-pytest.importorskip('mmdet')
+CocoDataset = pytest.importorskip('mmdet.datasets').CocoDataset
 ROOT = Path(__file__).parents[2]
 SMALL_RESNET = {'backbone.stem_channels': 8, 'backbone.base_channels': 8}
-# Names that mmdet's configs know, so that their number of classes stays.
-NAMES = ('person', 'bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat')
 
 
 @pytest.fixture(scope='module')
@@ -33,8 +31,11 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp('project')
     scenes = DigitScenes(num_images=16)
     coco = scenes.coco()
-    for category, name in zip(coco['categories'], (*NAMES, 'traffic light')):
-        category['name'] = name
+    # The file lists every class of COCO, as COCO's own do, of which the images show ten.
+    coco['categories'] = [
+        {'id': number, 'name': name}
+        for number, name in enumerate(CocoDataset.METAINFO['classes'], start=1)
+    ]
     for annotation in coco['annotations']:
         x, y, width, height = annotation['bbox']
         right, bottom = x + width, y + height

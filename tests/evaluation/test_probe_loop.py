@@ -293,7 +293,7 @@ def test_unlabelled_evaluation_images_are_refused_before_the_first_iteration(tmp
 
 
 def test_the_example_of_the_module_extends_the_stock_config():
-    example = probe_loop.__doc__.split('::\n', 1)[1].split('\nIt is logged')[0]
+    example = probe_loop.__doc__.split('::\n', 1)[1].split('\nThe metrics are')[0]
     config = Config.fromstring(textwrap.dedent(example), '.py')
 
     assert config.val_cfg.type == 'ProbeLoop' and config.train_cfg.max_epochs == 200

@@ -29,19 +29,29 @@ class SeedHook(Hook):
         loop, loader = runner.train_loop, runner.train_dataloader
         if not isinstance(loader, KeyedLoader):
             return
-        if loop.iter and remembers(loader.dataset):
-            runner.logger.warning(
-                'the pipeline of the training data keeps earlier images, which no checkpoint has: '
-                'the resumed run is not exactly the same'
-            )
+        again = loop.iter and remembers(loader.dataset)
         if not hasattr(loop, 'dataloader_iterator'):
+            if again:
+                runner.logger.warning(
+                    'the pipeline of the training data keeps earlier images, which no checkpoint '
+                    'has: the resumed run is not exactly the same'
+                )
             return
-        if loop.iter and not loader.jumps:
+        if again:
+            runner.logger.info(
+                f'reading {loop.iter} earlier batches: the pipeline of the training data keeps '
+                f'earlier images'
+            )
+        elif loop.iter and not loader.jumps:
             runner.logger.info(
                 f'drawing the indices of {loop.iter} earlier batches: the order of '
                 f'{loader.sampler_name} is not known without'
             )
-        loop.dataloader_iterator = Skipping(loader.batches(loop.iter), loop)
+        batches = loader.batches(0 if again else loop.iter)
+        if again:
+            for _ in range(loop.iter):
+                next(batches)
+        loop.dataloader_iterator = Skipping(batches, loop)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed all generators. Called when the batch is there."""
