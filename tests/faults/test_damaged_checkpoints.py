@@ -5,6 +5,7 @@ import logging
 import random
 import shutil
 import sys
+import uuid
 from functools import cache
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def build(kind, work_dir, **changes):
     cfg.train_cfg.max_iters = 6
     cfg.work_dir = str(work_dir)
     cfg.log_level = 'ERROR'
-    cfg.experiment_name = f'{kind}-{random.getrandbits(64):x}'
+    # Not by `random`, which runs seed: the message hub of a name that comes again is not current.
+    cfg.experiment_name = f'{kind}-{uuid.uuid4()}'
     cfg.launcher = 'none'
     cfg.merge_from_dict(changes)
     return CPURunner.from_cfg(cfg)
