@@ -17,6 +17,7 @@ from torch import nn
 
 from se_mm.smoothing.options import OptionError, did_you_mean
 from se_mm.smoothing.settings import COPY, Settings
+from se_mm.teachers.averaged import Averaged
 from se_mm.teachers.base import TEACHERS, Teacher, submodule
 from se_mm.teachers.method import own_method
 from se_mm.teachers.pair import Pair
@@ -93,7 +94,11 @@ class Shadow(Teacher):
     def cautions(self) -> Sequence[str]:
         """That a teacher inside the model is another one, which this hook does not move."""
         name = type(self.student).__name__
-        own = [*_averaged_in(self.student), *Pair.candidates(self.student, self._settings)]
+        own = [
+            path
+            for kind in (Averaged, Pair)
+            for path in kind.candidates(self.student, self._settings)
+        ]
         if own:
             return [
                 f'{name} has a teacher of its own, {", ".join(map(repr, own))}, which this hook '
@@ -187,8 +192,3 @@ def _stock_hook(model: nn.Module, ema: Mapping[str, Any]) -> EMAHook:
         reason = ' '.join(str(error).split())
         raise OptionError(f'{kind.__name__} does not take {options}: {reason}') from error
     return hook
-
-
-def _averaged_in(model: nn.Module) -> list[str]:
-    """Dotted names of the averaged models in a model."""
-    return [path for path, m in model.named_modules() if path and isinstance(m, BaseAveragedModel)]
