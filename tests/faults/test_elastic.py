@@ -3,21 +3,19 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from sklearn.datasets import load_digits
 
 from se_mm.engine.runner.elastic import resume_option
 from se_mm.smoothing.options import OptionError
+from tests.launched import free_port, write_digits
 
-Image = pytest.importorskip('PIL.Image')
+pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
 TOOLS = Path(__file__).parents[2] / 'tools'
 
@@ -109,11 +107,7 @@ class FaultHook(Hook):
 @pytest.fixture
 def project(tmp_path):
     """A folder with images, a config and a hook that damages ranks."""
-    digits = load_digits()
-    (tmp_path / 'images').mkdir()
-    for index in range(48):
-        image = Image.fromarray((digits.images[index] * 15.9).astype(np.uint8)).convert('RGB')
-        image.save(tmp_path / 'images' / f'{index}.png')
+    write_digits(tmp_path / 'images', 48)
     (tmp_path / 'config.py').write_text(CONFIG.replace('FOLDER', repr(str(tmp_path / 'images'))))
     (tmp_path / 'fault_hook.py').write_text(FAULT_HOOK)
     return tmp_path
@@ -121,9 +115,6 @@ def project(tmp_path):
 
 def train(project, work_dir, *options, **environment):
     """A job of two ranks, and what it said."""
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        port = str(listener.getsockname()[1])
     process = subprocess.Popen(
         ['bash', str(TOOLS / 'dist_train.sh'), 'config.py', '2', '--work-dir', work_dir, *options],
         cwd=project,
@@ -132,7 +123,7 @@ def train(project, work_dir, *options, **environment):
             'OMP_NUM_THREADS': '1',
             'PYTHON': sys.executable,
             'PYTHONPATH': f'{project}:{os.environ.get("PYTHONPATH", "")}',
-            'PORT': port,
+            'PORT': free_port(),
             **environment,
         },
         stdin=subprocess.DEVNULL,

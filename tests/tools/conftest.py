@@ -3,12 +3,13 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.launched import free_port
 
 pytest.importorskip('mmpretrain')
 
@@ -88,6 +89,4 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def port():
     """A port that is free, as an environment variable's value."""
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return str(listener.getsockname()[1])
+    return free_port()

@@ -2,10 +2,11 @@
 """A shipped config's test gives one number, whatever the number of processes."""
 
 import re
-import socket
 from pathlib import Path
 
 import pytest
+
+from tests.launched import free_port
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 TRAINED = [
@@ -15,12 +16,6 @@ TRAINED = [
     'train_dataloader.num_workers=0',
     'train_dataloader.persistent_workers=False',
 ]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return str(listener.getsockname()[1])
 
 
 def metrics(log):

@@ -3,21 +3,18 @@
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
 
-Image = pytest.importorskip('PIL.Image')
+from tests.launched import free_port, start, write_digits
+
+pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
 TOOLS = Path(__file__).parents[3] / 'tools'
-ENVIRONMENT = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable}
 
 CONFIG = """
 custom_imports = dict(imports=['se_mm', 'dump_teacher'], allow_failed_imports=False)
@@ -84,34 +81,11 @@ class DumpTeacher(Hook):
 @pytest.fixture
 def project(tmp_path):
     """A folder with images, a config and a hook of the user's own."""
-    digits = load_digits()
-    (tmp_path / 'images').mkdir()
-    for index in range(32):
-        image = Image.fromarray((digits.images[index] * 15.9).astype(np.uint8)).convert('RGB')
-        image.save(tmp_path / 'images' / f'{index}.png')
+    write_digits(tmp_path / 'images', 32)
     config = CONFIG.replace('FOLDER', repr(str(tmp_path / 'images')))
     (tmp_path / 'config.py').write_text(config)
     (tmp_path / 'dump_teacher.py').write_text(DUMP_TEACHER)
     return tmp_path
-
-
-def start(project, *command, **environment):
-    env = {
-        **ENVIRONMENT,
-        'PYTHONPATH': f'{project}:{os.environ.get("PYTHONPATH", "")}',
-        **environment,
-    }
-    log = project / f'{len(list(project.glob("*.log")))}.log'
-    with log.open('w') as stdout:
-        return subprocess.Popen(
-            [str(part) for part in command],
-            cwd=project,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
 
 
 def run(project, *command, **environment):
@@ -127,12 +101,6 @@ def train(*options):
 
 def dist_train(ranks, *options):
     return ('bash', TOOLS / 'dist_train.sh', 'config.py', ranks, *options)
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        return str(listener.getsockname()[1])
 
 
 def saved(path):

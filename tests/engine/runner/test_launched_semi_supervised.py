@@ -3,14 +3,14 @@
 
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.launched import free_port, start
 
 pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[3]
@@ -57,22 +57,6 @@ def project(tmp_path):
     return tmp_path
 
 
-def start(project, *words, **environment):
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHON': sys.executable, **environment}
-    env['PYTHONPATH'] = f'{project}:{os.environ.get("PYTHONPATH", "")}'
-    log = project / f'{len(list(project.glob("*.log")))}.log'
-    with log.open('w') as output:
-        return subprocess.Popen(
-            [str(word) for word in words],
-            cwd=project,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
 def train(project, *options, **environment):
     words = (sys.executable, ROOT / 'tools/train.py', 'config.py', *options)
     process = start(project, *words, **environment)
@@ -80,11 +64,8 @@ def train(project, *options, **environment):
 
 
 def dist_train(project, *options):
-    with socket.socket() as listener:
-        listener.bind(('127.0.0.1', 0))
-        port = str(listener.getsockname()[1])
     words = ('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, *options)
-    process = start(project, *words, PORT=port)
+    process = start(project, *words, PORT=free_port())
     assert process.wait(timeout=240) == 0, log_of(project)
 
 
