@@ -7,6 +7,8 @@ import signal
 import pytest
 import torch
 
+import se_mm  # noqa: F401  (allows MMEngine's log classes in a checkpoint)
+
 
 def test_error_of_two_ranks_is_one_line(tools, port):
     options = ['--cfg-options', 'custom_hooks.0.granularity=tensr']
