@@ -48,10 +48,13 @@ class Table:
         block: Numbers that one program of the kernel updates.
 
     Attributes:
-        tensors: ``(tensors, 5)`` int64: addresses of teacher and student, key of the first unit,
-            numbers in a unit, numbers in all.
+        tensors: ``(tensors, 6)`` int64: addresses of teacher and student, key of the first unit,
+            numbers in a unit, numbers in all, channels. Of elements in a channels_last format, the
+            fourth has the numbers of a channel in one image; of all others, channels is 1.
         programs: ``(programs, 2)`` int32: the tensor, and which block of it.
         numbers: Numbers of all teachers.
+        aligned: Whether each tensor begins at a multiple of 16 bytes.
+        reordered: Whether there are elements in a channels_last format.
         dtypes: Names of the dtypes of teacher and student.
     """
 
@@ -62,13 +65,19 @@ class Table:
             numbers = pair.teacher.numel()
             programs += [(len(table), index) for index in range(-(-numbers // block))]
             addresses = pair.teacher.data_ptr(), pair.student.data_ptr()
-            table.append((*addresses, signed(first), size, numbers))
+            channels = 1
+            if units.granularity == 'element' and not pair.teacher.is_contiguous():
+                channels = pair.teacher.shape[1]
+                size = numbers // (pair.teacher.shape[0] * channels)
+            table.append((*addresses, signed(first), size, numbers, channels))
         first_pair = units.pairs[0]
         device = first_pair.teacher.device
         self.tensors: Tensor = torch.tensor(table, dtype=torch.int64).to(device)
         self.programs: Tensor = torch.tensor(programs, dtype=torch.int32).view(-1, 2).to(device)
         self.numbers = sum(pair.teacher.numel() for pair in units.pairs)
         self.dtypes = dtype_name(first_pair.teacher.dtype), dtype_name(first_pair.student.dtype)
+        self.aligned = not any(address % 16 for row in table for address in row[:2])
+        self.reordered = any(row[-1] > 1 for row in table)
         self.bytes = first_pair.teacher.dtype.itemsize
 
     def moved_as(self, weight: Optional[float]) -> tuple[str, str]:

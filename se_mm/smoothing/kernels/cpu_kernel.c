@@ -40,6 +40,7 @@ typedef struct {
     uintptr_t teacher, student;
     uint64_t first;         // key of the first unit; for elements, of the first two
     int64_t size, numbers;  // numbers in a unit, and in all
+    int64_t channels;       // 1: elements in another order than their names' are not taken
 } Tensor;
 
 typedef struct {

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any, Optional
 
 import torch
+from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from se_mm.smoothing.kernels.base import Table, copied_alike, dtype_name
@@ -34,6 +35,8 @@ class CUDAKernel:
         self._kind = kinds.get(units.granularity, triton_kernel.WHOLE)
         self._teachers = [pair.teacher for pair in units.pairs]
         self._table = Table(units, triton_kernel.BLOCK)
+        if self._table.reordered:
+            self._kind = triton_kernel.ELEMENTS_LAST
 
     @staticmethod
     def takes(pair: Pair, granularity: str) -> bool:
@@ -44,7 +47,7 @@ class CUDAKernel:
         names = dtype_name(teacher.dtype), dtype_name(student.dtype)
         known = _FLOATS.issuperset(names) if teacher.is_floating_point() else copied_alike(pair)
         fits = teacher.numel() < _MOST
-        return known and fits and same_layout(pair, granularity) and runs(teacher.device, *names)
+        return known and fits and same_layout(pair, 'tensor') and runs(teacher.device, *names)
 
     def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
         """Make one update."""
@@ -59,7 +62,7 @@ class CUDAKernel:
 
 def launch(table: Table, kind: int, key: int, least: int, weight: Optional[float]) -> None:
     """Launch the kernel: see :func:`~se_mm.smoothing.kernels.triton_kernel.update`."""
-    teacher, student = (getattr(triton_kernel.tl, dtype) for dtype in table.moved_as(weight))
+    device = table.tensors.device
     with torch.cuda.device_of(table.tensors):  # type: ignore[no-untyped-call]
         triton_kernel.update[(len(table.programs),)](
             table.tensors,
@@ -68,12 +71,17 @@ def launch(table: Table, kind: int, key: int, least: int, weight: Optional[float
             least,
             # Floating-point arguments of a kernel are float32: pass the bits of a float64.
             struct.unpack('q', struct.pack('d', weight or 0.0))[0],
-            TEACHER=teacher,
-            STUDENT=student,
+            *(_example(device, dtype) for dtype in table.moved_as(weight)),
             AVERAGES=weight is not None,
             UNITS=kind,
             BLOCK=triton_kernel.BLOCK,
+            ALIGNED=table.aligned,
         )
+
+
+@cache
+def _example(device: torch.device, dtype: str) -> Tensor:
+    return torch.empty(1, dtype=getattr(torch, dtype), device=device)
 
 
 @cache

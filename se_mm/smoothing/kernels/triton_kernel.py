@@ -10,8 +10,10 @@ from se_mm.smoothing import picks
 
 # Numbers that one program of the kernel updates.
 BLOCK = 2048
-# What a unit is to the kernel.
-WHOLE, CHANNELS, ELEMENTS = 0, 1, 2
+# What a unit is to the kernel; elements may lie in PyTorch's channels_last formats.
+WHOLE, CHANNELS, ELEMENTS, ELEMENTS_LAST = 0, 1, 2, 3
+# Channels of which a block has at most this many are hashed one by one, not once for each number.
+_FEW = tl.constexpr(5)
 
 _INCREMENT = tl.constexpr(picks.signed(picks.INCREMENT))
 _MULTIPLIER_0 = tl.constexpr(picks.signed(picks.MULTIPLIERS[0]))
@@ -46,6 +48,23 @@ def _converted(numbers, DTYPE: tl.constexpr):
     return numbers.to(DTYPE)
 
 
+@triton.jit
+def _moved(old, new, weight, DTYPE: tl.constexpr, AVERAGES: tl.constexpr):
+    """What a picked number becomes, as ``torch.lerp`` does it: from the nearer end, and in float32
+    unless the teacher has more."""
+    new = _converted(new, DTYPE)  # First of all: the plain way averages what a copy would write.
+    if AVERAGES:
+        exact = tl.float64 if tl.float64 == DTYPE else tl.float32
+        share = weight.to(tl.int64).to(tl.float64, bitcast=True).to(exact)
+        old = old.to(exact)
+        new = new.to(exact)
+        way = new - old
+        moved = tl.where(share < 0.5, old + share * way, new - way * (1 - share))
+        # Equal infinities do not become NaN.
+        new = _converted(tl.where(old == new, old, moved), DTYPE)
+    return new
+
+
 @triton.jit(do_not_specialize=['key', 'least', 'weight'])
 def update(
     table,
@@ -53,52 +72,81 @@ def update(
     key,
     least,
     weight,
-    TEACHER: tl.constexpr,
-    STUDENT: tl.constexpr,
+    teachers,
+    students,
     AVERAGES: tl.constexpr,
     UNITS: tl.constexpr,
     BLOCK: tl.constexpr,
+    ALIGNED: tl.constexpr,
 ):
     """Update the picked units of many tensors; each program has a block of one of them.
 
     Args:
-        table: ``(tensors, 5)`` int64: addresses of teacher and student, key of the first unit,
-            numbers in a unit, numbers in all.
+        table: ``(tensors, 6)`` int64: see :class:`~se_mm.smoothing.kernels.base.Table`.
         programs: ``(programs, 2)`` int32: the tensor, and which block of it.
         key: What the update adds to the keys.
         least: Threshold of the picks, an int32.
         weight: The bits of a float64: weight of the student's value.
-        TEACHER: Dtype of the teachers.
-        STUDENT: Dtype of the students.
+        teachers: Any tensor of the teachers' dtype: Triton before 3.2 makes no pointer of a dtype.
+        students: Any tensor of the students' dtype.
         AVERAGES: Whether a picked unit moves by ``weight``; otherwise it is copied.
         UNITS: What a unit is.
         BLOCK: Numbers in a block.
+        ALIGNED: Whether all tensors begin at multiples of 16 bytes, so that a thread can load 16.
     """
     program = tl.program_id(0).to(tl.int64)
-    row = table + tl.load(programs + 2 * program).to(tl.int64) * 5
-    teacher = tl.load(row).to(tl.pointer_type(TEACHER))
-    student = tl.load(row + 1).to(tl.pointer_type(STUDENT))
+    row = table + tl.load(programs + 2 * program).to(tl.int64) * 6
+    teacher = tl.load(row).to(teachers.dtype, bitcast=True)
+    student = tl.load(row + 1).to(students.dtype, bitcast=True)
+    if ALIGNED:
+        teacher = tl.multiple_of(teacher, 16)
+        student = tl.multiple_of(student, 16)
+    DTYPE: tl.constexpr = teachers.dtype.element_ty
     first = tl.load(row + 2) + key
-    index = tl.load(programs + 2 * program + 1) * BLOCK + tl.arange(0, BLOCK)
-    inside = index < tl.load(row + 4).to(tl.int32)
+    count = tl.load(row + 4).to(tl.int32)
+    start = tl.multiple_of(tl.load(programs + 2 * program + 1) * BLOCK, BLOCK)
+    index = start + tl.arange(0, BLOCK)
     if UNITS == 0:
-        taken = (_mixed(first) >> 32).to(tl.int32) >= least
-    elif UNITS == 1:
-        unit = (index // tl.load(row + 3).to(tl.int32)).to(tl.int64)
-        taken = (_mixed(first + unit * _INCREMENT) >> 32).to(tl.int32) >= least
+        if (_mixed(first) >> 32).to(tl.int32) >= least:
+            # Not start + BLOCK, which may be 2^31.
+            if count - start >= BLOCK:
+                new = tl.load(student + index)
+                old = new
+                if AVERAGES:
+                    old = tl.load(teacher + index)
+                tl.store(teacher + index, _moved(old, new, weight, DTYPE, AVERAGES))
+            else:
+                inside = index < count
+                new = tl.load(student + index, mask=inside)
+                old = new
+                if AVERAGES:
+                    old = tl.load(teacher + index, mask=inside)
+                tl.store(teacher + index, _moved(old, new, weight, DTYPE, AVERAGES), mask=inside)
     else:
-        hashes = _mixed(first + (index >> 1).to(tl.int64) * _INCREMENT)
-        taken = tl.where(index & 1 == 1, hashes >> 32, hashes).to(tl.int32) >= least
-    taken = inside & taken
-    new = tl.load(student + index, mask=taken)
-    if AVERAGES:
-        # As torch.lerp does it: from the nearer end, in float32 unless the teacher has more.
-        exact = tl.float64 if tl.float64 == TEACHER else tl.float32
-        share = weight.to(tl.int64).to(tl.float64, bitcast=True).to(exact)
-        old = tl.load(teacher + index, mask=taken).to(exact)
-        # First to the teacher's dtype: the plain way averages what a copy would write.
-        new = _converted(new, TEACHER).to(exact)
-        way = new - old
-        moved = tl.where(share < 0.5, old + share * way, new - way * (1 - share))
-        new = tl.where(old == new, old, moved)  # Equal infinities do not become NaN.
-    tl.store(teacher + index, _converted(new, TEACHER), mask=taken)
+        size = tl.load(row + 3).to(tl.int32)
+        if UNITS == 1:
+            if (_FEW - 1) * size >= BLOCK:
+                taken = index < 0
+                for offset in tl.static_range(_FEW):
+                    unit = (start // size + offset).to(tl.int64)
+                    picked = (_mixed(first + unit * _INCREMENT) >> 32).to(tl.int32) >= least
+                    begin = unit * size
+                    taken = taken | (picked & (index >= begin) & (index < begin + size))
+            else:
+                units = (index // size).to(tl.int64)
+                taken = (_mixed(first + units * _INCREMENT) >> 32).to(tl.int32) >= least
+        else:
+            place = index
+            if UNITS == 3:
+                channels = tl.load(row + 5).to(tl.int32)
+                pixel = index // channels
+                image = pixel // size
+                place = (image * channels + index - pixel * channels) * size + pixel - image * size
+            hashes = _mixed(first + (place >> 1).to(tl.int64) * _INCREMENT)
+            taken = tl.where(place & 1 == 1, hashes >> 32, hashes).to(tl.int32) >= least
+        taken = taken & (index < count)
+        new = tl.load(student + index, mask=taken)
+        old = new
+        if AVERAGES:
+            old = tl.load(teacher + index, mask=taken)
+        tl.store(teacher + index, _moved(old, new, weight, DTYPE, AVERAGES), mask=taken)

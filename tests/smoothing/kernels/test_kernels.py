@@ -240,7 +240,7 @@ def test_the_kernel_for_gpus_does_in_tritons_interpreter_what_the_plain_way_does
 
 
 @needs_triton
-@pytest.mark.parametrize('units', range(3))
+@pytest.mark.parametrize('units', range(4))
 @pytest.mark.parametrize('averages', [True, False])
 @pytest.mark.parametrize(
     'dtypes', [('float32', 'float32'), ('float32', 'bfloat16'), ('bfloat16', 'float64')]
@@ -249,8 +249,8 @@ def test_the_kernel_for_gpus_compiles_without_one(units, averages, dtypes):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    teacher, student = (getattr(triton_kernel.tl, dtype) for dtype in dtypes)
-    constants = dict(TEACHER=teacher, STUDENT=student, AVERAGES=averages, UNITS=units, BLOCK=2048)
+    pointers = ['*' + dict(float32='fp32', bfloat16='bf16', float64='fp64')[name] for name in dtypes]
+    constants = dict(AVERAGES=averages, UNITS=units, BLOCK=2048, ALIGNED=True)
     source = ASTSource(
         fn=triton_kernel.update,
         signature={
@@ -259,6 +259,8 @@ def test_the_kernel_for_gpus_compiles_without_one(units, averages, dtypes):
             'key': 'i64',
             'least': 'i32',
             'weight': 'i64',
+            'teachers': pointers[0],
+            'students': pointers[1],
             **dict.fromkeys(constants, 'constexpr'),
         },
         constexprs=constants,
