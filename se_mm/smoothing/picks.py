@@ -24,8 +24,6 @@ from torch import Tensor
 _MASK = (1 << 64) - 1
 INCREMENT = 0x9E3779B97F4A7C15
 MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
-# Elements are drawn this many at a time: the 64-bit hashes then stay in the processor's cache.
-_CHUNK = 1 << 17
 
 
 def signed(number: int) -> int:
@@ -53,6 +51,11 @@ def mix_(numbers: Tensor) -> Tensor:
     _xor_shifted(numbers, 30).mul_(signed(MULTIPLIERS[0]))
     _xor_shifted(numbers, 27).mul_(signed(MULTIPLIERS[1]))
     return _xor_shifted(numbers, 31)
+
+
+def at_a_time(device: torch.device) -> int:
+    """Numbers to work on at a time: so few that they stay in a CPU's cache, or many on a GPU."""
+    return 1 << 18 if device.type == 'cpu' else 1 << 25
 
 
 def unit_key(name: str) -> int:
@@ -137,8 +140,9 @@ def draw_elements(
         Tensor: ``(count,)`` bool, True where an element is taken over.
     """
     taken = torch.empty(count, dtype=torch.bool, device=device)
-    for offset in range(0, count, _CHUNK):
-        end = min(offset + _CHUNK, count)
+    chunk = at_a_time(taken.device) // 2
+    for offset in range(0, count, chunk):
+        end = min(offset + chunk, count)
         keys = run_of_keys(first, (end - offset + 1) // 2, offset // 2, device)
         halves = mix_(keys.add_(signed(stream(seed, step)))).view(torch.int32)
         torch.ge(halves[: end - offset], threshold(keep_prob), out=taken[offset:end])

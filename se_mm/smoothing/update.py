@@ -13,15 +13,12 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.picks import draw, draw_elements
+from se_mm.smoothing.picks import at_a_time, draw, draw_elements
 from se_mm.smoothing.settings import Average
 from se_mm.smoothing.units import Pair, Units
 
 Pick = Union[bool, Tensor]
 """Whether a pair's tensor is taken over as a whole, or a bool tensor that broadcasts to it."""
-
-# Numbers that are averaged at a time: temporaries stay small, and in the processor's cache.
-_BLOCK = 1 << 18
 
 
 def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pick]:
@@ -119,7 +116,7 @@ def _some_rows(tensor: Tensor) -> Iterator[Tensor]:
     if not tensor.dim():
         yield tensor
         return
-    rows = max(1, _BLOCK * len(tensor) // max(1, tensor.numel()))
+    rows = max(1, at_a_time(tensor.device) * len(tensor) // max(1, tensor.numel()))
     for start in range(0, len(tensor), rows):
         yield tensor[start : start + rows]
 

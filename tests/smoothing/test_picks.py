@@ -72,7 +72,7 @@ def test_promise_1_picks_are_the_same_on_cpu_and_gpu():
 
 
 def test_two_elements_have_the_two_halves_of_a_hash_in_every_chunk():
-    count = 3 * picks._CHUNK + 17
+    count = 3 * picks.at_a_time(CPU) + 17
     hashes = picks.mix_(picks.run_of_keys(99, (count + 1) // 2) + picks.signed(picks.stream(1, 2)))
     lower = ((hashes + 2**31) % 2**32) - 2**31
     halves = torch.stack([lower, hashes >> 32], 1).view(-1)[:count]

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,11 +14,13 @@ from mmengine.runner import Runner
 from se_mm.history.provenance import share_taken
 from se_mm.history.segments import Segment, read_history
 from se_mm.history.stages import stages
-from se_mm.smoothing.units import is_sharded
+from se_mm.smoothing.units import Pair, is_sharded
 from se_mm.teachers import Mover
 
 LAST = 100
 """The share of units taken over is that of the last updates, up to this many."""
+MOST_NUMBERS = 1 << 24
+"""Numbers that are compared at a time, in memory of their own."""
 
 
 class TeacherCurves:
@@ -74,16 +78,12 @@ class TeacherCurves:
         """``|t - s| / |s|`` of each stage."""
         named = self._mover.ensemble.smoother.named()
         floating = {name: p for name, p in named.items() if p.teacher.is_floating_point()}
-        parts = stages(floating)
-        squares = []
-        for pairs in ([floating[name] for name in names] for names in parts.values()):
-            apart = torch.stack([_square(p.teacher, p.student) for p in pairs]).sum()
-            size = torch.stack([_square(p.student) for p in pairs]).sum()
-            squares.append((apart / size.clamp(min=1e-24)).sqrt())
-        if not squares:
-            return {}
-        values = torch.stack(squares).tolist()
-        return {f'distance/{stage}': value for stage, value in zip(parts, values)}
+        norms = dict(zip(floating, _norms(list(floating.values()))))
+        found = {}
+        for stage, names in stages(floating).items():
+            apart, size = (math.hypot(*both) for both in zip(*(norms[name] for name in names)))
+            found[f'distance/{stage}'] = apart / max(size, 1e-12)
+        return found
 
 
 def _is_due(runner: Runner, logger: LoggerHook, batch_idx: int) -> bool:
@@ -95,10 +95,29 @@ def _is_due(runner: Runner, logger: LoggerHook, batch_idx: int) -> bool:
     return last and (not logger.ignore_last or short)
 
 
-def _square(tensor: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-    """Squared norm of a tensor, or of its difference from another, in float32."""
-    value = tensor.detach().float()
-    if other is not None:
-        value = value - other.detach().float().to(value.device)
-    square: Any = value.square().sum()
-    return square.full_tensor() if is_sharded(square) else square
+def _norms(pairs: list[Pair]) -> list[list[float]]:
+    """``|t - s|`` and ``|s|`` of each pair, in float32; the host waits for the device once."""
+    found: list[Any] = []
+    for some in _pieces(pairs):
+        students = [pair.student.float() for pair in some]
+        teachers = [pair.teacher.float().to(s.device) for pair, s in zip(some, students)]
+        apart = torch._foreach_norm(torch._foreach_sub(teachers, students))
+        found += [norm for both in zip(apart, torch._foreach_norm(students)) for norm in both]
+    if not found:
+        return []
+    whole = [norm.full_tensor() if is_sharded(norm) else norm for norm in found]
+    return torch.stack([norm.to(whole[0].device) for norm in whole]).view(-1, 2).tolist()
+
+
+def _pieces(pairs: list[Pair]) -> Iterator[list[Pair]]:
+    """The pairs, up to so many numbers at a time, sharded ones apart."""
+    piece: list[Pair] = []
+    for pair in pairs:
+        numbers = sum(other.student.numel() for other in piece) + pair.student.numel()
+        alike = not piece or is_sharded(piece[0].student) == is_sharded(pair.student)
+        if piece and (numbers > MOST_NUMBERS or not alike):
+            yield piece
+            piece = []
+        piece.append(pair)
+    if piece:
+        yield piece

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find tensors with infinities or NaNs, with one wait for the device."""
+"""Find tensors with infinities or NaNs, with one wait for the device where there are none."""
 
 from __future__ import annotations
 
@@ -28,24 +28,47 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]], on_all_ranks: bool = False
         on_all_ranks: Whether a tensor counts that is not finite on any rank, so that all of them
             decide alike. Then all must call this, with the same names.
     """
-    ends: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    order: dict[tuple[torch.device, torch.dtype], list[str]] = {}
-    for name, tensor in tensors:
-        if not tensor.is_floating_point() or not tensor.numel():
-            continue
-        part = local(tensor)
-        batch = part.device, part.dtype
-        order.setdefault(batch, []).append(name)
-        # A NaN is both the least and the greatest. There is no sum that could overflow.
-        some = part if part.numel() else part.new_zeros(1)
-        if some.dtype == torch.float16 and some.device.type == 'cpu':
-            some = some.float()  # PyTorch 2.1 has no aminmax for these.
-        ends.setdefault(batch, []).extend(torch.aminmax(some))
-    if not order:
+    named = [
+        (name, local(tensor))
+        for name, tensor in tensors
+        if tensor.is_floating_point() and tensor.numel()
+    ]
+    if not named:
         return []
-    flags = [~torch.stack(both).isfinite().view(-1, 2).all(1) for both in ends.values()]
-    found = torch.cat([flag.to(flags[0].device, torch.int32) for flag in flags])
-    if on_all_ranks:
-        found = max_over_ranks(found)
-    names = [name for batch in order.values() for name in batch]
-    return [name for name, bad in zip(names, found.tolist()) if bad]
+    device = named[0][1].device
+    # A norm is infinite or NaN if any number is. It may also be if none is, where a sum overflows.
+    norms = [
+        torch.stack(torch._foreach_norm(batch)).float().sum().to(device)
+        for batch in _batches(_computable(part) for _, part in named if part.numel())
+    ]
+    suspect = ~torch.stack([torch.zeros((), device=device), *norms]).isfinite().all()
+    if not _any(suspect.to(torch.int32), on_all_ranks):
+        return []
+    # A NaN is both the least and the greatest, and no sum is made.
+    ends = [
+        torch.stack(torch.aminmax(_computable(part))).isfinite().all()
+        if part.numel()
+        else torch.ones((), dtype=torch.bool, device=device)
+        for _, part in named
+    ]
+    bad = torch.stack([~end.to(device) for end in ends]).to(torch.int32)
+    found = max_over_ranks(bad) if on_all_ranks else bad
+    return [name for (name, _), one in zip(named, found.tolist()) if one]
+
+
+def _batches(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Tensors of one device and dtype each."""
+    found: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    return list(found.values())
+
+
+def _computable(tensor: Tensor) -> Tensor:
+    """A tensor that PyTorch 2.1 can reduce: it cannot with float16 on the CPU."""
+    half = tensor.dtype == torch.float16 and tensor.device.type == 'cpu'
+    return tensor.float() if half else tensor
+
+
+def _any(flag: Tensor, on_all_ranks: bool) -> bool:
+    return bool(max_over_ranks(flag.view(1)) if on_all_ranks else flag)

@@ -12,8 +12,8 @@ from se_mm.smoothing import picks
 BLOCK = 2048
 # What a unit is to the kernel; elements may lie in PyTorch's channels_last formats.
 WHOLE, CHANNELS, ELEMENTS, ELEMENTS_LAST = 0, 1, 2, 3
-# Channels of which a block has at most this many are hashed one by one, not once for each number.
-_FEW = tl.constexpr(5)
+# Channels of a multiple of this many numbers are hashed and loaded by as many.
+_GROUP = tl.constexpr(8)
 
 _INCREMENT = tl.constexpr(picks.signed(picks.INCREMENT))
 _MULTIPLIER_0 = tl.constexpr(picks.signed(picks.MULTIPLIERS[0]))
@@ -49,20 +49,20 @@ def _converted(numbers, DTYPE: tl.constexpr):
 
 
 @triton.jit
-def _moved(old, new, weight, DTYPE: tl.constexpr, AVERAGES: tl.constexpr):
-    """What a picked number becomes, as ``torch.lerp`` does it: from the nearer end, and in float32
-    unless the teacher has more."""
-    new = _converted(new, DTYPE)  # First of all: the plain way averages what a copy would write.
+def _move(teacher, student, index, taken, weight, AVERAGES: tl.constexpr):
+    """Update the numbers at some indices, where they are taken; None takes all."""
+    DTYPE: tl.constexpr = teacher.dtype.element_ty
+    new = _converted(tl.load(student + index, mask=taken), DTYPE)
     if AVERAGES:
+        # As torch.lerp does it: from the nearer end, in float32 unless the teacher has more.
         exact = tl.float64 if tl.float64 == DTYPE else tl.float32
         share = weight.to(tl.int64).to(tl.float64, bitcast=True).to(exact)
-        old = old.to(exact)
-        new = new.to(exact)
-        way = new - old
-        moved = tl.where(share < 0.5, old + share * way, new - way * (1 - share))
+        old = tl.load(teacher + index, mask=taken).to(exact)
+        way = new.to(exact) - old
+        moved = tl.where(share < 0.5, old + share * way, new.to(exact) - way * (1 - share))
         # Equal infinities do not become NaN.
-        new = _converted(tl.where(old == new, old, moved), DTYPE)
-    return new
+        new = _converted(tl.where(new.to(exact) == old, old, moved), DTYPE)
+    tl.store(teacher + index, new, mask=taken)
 
 
 @triton.jit(do_not_specialize=['key', 'least', 'weight'])
@@ -96,57 +96,47 @@ def update(
     """
     program = tl.program_id(0).to(tl.int64)
     row = table + tl.load(programs + 2 * program).to(tl.int64) * 6
+    start = tl.multiple_of(tl.load(programs + 2 * program + 1) * BLOCK, BLOCK)
     teacher = tl.load(row).to(teachers.dtype, bitcast=True)
     student = tl.load(row + 1).to(students.dtype, bitcast=True)
+    # Only where all numbers of a load are taken or none: else each is loaded by itself, and those
+    # of neighbouring threads had better be neighbours.
+    wide_teacher, wide_student = teacher, student
     if ALIGNED:
-        teacher = tl.multiple_of(teacher, 16)
-        student = tl.multiple_of(student, 16)
-    DTYPE: tl.constexpr = teachers.dtype.element_ty
+        wide_teacher = tl.multiple_of(tl.load(row).to(teachers.dtype, bitcast=True), 16)
+        wide_student = tl.multiple_of(tl.load(row + 1).to(students.dtype, bitcast=True), 16)
     first = tl.load(row + 2) + key
+    size = tl.load(row + 3).to(tl.int32)
     count = tl.load(row + 4).to(tl.int32)
-    start = tl.multiple_of(tl.load(programs + 2 * program + 1) * BLOCK, BLOCK)
     index = start + tl.arange(0, BLOCK)
     if UNITS == 0:
         if (_mixed(first) >> 32).to(tl.int32) >= least:
             # Not start + BLOCK, which may be 2^31.
             if count - start >= BLOCK:
-                new = tl.load(student + index)
-                old = new
-                if AVERAGES:
-                    old = tl.load(teacher + index)
-                tl.store(teacher + index, _moved(old, new, weight, DTYPE, AVERAGES))
+                _move(wide_teacher, wide_student, index, None, weight, AVERAGES)
             else:
-                inside = index < count
-                new = tl.load(student + index, mask=inside)
-                old = new
-                if AVERAGES:
-                    old = tl.load(teacher + index, mask=inside)
-                tl.store(teacher + index, _moved(old, new, weight, DTYPE, AVERAGES), mask=inside)
-    else:
-        size = tl.load(row + 3).to(tl.int32)
-        if UNITS == 1:
-            if (_FEW - 1) * size >= BLOCK:
-                taken = index < 0
-                for offset in tl.static_range(_FEW):
-                    unit = (start // size + offset).to(tl.int64)
-                    picked = (_mixed(first + unit * _INCREMENT) >> 32).to(tl.int32) >= least
-                    begin = unit * size
-                    taken = taken | (picked & (index >= begin) & (index < begin + size))
-            else:
-                units = (index // size).to(tl.int64)
-                taken = (_mixed(first + units * _INCREMENT) >> 32).to(tl.int32) >= least
+                _move(teacher, student, index, index < count, weight, AVERAGES)
+    elif UNITS == 1:
+        if size % _GROUP == 0:
+            group = start + tl.arange(0, BLOCK // _GROUP) * _GROUP
+            units = (group // size).to(tl.int64)
+            taken = (_mixed(first + units * _INCREMENT) >> 32).to(tl.int32) >= least
+            taken = taken & (group < count)
+            inside = tl.arange(0, _GROUP)
+            taken = taken[:, None] & (inside >= 0)[None, :]
+            many = group[:, None] + inside[None, :]
+            _move(wide_teacher, wide_student, many, taken, weight, AVERAGES)
         else:
-            place = index
-            if UNITS == 3:
-                channels = tl.load(row + 5).to(tl.int32)
-                pixel = index // channels
-                image = pixel // size
-                place = (image * channels + index - pixel * channels) * size + pixel - image * size
-            hashes = _mixed(first + (place >> 1).to(tl.int64) * _INCREMENT)
-            taken = tl.where(place & 1 == 1, hashes >> 32, hashes).to(tl.int32) >= least
-        taken = taken & (index < count)
-        new = tl.load(student + index, mask=taken)
-        old = new
-        if AVERAGES:
-            old = tl.load(teacher + index, mask=taken)
-        tl.store(teacher + index, _moved(old, new, weight, DTYPE, AVERAGES), mask=taken)
+            unit = (index // size).to(tl.int64)
+            picked = (_mixed(first + unit * _INCREMENT) >> 32).to(tl.int32) >= least
+            _move(teacher, student, index, picked & (index < count), weight, AVERAGES)
+    else:
+        place = index
+        if UNITS == 3:
+            channels = tl.load(row + 5).to(tl.int32)
+            pixel = index // channels
+            image = pixel // size
+            place = (image * channels + index - pixel * channels) * size + pixel - image * size
+        hashes = _mixed(first + (place >> 1).to(tl.int64) * _INCREMENT)
+        drawn = tl.where(place & 1 == 1, hashes >> 32, hashes).to(tl.int32) >= least
+        _move(teacher, student, index, drawn & (index < count), weight, AVERAGES)
