@@ -92,7 +92,7 @@ def open_page(
     scripts: bool = True,
     width: int = 1200,
     picture: Path | str | None = None,
-    timeout: float = 60,
+    timeout: float = 600,
 ) -> Page:
     """Open a file without network, wait until it is loaded, and read it.
 

@@ -181,7 +181,7 @@ def run_block(block: Block, folder: Path) -> None:
         env={**environment, 'OMP_NUM_THREADS': '1', 'COLUMNS': '100'},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stderr
     check_output(block, result.stdout)

@@ -15,6 +15,9 @@ from se_mm.smoothing.settings import COPY, Average, Settings
 from se_mm.smoothing.smoother import Smoother
 from se_mm.smoothing.tensors import unwrapped
 
+# As torch.compiler.disable, which would import the compiler together with this module.
+never_compiled = torch._disable_dynamo  # type: ignore[attr-defined]
+
 
 class StepCounter:
     """The count of updates in a module's buffer ``steps``, known without waiting for its device.
@@ -221,6 +224,7 @@ class SpatialEnsemble(nn.Module):
         """Run the teacher."""
         return self.module(*args, **kwargs)
 
+    @never_compiled
     @torch.no_grad()
     def update(self, student: nn.Module, interval: Optional[int] = None) -> None:
         """Make one update: call this after each step of the optimizer.
@@ -242,6 +246,7 @@ class SpatialEnsemble(nn.Module):
             self.smoother.follow(student)
         self.step = step + 1
 
+    @never_compiled
     @torch.no_grad()
     def copy(self, student: nn.Module) -> None:
         """Make the teacher equal to the student, without counting an update."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from se_mm.history.segments import History, settings_of
-from se_mm.smoothing.ensemble import SpatialEnsemble
+from se_mm.smoothing.ensemble import SpatialEnsemble, never_compiled
 from se_mm.smoothing.guards import Guard, Watch
 from se_mm.smoothing.guards.watch import equal
 from se_mm.smoothing.schedules import Schedule
@@ -81,6 +81,8 @@ class Mover:
         stock = averaged.interval if averaged is not None else 1
         return int(self.ensemble.settings.interval or stock)
 
+    # In a compiled train_step it would be compiled once more whenever a number in it changes.
+    @never_compiled
     def __call__(self, model: Optional[nn.Module] = None, *_: object, **__: object) -> None:
         """Make one update, if one is due.
 

@@ -40,7 +40,7 @@ class ForkedRun:
                 self._status = os.waitstatus_to_exitcode(status)
         return self._status
 
-    def wait(self, timeout: float = 60.0) -> int:
+    def wait(self, timeout: float = 600.0) -> int:
         """Wait for its end.
 
         Args:

@@ -338,7 +338,7 @@ class Launch:
             except ProcessLookupError:
                 pass
         for process in self.processes:
-            process.wait(timeout=60)
+            process.wait(timeout=600)
 
     def wait(self, seconds=180.0, until=lambda: False):
         """Wait until all processes have ended, one has failed, or something else holds.

@@ -133,7 +133,7 @@ def train(project, work_dir, *options, **environment):
         start_new_session=True,
     )
     try:
-        return process, process.communicate(timeout=240)[0]
+        return process, process.communicate(timeout=900)[0]
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

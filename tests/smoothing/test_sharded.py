@@ -30,7 +30,7 @@ def test_two_ranks_update_their_shards_as_one_does_the_whole():
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert 'all teachers agree' in result.stdout

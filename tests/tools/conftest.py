@@ -48,7 +48,7 @@ class Tools:
     def run(self, tool, *args, **environment):
         """Run a tool to its end: its exit status, output and error output."""
         process = self.start(tool, *args, **environment)
-        output, errors = process.communicate(timeout=180)
+        output, errors = process.communicate(timeout=900)
         return process.returncode, output, errors
 
     def succeed(self, tool, *args, **environment):

@@ -30,7 +30,7 @@ def test_update_table_has_all_that_take_part_and_their_ratios(tools):
 
 
 def test_iteration_table_has_all_that_take_part(tools):
-    options = ('--iters', 1, '--turns', 1, '--batch-size', 2, '--size', 32)
+    options = ('--iters', 1, '--turns', 1, '--batch-size', 2, '--size', 32, '--threads', 1)
     table = rows(tools.succeed('benchmark_iteration.py', *options))
     assert table["stock config (mmpretrain's CosineEMA)"][1] == '1.000'
     for name in ('no teacher update', 'TMA (SETMAHook, keep_prob=0)', 'SE', 'STS'):

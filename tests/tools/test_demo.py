@@ -142,7 +142,7 @@ def test_interrupted_demo_leaves_no_training_behind(tools, sign):
         assert children
         # The demo alone gets it, as by `kill`; a terminal would tell the trainings as well.
         process.send_signal(sign)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 130

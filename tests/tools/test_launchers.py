@@ -29,7 +29,7 @@ def test_ctrl_c_ends_two_ranks_and_says_how_to_go_on(tools, port):
         if 'Saving checkpoint at 2 iterations' in line:
             break
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert 'Traceback' not in errors
     assert errors.count('--resume') == 1

@@ -161,7 +161,7 @@ def test_ctrl_c_says_how_to_go_on(tools):
         if 'Saving checkpoint at 2 iterations' in line:
             break
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert 'Traceback' not in errors
     assert '--resume' in errors.splitlines()[-1]

@@ -90,7 +90,7 @@ def project(tmp_path):
 
 def run(project, *command, **environment):
     process = start(project, *command, **environment)
-    assert process.wait(timeout=240) == 0, '\n'.join(
+    assert process.wait(timeout=900) == 0, '\n'.join(
         log.read_text()[-3000:] for log in sorted(project.glob('*.log'))
     )
 
@@ -159,6 +159,6 @@ def test_two_nodes_on_one_machine_train_together(project):
         )
         for rank in range(2)
     ]
-    assert [node.wait(timeout=240) for node in nodes] == [0, 0]
+    assert [node.wait(timeout=900) for node in nodes] == [0, 0]
     assert_same(saved(project / 'nodes/rank0.pth'), saved(project / 'nodes/rank1.pth'))
     assert int(saved(project / 'nodes/epoch_4.pth')['state_dict']['target_net.steps']) == 8

@@ -60,13 +60,13 @@ def project(tmp_path):
 def train(project, *options, **environment):
     words = (sys.executable, ROOT / 'tools/train.py', 'config.py', *options)
     process = start(project, *words, **environment)
-    assert process.wait(timeout=240) == 0, log_of(project)
+    assert process.wait(timeout=900) == 0, log_of(project)
 
 
 def dist_train(project, *options):
     words = ('bash', ROOT / 'tools/dist_train.sh', 'config.py', 2, *options)
     process = start(project, *words, PORT=free_port())
-    assert process.wait(timeout=240) == 0, log_of(project)
+    assert process.wait(timeout=900) == 0, log_of(project)
 
 
 def log_of(project):
