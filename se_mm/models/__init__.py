@@ -7,11 +7,14 @@ from se_mm.models.averaged_models import (
     SpatialEnsemble,
     SpatialTemporalSmoothing,
 )
+from se_mm.models.batch_views import BatchViews, BatchViewsPreprocessor
 from se_mm.models.conv_net import ConvNet
 from se_mm.models.linear_bn_head import linear_bn_head
 from se_mm.models.wide_resnet import WideResNet
 
 __all__ = [
+    'BatchViews',
+    'BatchViewsPreprocessor',
     'ConvNet',
     'SmoothedModel',
     'SpatialEnsemble',

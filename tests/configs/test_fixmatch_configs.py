@@ -113,11 +113,12 @@ def test_published_settings(path):
     cfg = Config.fromfile(path)
     _, smoothing, arch, batch, data = path.stem.split('_')
     name, labels = data.split('-')
-    assert batch == '1xb64'
+    assert batch in ('1xb64', '1xb64-amp')
     assert cfg.train_dataloader.batch_size == 64
     assert cfg.train_dataloader.batch_sampler.mu == 7
     assert cfg.train_dataloader.dataset.split.num_labels == int(labels)
-    assert cfg.custom_hooks == [HOOKS[smoothing]]
+    amp = [dict(type='ChannelsLastHook')] if batch.endswith('-amp') else []
+    assert cfg.custom_hooks == [HOOKS[smoothing], *amp]
     assert cfg.train_cfg.max_iters == 2**20
     assert cfg.model.threshold == 0.95
     optimizer = cfg.optim_wrapper.optimizer

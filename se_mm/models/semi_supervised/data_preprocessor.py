@@ -9,6 +9,7 @@ from typing import Any, Optional
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 
+from se_mm.models.batch_views import BatchViews
 from se_mm.smoothing.options import OptionError
 
 
@@ -17,6 +18,11 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
     """Applies mmpretrain's classification preprocessor to labelled images and to each view.
 
     Args:
+        views: Transforms of each view, to make the views of unlabelled images on the model's
+            device: see :class:`~se_mm.models.batch_views.BatchViews`. Labelled images then get the
+            transforms of the first view; pipelines give uint8 images of one size, unlabelled ones
+            as a single view. None: the pipelines make the views.
+        groups: See there.
         **options: Options of :class:`mmpretrain.models.ClsDataPreprocessor` such as ``mean``,
             ``std`` and ``to_rgb``, except ``batch_augments`` and ``to_onehot``, since labels are
             class numbers.
@@ -25,10 +31,11 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
         OptionError: If ``batch_augments`` or ``to_onehot`` is set.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, views: Any = None, groups: int = 32, **options: Any) -> None:
         from mmpretrain.models import ClsDataPreprocessor
 
-        super().__init__()
+        super().__init__(non_blocking=True)
+        self._views = None if views is None else BatchViews(views, groups)
         for key in ('batch_augments', 'to_onehot'):
             if options.get(key):
                 raise OptionError(
@@ -50,13 +57,21 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
         inputs = data['inputs']
         if not isinstance(inputs, Mapping):
             return self.images(data, training)
+        data = self.cast_data(data)
+        labelled, views = data['inputs']['labelled'], data['inputs']['views']
+        if self._views is not None and views:
+            if len(views) > 1:
+                raise OptionError(
+                    f'unlabelled_pipeline must give one view of each image, since '
+                    f'data_preprocessor.views makes them, got {len(views)}'
+                )
+            labelled, views = self._views.view(labelled, 0), self._views(views[0])
         labelled, *views = (
-            self.images({'inputs': images}, training)['inputs']
-            for images in (inputs['labelled'], *inputs['views'])
+            self.images({'inputs': images}, training)['inputs'] for images in (labelled, *views)
         )
         return {
             'inputs': {'labelled': labelled, 'views': views},
-            'data_samples': self.cast_data(data['data_samples']),
+            'data_samples': data['data_samples'],
         }
 
 

@@ -23,7 +23,7 @@ except ImportError:
     triton_kernel = None
 
 _FLOATS = {'float32', 'float64', 'bfloat16', 'float16'}
-# Triton 2 ends the process where it compiles this.
+# Triton before 3.5 ends the process where it compiles this.
 _REFUSED = ('bfloat16', 'float64')
 # The kernel counts a tensor's numbers in 32 bits.
 _MOST = 1 << 31

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Views of a whole batch of images, made on the model's device in place of the loader's workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+import torch
+from mmengine.model import BaseDataPreprocessor
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+
+from se_mm.smoothing.options import OptionError, check_count
+
+Transform = Callable[[Tensor], Tensor]
+
+
+class BatchViews:
+    """Makes views of a batch by transforms of torchvision, on the device where the images are.
+
+    The batch is divided into groups. The images of a group have the same random numbers, those of
+    different groups have others: many groups are more like transforms of single images, few are
+    faster. Random numbers come from PyTorch's global generator of the CPU, so that the host waits
+    for nothing.
+
+    Example:
+        >>> import torch
+        >>> from se_mm.models.batch_views import BatchViews
+        >>> flip = dict(type='RandomHorizontalFlip')
+        >>> crop = dict(type='RandomCrop', size=32, padding=4, padding_mode='reflect')
+        >>> make = BatchViews([[flip, crop], [flip, crop, dict(type='RandAugment')]], groups=4)
+        >>> weak, strong = make(torch.zeros(64, 3, 32, 32, dtype=torch.uint8))
+        >>> strong.shape
+        torch.Size([64, 3, 32, 32])
+
+    Args:
+        views: For each view, the configs of its transforms: names and options of those in
+            ``torchvision.transforms.v2`` (https://pytorch.org/vision/stable/transforms.html). The
+            option ``transforms``, as that of ``RandomChoice``, may hold configs in turn.
+        groups: Groups of a batch, at least 1.
+
+    Raises:
+        OptionError: If there is no view, or a transform is unknown or refuses its options.
+    """
+
+    def __init__(self, views: Sequence[Sequence[Mapping[str, Any]]], groups: int = 32) -> None:
+        if not views:
+            raise OptionError(f'views must have a list of transforms for each view, got {views!r}')
+        self.groups = check_count('groups', groups, 1)
+        self._views = [_composed(view) for view in views]
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """All views of some images.
+
+        Args:
+            images: ``(N, 3, H, W)`` uint8.
+        """
+        return [self.view(images, index) for index in range(len(self._views))]
+
+    def view(self, images: Tensor, index: int) -> Tensor:
+        """One of the views of some images."""
+        view = self._views[index]
+        return torch.cat([view(group) for group in images.chunk(self.groups)])
+
+
+def _composed(configs: Any) -> Transform:
+    from torchvision.transforms import v2
+
+    if not isinstance(configs, Sequence) or not all(isinstance(c, Mapping) for c in configs):
+        raise OptionError(f'a view must be a list of configs of transforms, got {configs!r}')
+    return v2.Compose([_transform(config) for config in configs] or [nn.Identity()])
+
+
+def _transform(config: Mapping[str, Any]) -> Transform:
+    from torchvision.transforms import v2
+
+    options = {**config}
+    name = options.pop('type', None)
+    kind = getattr(v2, str(name), None)
+    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+        raise OptionError(
+            f"a view's transform must be one of torchvision.transforms.v2, got type={name!r}"
+        )
+    if 'transforms' in options:
+        options['transforms'] = [_transform(inner) for inner in options['transforms']]
+    try:
+        made: Transform = kind(**options)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f'{name} of a view cannot be built: {error}') from error
+    return made
+
+
+@MODELS.register_module()
+class BatchViewsPreprocessor(BaseDataPreprocessor):
+    """A data preprocessor that makes the views of self-supervised methods on the model's device.
+
+    The pipeline of the data set then packs each image once, as uint8, all of one size.
+
+    Args:
+        views: See :class:`BatchViews`.
+        groups: See :class:`BatchViews`.
+        **options: Options of mmpretrain's ``SelfSupDataPreprocessor``, such as ``mean``.
+    """
+
+    def __init__(self, views: Any, groups: int = 32, **options: Any) -> None:
+        from mmpretrain.models import SelfSupDataPreprocessor
+
+        super().__init__(non_blocking=True)
+        self._views = BatchViews(views, groups)
+        self.images = SelfSupDataPreprocessor(**options)
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Make the views, if the batch is for training, and normalise the images.
+
+        Args:
+            data: ``inputs`` is ``(N, 3, H, W)`` uint8; ``data_samples`` are as they come.
+            training: Whether the batch is for training.
+        """
+        data = self.cast_data(data)
+        if training:
+            data['inputs'] = self._views(data['inputs'])
+        return self.images(data, training)

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check that se_mm is right and fast on this machine's GPU, in at most 8 minutes.
+
+    python tools/check_gpu.py
+
+Four parts: whether the kernel writes what PyTorch's operations write on the CPU, over
+granularities, dtypes and layouts; time, bandwidth, launches and waits of one update beside other
+libraries'; how fast views are made on the device; and iterations of BYOL and of FixMatch beside
+those with the stock teacher. What is wrong is listed at the end, and the exit status is then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import platform
+import random
+import statistics
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]  # Lets it run from a checkout.
+
+import benchmark_iteration  # noqa: E402
+import benchmark_update as bench  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+
+import se_mm  # noqa: E402
+from se_mm.engine.launch import run_tool  # noqa: E402
+from se_mm.models.batch_views import BatchViews  # noqa: E402
+from se_mm.smoothing import GRANULARITIES, OptionError  # noqa: E402
+from se_mm.smoothing.kernels import PlainKernel, choose  # noqa: E402
+from se_mm.smoothing.units import Pair, Units  # noqa: E402
+from se_mm.smoothing.update import draw_picks, update  # noqa: E402
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+LAYOUTS = ('contiguous', 'channels_last', 'offset', 'transposed')
+SHAPES = (
+    (5001,),
+    (3, 2049),
+    (70, 33),
+    (64, 32, 3, 3),
+    (16, 8, 1, 1),
+    (),
+    (4, 3, 5, 6, 7),
+    (300_001,),
+)
+KEEP_PROB = 0.7
+
+
+class Check:
+    """The parts, and what they find wrong.
+
+    Args:
+        device: ``'cuda'`` or ``'cpu'``.
+        smoke: Whether to take tiny sizes, to see that it runs.
+    """
+
+    def __init__(self, device: str, smoke: bool) -> None:
+        self.device = device
+        self.smoke = smoke
+        self.wrong: list[str] = []
+
+    def machine(self) -> None:
+        """Say what this machine is, and how fast its memory is."""
+        name = bench.processor() if self.device == 'cpu' else torch.cuda.get_device_name()
+        print(
+            f'# se_mm {se_mm.__version__} on {name}\n\nPython {platform.python_version()}, torch '
+            f'{torch.__version__}, CUDA {torch.version.cuda}, Triton {_triton()}'
+        )
+
+    def kernel(self) -> None:
+        """Compare the kernel with PyTorch's operations on the CPU, for a minute."""
+        print('\n## The kernel against the plain way\n')
+        print('| granularity | cases | tensors | by a kernel | wrong |\n|---|---|---|---|---|')
+        for granularity in GRANULARITIES:
+            generator = random.Random(granularity)
+            cases = tensors = fast = wrong = 0
+            end = time.monotonic() + (1 if self.smoke else 10)
+            while time.monotonic() < end:
+                made, expected, picks, average = self._case(generator, granularity)
+                fast += sum(
+                    not isinstance(kernel, PlainKernel) and len(kernel._teachers)  # type: ignore[attr-defined]
+                    for kernel in choose(made, granularity)
+                )
+                for one, other, pick in zip(made, expected, picks):
+                    wrong += not _alike(one.teacher, other, pick, average)
+                cases, tensors = cases + 1, tensors + len(made)
+            print(f'| {granularity} | {cases} | {tensors} | {fast} | {wrong} |', flush=True)
+            if wrong:
+                self.wrong.append(f'{wrong} tensors are wrong for {granularity} units')
+
+    def _case(self, generator: random.Random, granularity: str) -> Any:
+        """Update random tensors on the device, and copies of them on the CPU."""
+        teacher_dtype, student_dtype = generator.choices(FLOATS, k=2)
+        average = generator.choice([None, 0.01, 0.8])
+        layout = generator.choice(LAYOUTS)
+        seed, step = generator.randrange(2**40), generator.randrange(10**6)
+        keep_prob = generator.choice([0.0, 0.3, 0.7, 0.99])
+        plain, made = [], []
+        for index, shape in enumerate(generator.sample(SHAPES, 6)):
+            old, new = torch.randn(shape).to(teacher_dtype), torch.randn(shape).to(student_dtype)
+            name = f'block{index // 2}.p{index}'
+            plain.append(Pair(name, old.clone(), new))
+            made.append(Pair(name, *(_laid_out(t.to(self.device), layout) for t in (old, new))))
+        before = [pair.teacher.clone() for pair in plain]
+        picks = draw_picks(Units(plain, granularity), seed, step, keep_prob)
+        update(plain, picks, average)
+        for kernel in choose(made, granularity):
+            kernel.update(seed, step, keep_prob, average)
+        expected = [(pair.teacher, old, pair.student) for pair, old in zip(plain, before)]
+        return made, expected, picks, average
+
+    def updates(self) -> None:
+        """Time one update of ResNet-50's BYOL, ours and others'."""
+        torch.manual_seed(0)
+        student = torch.nn.Conv2d(8, 8, 3) if self.smoke else bench.byol_r50()
+        student.to(self.device)
+        size = sum(p.numel() * p.element_size() for p in student.parameters())
+        contestants = bench.contestants(student, KEEP_PROB, peers=True)
+        rows: dict[str, dict[str, float]] = {}
+        for name, make in contestants.items():
+            try:
+                one = make()
+            except ImportError as error:
+                print(f'{name}: {error}')
+                continue
+            rows[name] = self._cost(one)
+        copied = rows[bench.COPY]
+        bandwidth = 2 * size / copied['device ms']
+        print('\n## One update of a ResNet-50 with its neck\n')
+        columns = ['ms', 'device ms', 'of bandwidth', 'launches', 'waits', 'allocated MiB']
+        print(f'| update | {" | ".join(columns)} |\n|{"---|" * (len(columns) + 1)}')
+        for name, row in rows.items():
+            copies = name.startswith('SE,') or name == bench.COPY
+            picked = name.startswith(('SE,', 'STS,')) and 'element' not in name
+            # Of elements that are picked one by one, all memory is touched.
+            needed = (2 if copies else 3) * size * (1 - KEEP_PROB if picked else 1)
+            row['of bandwidth'] = needed / row['device ms'] / bandwidth
+            print(f'| {name} | {" | ".join(f"{row[column]:.3g}" for column in columns)} |')
+            if name.startswith(('SE,', 'STS,', 'TMA')) and self.device == 'cuda':
+                self._expect(name, row, rows['mmpretrain CosineEMA'])
+
+    def _expect(self, name: str, row: dict[str, float], cosine: dict[str, float]) -> None:
+        """Note what is slower than it should be."""
+        for bad, said in (
+            (row['of bandwidth'] < 0.5, f'moves {row["of bandwidth"]:.0%} of the copy bandwidth'),
+            (row['launches'] > 4, f'makes {row["launches"]:g} launches'),
+            (row['waits'], 'waits for the device'),
+            (
+                10 * row['ms'] > cosine['ms'],
+                f'takes {row["ms"]:.3g} ms, CosineEMA {cosine["ms"]:.3g}',
+            ),
+        ):
+            if bad:
+                self.wrong.append(f'{name} {said}')
+
+    def _cost(self, one: bench.Update) -> dict[str, float]:
+        """Measure one contestant."""
+        one(), one()
+        times = [1e3 * bench.timed(one, self.device) for _ in range(5 if self.smoke else 30)]
+        row = {'ms': statistics.median(times), 'device ms': statistics.median(times)}
+        if self.device == 'cpu':
+            return {**row, 'launches': 0, 'waits': 0, 'allocated MiB': 0}
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            for _ in range(10):
+                one()
+            torch.cuda.synchronize()
+        kernels = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+        row['device ms'] = sum(e.time_range.elapsed_us() for e in kernels) / 1e4
+        row['launches'] = len(kernels) / 10
+        row['waits'] = bench.waits(one)
+        row['allocated MiB'] = bench.allocated(one, self.device) / 2**20
+        return row
+
+    def iterations(self) -> None:
+        """Time iterations of BYOL and FixMatch, beside those with the stock teacher."""
+        byol = dict(method='byol', batch_size=256, size=224, iters=6)
+        fixmatch = dict(method='fixmatch', batch_size=64, size=32, iters=30)
+        for options in (byol, fixmatch):
+            if self.smoke:
+                options.update(batch_size=2, size=32, iters=1)
+            for fast in (False,) if self.smoke else (False, True):
+                print(f'\n## An iteration of {options["method"]}\n')
+                args = argparse.Namespace(
+                    **options,
+                    turns=1,
+                    threads=torch.get_num_threads(),
+                    amp=self.device == 'cuda' and (fast or options is byol),
+                    channels_last=fast,
+                    cudnn_benchmark=fast,
+                )
+                benchmark_iteration.measure(args)
+
+    def views(self) -> None:
+        """Time the views of FixMatch on the device."""
+        path = ROOT / 'configs/fixmatch_sts_wrn28-2_1xb64-amp_cifar10-40.py'
+        options = Config.fromfile(path).model.data_preprocessor
+        images = torch.randint(
+            0, 256, (28 if self.smoke else 448, 3, 32, 32), dtype=torch.uint8, device=self.device
+        )
+        print(
+            '\n## Views of 32 x 32 pixels on the device\n\n| groups | images a second |\n|---|---|'
+        )
+        for groups in (8, options.groups, 128):
+            make = BatchViews(options.views, groups)
+            make(images)
+            seconds = [bench.timed(lambda: make(images), self.device) for _ in range(5)]  # noqa: B023
+            print(f'| {groups} | {len(images) / statistics.median(seconds):.0f} |', flush=True)
+
+    def guarded(self, part: Callable[[], None]) -> None:
+        """Run a part; note an error, and go on."""
+        begin = time.monotonic()
+        try:
+            part()
+        except Exception as error:
+            traceback.print_exc()
+            self.wrong.append(f'{part.__name__} ended with {type(error).__name__}: {error}')
+        print(f'\n({part.__name__}: {time.monotonic() - begin:.0f} s)', flush=True)
+
+
+def _laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
+    if layout == 'offset':
+        flat = torch.empty(tensor.numel() + 1, dtype=tensor.dtype, device=tensor.device)
+        return flat[1:].view(tensor.shape).copy_(tensor)
+    if layout == 'channels_last' and tensor.dim() in (4, 5):
+        last = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
+        return tensor.contiguous(memory_format=last)
+    if layout == 'transposed' and tensor.dim() > 1:
+        return tensor.transpose(0, -1).contiguous().transpose(0, -1)
+    return tensor
+
+
+def _alike(found: torch.Tensor, wanted: Any, pick: Any, average: float | None) -> bool:
+    """Whether a tensor is the wanted one: to the bit where it is copied or kept."""
+    expected, old, new = wanted
+    got = found.cpu()
+    if average is None:
+        return torch.equal(got, expected)
+    kept = ~torch.as_tensor(pick).expand(old.shape)
+    limit = 2 * torch.finfo(old.dtype).eps * torch.maximum(old.abs(), new.to(old).abs()).double()
+    near = (got.double() - expected.double()).abs() <= limit
+    return bool(near.all()) and torch.equal(got[kept], old[kept])
+
+
+def _triton() -> str:
+    try:
+        import triton
+    except ImportError:
+        return 'is missing'
+    return str(triton.__version__)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
+    parser.add_argument('--smoke', action='store_true', help='tiny sizes, to see that it runs')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run all parts."""
+    args = parse_args()
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise OptionError('--device=cuda needs a GPU, and PyTorch finds none')
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings('ignore')
+    check = Check(args.device, args.smoke)
+    for part in (check.machine, check.kernel, check.updates, check.views, check.iterations):
+        check.guarded(part)
+    if check.wrong:
+        print('\n## Wrong or slow\n\n' + '\n'.join(f'- {line}' for line in check.wrong))
+        sys.exit(1)
+    print('\nAll is right, and as fast as it should be.')
+
+
+if __name__ == '__main__':
+    run_tool(main, 'interrupted: the tables above are complete.')
