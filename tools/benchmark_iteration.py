@@ -150,7 +150,7 @@ class Stopwatch(Hook):
 
 
 def times_of(hooks: Hooks, args: argparse.Namespace, folder: str) -> list[float]:
-    """Return the seconds of each iteration, without the first two."""
+    """Return the seconds of each iteration, without those of the warm-up."""
     cfg = Config.fromfile(f'{ROOT}/configs/{CONFIGS[args.method]}')
     cfg.custom_hooks = [*copy.deepcopy(hooks), dict(type='Stopwatch', priority='VERY_LOW')]
     if args.channels_last:
@@ -162,7 +162,7 @@ def times_of(hooks: Hooks, args: argparse.Namespace, folder: str) -> list[float]
     )
     cfg.param_scheduler = cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
-    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.iters + 2)
+    cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.iters + args.warm_up)
     cfg.train_dataloader = dict(
         batch_size=1,
         num_workers=0,
@@ -178,7 +178,7 @@ def times_of(hooks: Hooks, args: argparse.Namespace, folder: str) -> list[float]
     runner = Runner.from_cfg(cfg)
     runner.train()
     (watch,) = (hook for hook in runner.hooks if isinstance(hook, Stopwatch))
-    return watch.times[2:]
+    return watch.times[args.warm_up :]
 
 
 def parse_args() -> argparse.Namespace:
@@ -191,6 +191,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--channels-last', action='store_true', help='lay out convolutions so')
     parser.add_argument('--cudnn-benchmark', action='store_true', help='let cuDNN try its ways')
     parser.add_argument('--iters', type=int, default=8, help='iterations per turn')
+    parser.add_argument(
+        '--warm-up',
+        type=int,
+        default=12,
+        help='iterations before: a teacher is watched in ten',
+    )
     parser.add_argument('--turns', type=int, default=5, help='turns of each contestant')
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--size', type=int, default=64, help='height and width of the images')
@@ -224,7 +230,7 @@ def measure(args: argparse.Namespace) -> None:
 def main() -> None:
     """Run the benchmark."""
     args = parse_args()
-    for key in ('iters', 'turns', 'batch_size', 'size', 'threads'):
+    for key in ('iters', 'turns', 'batch_size', 'size', 'threads', 'warm_up'):
         value = getattr(args, key)
         if value < 1:
             raise OptionError(f'--{key.replace("_", "-")} must be an integer >= 1, got {value}')

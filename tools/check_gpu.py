@@ -193,6 +193,7 @@ class Check:
                 args = argparse.Namespace(
                     **options,
                     turns=1,
+                    warm_up=1 if self.smoke else 12,
                     threads=torch.get_num_threads(),
                     amp=self.device == 'cuda' and (fast or options is byol),
                     channels_last=fast,

@@ -29,10 +29,15 @@ def test_update_table_has_all_that_take_part_and_their_ratios(tools):
         assert float(table[name][3].rstrip('%')) < 5
 
 
-def test_iteration_table_has_all_that_take_part(tools):
-    options = ('--iters', 1, '--turns', 1, '--batch-size', 2, '--size', 32, '--threads', 1)
+@pytest.mark.parametrize(
+    'method, stock',
+    [('byol', "stock config (mmpretrain's CosineEMA)"), ('fixmatch', "mmengine's EMAHook")],
+)
+def test_iteration_table_has_all_that_take_part(tools, method, stock):
+    few = ('--iters', 1, '--turns', 1, '--warm-up', 1, '--threads', 1)
+    options = (*few, '--method', method, '--batch-size', 2, '--size', 32)
     table = rows(tools.succeed('benchmark_iteration.py', *options))
-    assert table["stock config (mmpretrain's CosineEMA)"][1] == '1.000'
+    assert table[stock][1] == '1.000'
     for name in ('no teacher update', 'TMA (SETMAHook, keep_prob=0)', 'SE', 'STS'):
         assert float(table[name][0]) > 0
 

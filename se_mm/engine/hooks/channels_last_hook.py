@@ -14,12 +14,14 @@ class ChannelsLastHook(Hook):
     """Lays out the weights of a model's convolutions with their channels last in memory.
 
     Convolutions in bfloat16 and float16 are faster so on GPUs with tensor cores; their inputs take
-    on the layout by themselves. Weights are laid out before a run begins, and checkpoints hold the
-    same values. Source: https://pytorch.org/tutorials/intermediate/memory_format_tutorial.html.
+    on the layout by themselves. Weights are laid out after they were initialised or loaded, and
+    checkpoints hold the same values. Source: https://pytorch.org/tutorials/intermediate/memory_format_tutorial.html.
     """
 
     priority = 'VERY_HIGH'
 
-    def before_run(self, runner: Runner) -> None:
+    def before_train(self, runner: Runner) -> None:
         """Lay out the weights."""
         runner.model.to(memory_format=torch.channels_last)
+
+    before_val = before_test = before_train

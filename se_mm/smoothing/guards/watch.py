@@ -39,11 +39,16 @@ class Watch:
     @torch.no_grad()
     def leave(self, pairs: Iterable[Pair]) -> None:
         """Remember the teacher as it is now."""
-        self._left = {pair.name: _some(pair.teacher).clone() for pair in pairs}
+        named = {pair.name: _some(pair.teacher) for pair in pairs}
+        self._left = {}
+        for names in _alike(named):
+            parts = [named[name] for name in names]
+            copies = torch.split(torch.cat(parts), [part.numel() for part in parts])
+            self._left.update(zip(names, copies))
 
     @torch.no_grad()
     def moved(self, pairs: Mapping[str, Pair]) -> Optional[tuple[str, int]]:
-        """What differs from what was left; the host waits for the device.
+        """What differs from what was left; the host waits for the device, once if nothing does.
 
         Args:
             pairs: The teacher's parameters as they are now, by name.
@@ -52,19 +57,21 @@ class Watch:
             The tensor that differs most with how far it was moved, and how many differ. None if
             nothing does.
         """
-        found: list[tuple[float, str]] = []
+        couples = {}
         for name, left in self._left.items():
-            if name not in pairs:
-                continue
-            now = _some(pairs[name].teacher)
-            if now.shape != left.shape or _same(now, left.to(now)):
+            now = _some(pairs[name].teacher) if name in pairs else left
+            if now.shape == left.shape:
+                couples[name] = now, left
+        if _all_same(couples):
+            return None
+        found: list[tuple[float, str]] = []
+        for name, (now, left) in couples.items():
+            if _same(now, left.to(now)):
                 continue
             student = _some(pairs[name].student).to(now)
             way = (student - left.to(now)).float().norm()
             share = float((now - left.to(now)).float().norm() / way.clamp(min=1e-12))
             found.append((share, name))
-        if not found:
-            return None
         share, name = max(found)
         return f'{name!r} ({share:.2g} of the way to its student)', len(found)
 
@@ -87,7 +94,24 @@ class Watch:
 
 def equal(pairs: Iterable[Pair]) -> bool:
     """Whether the sampled numbers of each teacher are its student's."""
-    return all(_same(_some(p.teacher), _some(p.student).to(_some(p.teacher))) for p in pairs)
+    return _all_same({pair.name: (_some(pair.teacher), _some(pair.student)) for pair in pairs})
+
+
+def _alike(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names of tensors of one device and dtype each."""
+    found: dict[tuple[torch.device, torch.dtype], list[str]] = {}
+    for name, tensor in tensors.items():
+        found.setdefault((tensor.device, tensor.dtype), []).append(name)
+    return list(found.values())
+
+
+def _all_same(couples: Mapping[str, tuple[Tensor, Tensor]]) -> bool:
+    """Whether the tensors of each couple are equal, by one comparison for each device and dtype."""
+    for names in _alike({name: one for name, (one, _) in couples.items()}):
+        ones = torch.cat([couples[name][0] for name in names])
+        if not _same(ones, torch.cat([couples[name][1].to(ones) for name in names])):
+            return False
+    return True
 
 
 def _some(tensor: Tensor) -> Tensor:
