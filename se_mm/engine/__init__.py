@@ -3,6 +3,7 @@
 
 from se_mm.engine.hooks import (
     BurnInHook,
+    ChannelsLastHook,
     PseudoLabelHook,
     SETMAHook,
     SpatialEnsembleHook,
@@ -12,6 +13,7 @@ from se_mm.engine.runner import ResumableRunner, SemiSupervisedTrainLoop
 
 __all__ = [
     'BurnInHook',
+    'ChannelsLastHook',
     'PseudoLabelHook',
     'ResumableRunner',
     'SETMAHook',
