@@ -74,7 +74,7 @@ class Run:
         """Start the process on one core, or resume it from its last checkpoint.
 
         Args:
-            device: Index of the GPU to use. Empty: all.
+            device: The GPU to use, as CUDA_VISIBLE_DEVICES names it. Empty: all.
         """
         self._take_over()
         self._device = device
@@ -208,6 +208,12 @@ def default_jobs() -> int:
     return torch.cuda.device_count() or os.cpu_count() or 1
 
 
+def _visible_gpu(index: int) -> str:
+    """Name a GPU of this process for a process that it starts: a number or a UUID."""
+    names = [name for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if name.strip()]
+    return names[index].strip() if index < len(names) else str(index)
+
+
 def run_all(
     runs: Sequence[Run],
     console: Console,
@@ -241,7 +247,7 @@ def run_all(
         check_reported(wanted, run)
     jobs = jobs or default_jobs()
     gpus = torch.cuda.device_count() if gpus is None else gpus
-    free = [str(index % gpus) if gpus else '' for index in range(jobs)]
+    free = [_visible_gpu(index % gpus) if gpus else '' for index in range(jobs)]
     running: dict[Run, str] = {}
     failures: list[RunFailure] = []
     succeeded = bool(complete)

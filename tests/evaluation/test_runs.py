@@ -149,7 +149,16 @@ run.process.wait()
             time.sleep(0.1)
 
 
-def test_gpus_are_shared_out(make, tmp_path):
+@pytest.mark.parametrize(
+    'visible, expected',
+    [(None, {'0', '1'}), ('3,5', {'3', '5'}), ('GPU-8f, GPU-1c', {'GPU-8f', 'GPU-1c'})],
+)
+def test_gpus_are_shared_out_of_those_that_the_comparison_sees(
+    make, tmp_path, monkeypatch, visible, expected
+):
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if visible is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
     script = tmp_path / 'script.py'
     script.write_text(
         script.read_text() + "\nimport os\n(folder / 'gpu').write_text("
@@ -158,7 +167,7 @@ def test_gpus_are_shared_out(make, tmp_path):
     runs = [make(name) for name in 'abcd']
     run_all(runs, quiet(), jobs=2, gpus=2)
     used = [(run.work_dir / 'gpu').read_text() for run in runs]
-    assert set(used) == {'0', '1'} and used[0] != used[1]
+    assert set(used) == expected and used[0] != used[1]
 
 
 def test_files_of_a_run_that_were_cut_off_count_as_none(make):

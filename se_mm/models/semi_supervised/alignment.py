@@ -50,7 +50,9 @@ class DistributionAlignment(nn.Module):
         """
         self.predicted.lerp_(_mean_over_ranks(probabilities.mean(dim=0)), self.momentum)
         if self.target == 'labelled':
-            shares = labels.bincount(minlength=len(self.wanted)) / len(labels)
+            # Not bincount, for which the host waits for a GPU.
+            ones = torch.ones_like(labels, dtype=self.wanted.dtype)
+            shares = torch.zeros_like(self.wanted).index_add_(0, labels, ones) / len(labels)
             self.wanted.lerp_(_mean_over_ranks(shares), self.momentum)
         aligned = probabilities * (self.wanted / self.predicted.clamp_min(1e-6))
         return aligned / aligned.sum(dim=1, keepdim=True)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
@@ -16,7 +16,8 @@ class HardTarget(nn.Module):
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Map probabilities (N, num_classes) to targets of the same shape."""
-        return F.one_hot(probabilities.argmax(dim=1), probabilities.shape[1]).to(probabilities)
+        classes = probabilities.argmax(dim=1, keepdim=True)
+        return torch.zeros_like(probabilities).scatter_(1, classes, 1.0)
 
 
 @MODELS.register_module()
@@ -46,5 +47,4 @@ class SharpenedTarget(nn.Module):
     def forward(self, probabilities: Tensor) -> Tensor:
         """Map probabilities (N, num_classes) to targets of the same shape."""
         # In log space, so that small temperatures do not give 0 / 0.
-        smallest = probabilities.new_tensor(1e-38)
-        return (probabilities.maximum(smallest).log() / self.temperature).softmax(dim=1)
+        return (probabilities.clamp_min(1e-38).log() / self.temperature).softmax(dim=1)
