@@ -36,7 +36,7 @@ class PseudoLabelQuality:
         right = labels == truth
         either = torch.stack([torch.ones_like(accepted), accepted])
         self._counts += torch.stack(
-            [(either & mask).sum(1) for mask in (known | True, known, right)]
+            [(either & mask).sum(1) for mask in (torch.ones_like(known), known, right)]
         )
         self._histogram.index_add_(0, labels, accepted.long())
 
