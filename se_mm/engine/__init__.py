@@ -6,6 +6,7 @@ from se_mm.engine.hooks import (
     ChannelsLastHook,
     PseudoLabelHook,
     SETMAHook,
+    ShadowsHook,
     SpatialEnsembleHook,
     TeacherHistoryHook,
 )
@@ -18,6 +19,7 @@ __all__ = [
     'ResumableRunner',
     'SETMAHook',
     'SemiSupervisedTrainLoop',
+    'ShadowsHook',
     'SpatialEnsembleHook',
     'TeacherHistoryHook',
 ]

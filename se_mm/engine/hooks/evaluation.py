@@ -7,6 +7,7 @@ from typing import Optional
 
 from mmengine.runner import Runner
 
+from se_mm.rng import rng_untouched
 from se_mm.teachers import Mover, Shadow
 
 
@@ -36,10 +37,23 @@ def swapped_back(
     # A loop that does not go batch by batch asks teacher and student itself.
     if mover.ensemble.settings.evaluate_on != 'both' or not hasattr(loop, 'run_iter'):
         return
-    runner.model.eval()
-    for index, batch in enumerate(loop.dataloader):
-        loop.run_iter(index, batch)
-    for name, value in loop.evaluator.evaluate(len(loop.dataloader.dataset)).items():
+    for name, value in evaluate_once_more(runner, stage).items():
         runner.message_hub.update_scalar(f'{stage}/{name}_origin', value)
         if metrics is not None:
             metrics[f'{name}_origin'] = value
+
+
+def evaluate_once_more(runner: Runner, stage: str) -> dict[str, float]:
+    """Evaluate the model as it is now, after a loop has; random generators stay as they are.
+
+    Args:
+        runner: The runner of the run.
+        stage: ``'val'`` or ``'test'``. The loop must go batch by batch.
+    """
+    loop = runner.val_loop if stage == 'val' else runner.test_loop
+    with rng_untouched():
+        runner.model.eval()
+        for index, batch in enumerate(loop.dataloader):
+            loop.run_iter(index, batch)
+        found: dict[str, float] = loop.evaluator.evaluate(len(loop.dataloader.dataset))
+    return found

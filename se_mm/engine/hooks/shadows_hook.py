@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook that follows one student by many teachers, to compare them at the price of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Optional
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+from torch import nn
+
+from se_mm.engine.hooks.evaluation import evaluate_once_more
+from se_mm.engine.hooks.steps import OptimizerSteps
+from se_mm.smoothing import OptionError, SpatialEnsemble
+from se_mm.smoothing.options import check_keys
+from se_mm.smoothing.tensors import named_tensors
+from se_mm.teachers import plain_model
+
+OPTIONS = (
+    'keep_prob',
+    'momentum',
+    'granularity',
+    'overrides',
+    'buffers',
+    'match_horizon',
+    'fp32_teacher',
+    'interval',
+    'seed',
+)
+CHECKPOINT_KEY = 'shadows'
+
+
+@HOOKS.register_module()
+class ShadowsHook(Hook):
+    """Follows one student by several teachers beside it, and evaluates each.
+
+    The student feels none of them: its training is, to the bit, that without the hook. So all
+    teachers follow the same student, and differences between them are those of their options
+    alone. After each evaluation of the model's own, the metrics of each are logged as
+    ``{name}/{metric}``. Checkpoints hold the teachers, and a resumed run continues them.
+
+    Example:
+        >>> custom_hooks = [
+        ...     dict(
+        ...         type='ShadowsHook',
+        ...         shadows=dict(
+        ...             tma=dict(keep_prob=0, momentum=0.01),
+        ...             se=dict(keep_prob=0.99),
+        ...             sts=dict(keep_prob=0.7, momentum=0.01, match_horizon=True),
+        ...         ),
+        ...     )
+        ... ]
+
+    Args:
+        shadows: Name -> options of :class:`~se_mm.smoothing.SpatialEnsemble`: ``keep_prob``,
+            ``momentum``, ``granularity``, ``overrides``, ``buffers``, ``match_horizon``,
+            ``fp32_teacher``, ``interval``, and ``seed``, which is that of the run by default.
+
+    Raises:
+        OptionError: If there is no shadow, or a name or option is invalid; or, before the first
+            iteration, if the loop that evaluates does not go batch by batch.
+    """
+
+    def __init__(self, shadows: Mapping[str, Mapping[str, Any]]) -> None:
+        if not isinstance(shadows, Mapping) or not shadows:
+            raise OptionError(f'shadows must have a name and options for each, got {shadows!r}')
+        for name, options in shadows.items():
+            if not isinstance(name, str) or not name or '/' in name or name.startswith('_'):
+                raise OptionError(f'a name in shadows must be a word without "/", got {name!r}')
+            if not isinstance(options, Mapping):
+                raise OptionError(f'shadows.{name} must be a dict of options, got {options!r}')
+            check_keys(f'shadows.{name}', options, OPTIONS)
+            # A layer that is initialised without random numbers, which the model's depend on.
+            SpatialEnsemble(nn.BatchNorm1d(1), **{**options, 'overrides': {}}, total_updates=1)
+        self.shadows = {name: dict(options) for name, options in shadows.items()}
+        self.teachers: dict[str, SpatialEnsemble] = {}
+        self._loaded: Optional[dict[str, Any]] = None
+        self._steps: Optional[OptimizerSteps] = None
+
+    def before_run(self, runner: Runner) -> None:
+        """Check that the loop which evaluates can be asked for another model."""
+        for loop in (runner._val_loop, runner._test_loop):
+            if isinstance(loop, BaseLoop) and not hasattr(loop, 'run_iter'):
+                raise OptionError(
+                    f'shadows need a loop that evaluates batch by batch, as ValLoop, got '
+                    f'{type(loop).__name__}'
+                )
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Keep the teachers of a checkpoint."""
+        self._loaded = checkpoint.pop(CHECKPOINT_KEY, None)
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the teachers, or continue those of the checkpoint."""
+        self._make(runner, runner.max_iters)
+        self._steps = OptimizerSteps(runner, made=False)
+
+    def before_test(self, runner: Runner) -> None:
+        """Take the teachers of the checkpoint."""
+        if self._loaded and not self.teachers:
+            self._make(runner, 1)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
+        """Update all teachers, if the optimizer has made a step."""
+        assert self._steps is not None
+        if self._steps.due():
+            student = plain_model(runner.model)
+            for teacher in self.teachers.values():
+                teacher.update(student)
+
+    def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
+        """Validate each teacher."""
+        self._evaluate(runner, 'val', metrics)
+
+    def after_test_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
+        """Test each teacher."""
+        self._evaluate(runner, 'test', metrics)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Add the teachers to a checkpoint."""
+        checkpoint[CHECKPOINT_KEY] = {
+            name: teacher.state_dict() for name, teacher in self.teachers.items()
+        }
+
+    def _make(self, runner: Runner, updates: int) -> None:
+        model = plain_model(runner.model)
+        self.teachers = {}
+        for name, options in self.shadows.items():
+            try:
+                teacher = SpatialEnsemble(
+                    model, **{'seed': runner.seed or 0, **options}, total_updates=updates
+                )
+            except OptionError as error:
+                raise OptionError(f'shadows.{name}: {error}') from error
+            if self._loaded and name in self._loaded:
+                teacher.load_state_dict(self._loaded[name])
+            elif self._loaded is not None or runner.iter:
+                runner.logger.warning(
+                    f'the checkpoint has no shadow {name!r}: it starts from the student.'
+                )
+            self.teachers[name] = teacher
+        self._loaded = None
+
+    @torch.no_grad()
+    def _evaluate(self, runner: Runner, stage: str, metrics: Optional[dict[str, float]]) -> None:
+        own = named_tensors(plain_model(runner.model))
+        for name, teacher in self.teachers.items():
+            if not teacher.step:  # Until its first update it is the student.
+                continue
+            theirs = named_tensors(teacher.module)
+            kept = {key: tensor.clone() for key, tensor in own.items()}
+            for key, tensor in own.items():
+                tensor.copy_(theirs[key])
+            try:
+                found = evaluate_once_more(runner, stage)
+            finally:
+                for key, tensor in own.items():
+                    tensor.copy_(kept[key])
+            for key, value in found.items():
+                runner.message_hub.update_scalar(f'{stage}/{name}/{key}', value)
+                if metrics is not None:
+                    metrics[f'{name}/{key}'] = value
