@@ -11,6 +11,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from se_mm.smoothing import OptionError, Settings, Smoother
+from se_mm.smoothing.guards import Watch, not_finite
+from se_mm.smoothing.units import Pair
 
 UPDATES = 8
 
@@ -48,6 +50,12 @@ def teacher_after(shard, momentum, granularity, dtype=torch.float32):
     return [t.full_tensor() if shard else t for t in teacher.state_dict().values()]
 
 
+def pairs_of(teacher, student):
+    """The parameters by name."""
+    theirs = dict(student.named_parameters())
+    return {name: Pair(name, one, theirs[name]) for name, one in teacher.named_parameters()}
+
+
 def refused(teacher, student, **options):
     """The message with which a smoother is refused."""
     try:
@@ -68,6 +76,16 @@ def main():
                     torch.testing.assert_close(mine, expected)
     mesh = init_device_mesh('cpu', (2,))
     student, teacher = fully_shard(net(), mesh=mesh), fully_shard(net(), mesh=mesh)
+    watch, pairs = Watch(), pairs_of(teacher, student)
+    watch.leave(pairs.values())
+    assert watch.moved(pairs) is None
+    assert not_finite(student.named_parameters(), on_all_ranks=True) == []
+    with torch.no_grad():
+        bias = student[3].bias
+        bias.mul_(float('nan'))  # Of which rank 0 alone has a number.
+        teacher[0].weight.add_(1)
+    assert not_finite(student.named_parameters(), on_all_ranks=True) == ['3.bias']
+    assert watch.moved(pairs) is not None
     for granularity in ('channel', 'element'):
         assert "'tensor' or 'layer'" in refused(teacher, student, granularity=granularity)
     assert 'must be sharded alike' in refused(net(), student)
