@@ -24,6 +24,8 @@ from tests.toys import VALIDATING, Momentum, Plain, Sums, Toy, hook_of
 COPY = dict(type='SETMAHook', keep_prob=0.5, momentum=0.1)
 OWN = dict(COPY, buffers='recalibrate', recalibrate_batches=4)
 KINDS = ['classifier', 'pair']
+# Labels that change wherever the teacher's statistics do.
+SOFT = dict(threshold=1e-6, consistency='mse', target=dict(type='SoftTarget'))
 MEAN, VAR = 'backbone.norm.running_mean', 'backbone.norm.running_var'
 
 
@@ -131,6 +133,7 @@ def test_training_is_the_same_as_without(runs, kind, loader):
             hook,
             dict(type='WatchRunHook'),
             train_dataloader=loader,
+            **(dict(model=dict(SOFT)) if kind == 'pair' else {}),
             train_cfg=dict(runs.cfg_of(kind)('').train_cfg, val_interval=2),
         )
         for hook in (COPY, OWN)
@@ -153,7 +156,10 @@ def test_training_is_the_same_as_without(runs, kind, loader):
 def test_exact_resume(runs, kind, stopped):
     def trained(name, iters=6, **options):
         cfg = runs.cfg_of(kind)(runs.folder / name, [OWN], max_iters=iters)
-        cfg.train_cfg.val_interval = 2
+        if kind == 'pair':
+            cfg.model.update(SOFT)
+        # A validation between two steps of the optimizer, or not.
+        cfg.train_cfg.val_interval = 3 if stopped == 'accumulating' else 2
         cfg.optim_wrapper.accumulative_counts = 2 if stopped == 'accumulating' else 1
         cfg.update(launcher='none', experiment_name=uuid.uuid4().hex, **options)
         runner = CPURunner.from_cfg(cfg)
@@ -205,28 +211,35 @@ class OtherNorms(Toy):
 
     def __init__(self):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.BatchNorm1d(6))
+        self.net = nn.Sequential(
+            nn.Linear(6, 6), nn.Dropout(0.5), nn.BatchNorm1d(6), nn.BatchNorm1d(6)
+        )
         self.group, self.layer = nn.GroupNorm(2, 6), nn.LayerNorm(6)
         self.instance = nn.InstanceNorm1d(1, track_running_stats=True)
-        self.unused, self.dropout = nn.BatchNorm1d(6), nn.Dropout(0.5)
+        self.unused = nn.BatchNorm1d(6)
         self.register_buffer('calls', torch.zeros(()))
 
     def train(self, mode=True):
         super().train(mode)
-        self.net[2].eval()
+        self.net[3].eval()
         return self
 
     def predict(self, inputs):
         self.calls += 1
-        inputs = self.dropout(self.layer(self.group(self.net(inputs))))
+        inputs = self.layer(self.group(self.net(inputs)))
         return self.instance(inputs[:, None]).mean((1, 2))[:, None]
 
 
 def test_only_batch_norms_that_are_trained_and_used_are_recalibrated(toys):
     without, own = (toys.train(OtherNorms, hook, **VALIDATING) for hook in (COPY, OWN))
-    one, other = (hook_of(r).teacher.module.state_dict() for r in (without, own))
+    teacher = hook_of(own).teacher.module
+    one, other = hook_of(without).teacher.module.state_dict(), teacher.state_dict()
     changed = {name for name in one if not torch.equal(one[name], other[name])}
-    assert changed == {'net.1.running_mean', 'net.1.running_var'}
+    assert changed == {'net.2.running_mean', 'net.2.running_var'}
+    # Dropout is off, as in an evaluation.
+    batches = teacher.net[0](Sums().inputs[:16].view(4, 4, 6))
+    torch.testing.assert_close(other['net.2.running_mean'], batches.mean((0, 1)))
+    torch.testing.assert_close(other['net.2.running_var'], batches.var(1).mean(0))
     assert own.model.calls == without.model.calls
     assert set(hook_of(own).mover.followed) == changed
 
