@@ -15,11 +15,12 @@ from torch.optim.swa_utils import update_bn
 from torch.utils.data import DataLoader
 
 from se_mm.engine.runner.cpu import CPURunner
+from se_mm.engine.trial import try_validation
 from se_mm.rng import seed_all
 from se_mm.smoothing import OptionError, SpatialEnsemble
 from tests.launched import free_port, start
 from tests.runs import digit_images
-from tests.toys import VALIDATING, Momentum, Plain, Sums, Toy, hook_of
+from tests.toys import VALIDATING, AtStartHook, Momentum, Plain, Sums, Toy, hook_of
 
 COPY = dict(type='SETMAHook', keep_prob=0.5, momentum=0.1)
 OWN = dict(COPY, buffers='recalibrate', recalibrate_batches=4)
@@ -269,6 +270,30 @@ def test_checkpoint_of_the_middle_is_recalibrated_for_a_test(runs, classifier_cf
         watch_of(student).evaluated[0][MEAN],
         saved(trained, 'iter_3.pth')['ema_state_dict'][f'module.{MEAN}'],
     )
+
+
+def test_pair_of_the_middle_is_recalibrated_for_a_validation(runs, pair_cfg):
+    trained = runs.pair(OWN)
+    path = f'{trained.work_dir}/iter_3.pth'
+    runner = runs.build(pair_cfg, OWN, load_from=path)
+    before = saved(trained, 'iter_3.pth')['state_dict']
+    runner.val()
+    changed = {n for n, v in runner.model.state_dict().items() if not torch.equal(v, before[n])}
+    assert changed == {f'teacher.{MEAN}', f'teacher.{VAR}'}
+
+
+def test_trial_of_the_validation_leaves_the_statistics_of_the_training(runs, pair_cfg):
+    def tried(runner):
+        mover = hook_of(runner, 'SETMAHook').mover
+        before = {name: value.clone() for name, value in mover.tensors().items()}
+        assert mover.started and try_validation(runner)
+        assert_same(before, mover.tensors())
+        return mover.followed
+
+    runner = runs.build(pair_cfg, OWN, max_iters=1)
+    runner.register_hook(AtStartHook(tried))
+    runner.train()
+    assert hook_of(runner, 'AtStartHook').found == {}
 
 
 def test_test_without_training_data_is_refused(runs, classifier_cfg):
