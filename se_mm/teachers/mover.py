@@ -171,7 +171,8 @@ class Mover:
         if self.recalibrated:
             # In training they are the student's, on each rank its own.
             pairs = ensemble.smoother.named(parameters_only=False)
-            self.followed = {name: pairs[name].student.clone() for name in self.recalibrated}
+            names = [name for name in self.recalibrated if name in pairs]
+            self.followed = {name: pairs[name].student.clone() for name in names}
             self.recalibrated = ()
         self.record_settings(ensemble.step)
         if self.teacher.taught_from_start and fresh and not self.started:

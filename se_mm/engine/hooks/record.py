@@ -26,7 +26,9 @@ _TYPES = {
     'teacher': Mapping,
     'fp32': Mapping,
     'history': list,
+    'recalibrated': list,
 }
+_ADDED: Mapping[str, Any] = {'recalibrated': []}  # What older records do not have.
 
 
 def save_teacher(
@@ -123,7 +125,7 @@ def _resume(
         runner.logger.info(f'{hook}: the checkpoint was written without it.')
         return
     mover.seed = saved['seed']
-    mover.recalibrated = saved.get('recalibrated', ())  # Older checkpoints have none.
+    mover.recalibrated = saved['recalibrated']
     mover.ensemble.restore(saved['fp32'])
     mover.history = History(saved['history'])
     changes = changed_options(saved, hook, options)
@@ -153,6 +155,7 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
         raise OptionError(
             f'the checkpoint needs se_mm {version}, and this is {__version__}: update se_mm'
         )
+    saved = {**_ADDED, **saved}
     for key, kind in _TYPES.items():
         if not isinstance(saved.get(key), kind):
             raise OptionError(
