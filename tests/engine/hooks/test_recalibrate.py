@@ -341,6 +341,24 @@ class Normed(BaseModel):
     def forward(self, inputs, mode='tensor'):
         return {'loss': (self.norm(self.linear(inputs)) - inputs).square().mean()}
 
+@MODELS.register_module()
+class NormedPair(BaseModel):
+    def __init__(self):
+        super().__init__()
+        for name in ('student', 'teacher'):
+            setattr(self, name, torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.BatchNorm1d(6)))
+        self.teacher.requires_grad_(False)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def forward(self, inputs, mode='tensor'):
+        with torch.no_grad():
+            target = self.teacher(inputs)
+        return {'loss': (self.student(inputs) - inputs - target).square().mean()}
+
 @DATASETS.register_module()
 class Numbers(torch.utils.data.Dataset):
     def __len__(self):
@@ -355,7 +373,7 @@ class DumpRank(Hook):
 
     def after_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        both = [m.norm.state_dict() for m in (hook.teacher.module, runner.model.module)]
+        both = [m.state_dict() for m in (hook.teacher.module, runner.model.module)]
         torch.save(both, f'{runner.work_dir}/rank{get_rank()}.pth')
 """
 
@@ -376,17 +394,20 @@ randomness = dict(seed=0)
 """
 
 
-def test_two_ranks_have_the_statistics_of_the_batches_of_both(tmp_path):
-    (tmp_path / 'normed.py').write_text(MODEL)
-    (tmp_path / 'config.py').write_text(CONFIG)
+def on_two_ranks(folder, *options):
+    """Teacher and model of each rank of a run, trained."""
+    (folder / 'normed.py').write_text(MODEL)
+    (folder / 'config.py').write_text(CONFIG)
     tool = Path(__file__).parents[3] / 'tools/dist_train.sh'
-    process = start(tmp_path, 'bash', tool, 'config.py', 2, '--work-dir', 'two', PORT=free_port())
-    assert process.wait(timeout=600) == 0, (tmp_path / '0.log').read_text()[-3000:]
-    (one, student), (other, other_student) = (
-        torch.load(tmp_path / f'two/rank{rank}.pth') for rank in range(2)
-    )
+    process = start(folder, 'bash', tool, 'config.py', 2, *options, PORT=free_port())
+    assert process.wait(timeout=600) == 0, [p.read_text()[-3000:] for p in folder.glob('*.log')]
+    return [torch.load(folder / options[1] / f'rank{rank}.pth') for rank in range(2)]
+
+
+def test_two_ranks_have_the_statistics_of_the_batches_of_both(tmp_path):
+    (one, student), (other, other_student) = on_two_ranks(tmp_path, '--work-dir', 'two')
     assert_same(one, other)
-    assert not torch.equal(student['running_mean'], other_student['running_mean'])
+    assert not torch.equal(student['norm.running_mean'], other_student['norm.running_mean'])
     state = torch.load(tmp_path / 'two/iter_3.pth')['state_dict']
     teacher = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6))
     teacher.load_state_dict(
@@ -396,5 +417,16 @@ def test_two_ranks_have_the_statistics_of_the_batches_of_both(tmp_path):
     # Ranks take turns.
     update_bn([torch.stack(numbers[r::2][i : i + 4]) for r in (0, 1) for i in (0, 4, 8)], teacher)
     for name in ('running_mean', 'running_var'):
-        torch.testing.assert_close(one[name], teacher[1].state_dict()[name])
-        assert torch.equal(one[name], state[f'norm.{name}'])
+        torch.testing.assert_close(one[f'norm.{name}'], teacher[1].state_dict()[name])
+        assert torch.equal(one[f'norm.{name}'], state[f'norm.{name}'])
+
+
+def test_exact_resume_on_two_ranks_after_the_last_checkpoint(tmp_path):
+    pair = ('--cfg-options', 'model.type=NormedPair')
+    on_two_ranks(tmp_path, '--work-dir', 'first', *pair)
+    longer = (*pair, 'train_cfg.max_iters=6')
+    whole = on_two_ranks(tmp_path, '--work-dir', 'whole', *longer)
+    resumed = on_two_ranks(tmp_path, '--work-dir', 'on', '--resume', 'first/iter_3.pth', *longer)
+    for left, right in zip(whole, resumed):
+        assert_same(left[1], right[1])
+    assert not torch.equal(*(model['student.1.running_mean'] for _, model in whole))
