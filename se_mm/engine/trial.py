@@ -204,6 +204,9 @@ def _untouched(runner: Runner) -> Iterator[None]:
         logger.setLevel(level)
         vars(hub).update(kept)
         runner._hooks, runner._val_loop = hooks, loop
+        for hook in hooks:
+            if isinstance(hook, SpatialEnsembleHook):
+                hook.mover.put_back()
         for hook, state in zip(hooks, states, strict=True):
             vars(hook).clear()
             vars(hook).update(state)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from se_mm.smoothing.options import OptionError, check_count
-from se_mm.smoothing.settings import COPY, Average, Settings
+from se_mm.smoothing.settings import COPY, RECALIBRATE, Average, Settings
 from se_mm.smoothing.smoother import Smoother
 from se_mm.smoothing.tensors import unwrapped
 
@@ -139,6 +139,11 @@ class SpatialEnsemble(nn.Module):
         super().__init__()
         if momentum is None:
             raise OptionError('momentum must be a number in (0, 1] or a schedule, got None')
+        if buffers == RECALIBRATE:
+            raise OptionError(
+                "buffers='recalibrate' needs a run of MMEngine: set buffers='copy', and call "
+                'torch.optim.swa_utils.update_bn(loader, teacher.module) before evaluating'
+            )
         settings = Settings(
             keep_prob=keep_prob,
             momentum=momentum,

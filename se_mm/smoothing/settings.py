@@ -21,11 +21,11 @@ from se_mm.smoothing.options import (
 from se_mm.smoothing.schedules import Schedule, keep_prob_schedule, momentum_schedule
 
 GRANULARITIES = ('tensor', 'layer', 'channel', 'element')
-BUFFERS = ('copy', 'average', 'skip')
+BUFFERS = ('copy', 'average', 'recalibrate', 'skip')
 NON_FINITE = ('stop', 'skip')
 INITIAL_TEACHERS = ('loaded', 'student')
 EVALUATE_ON = ('teacher', 'student', 'both')
-COPY, SKIP = 'copy', 'skip'
+COPY, RECALIBRATE, SKIP = 'copy', 'recalibrate', 'skip'
 
 Average = Union[None, float, Callable[[Tensor, Tensor], None]]
 """How a picked unit follows: None copies the student's value, a float in [0, 1] is the weight of
@@ -119,8 +119,12 @@ class Settings:
             update left it). The longest matching part wins, as in ``custom_keys``.
         buffers: Batch norm statistics and other buffers: ``'copy'`` the student's at every update,
             ``'average'`` persistent floating-point ones like parameters, or ``'skip'`` them after
-            the first update. None: ``'average'`` where the averaged model that is replaced has
+            the first update. ``'recalibrate'`` copies them, and computes the statistics of the
+            teacher's batch norms on training batches before it is validated or tested, and at the
+            end of the training. None: ``'average'`` where the averaged model that is replaced has
             ``update_buffers=True``, else ``'copy'``.
+        recalibrate_batches: With ``buffers='recalibrate'``, training batches of each rank, at least
+            1.
         fp32_teacher: Average bfloat16 and float16 teachers in float32 beside them, where the
             average would otherwise round to nothing.
         interval: Opportunities from one update to the next, at least 1. None: that of the averaged
@@ -164,6 +168,7 @@ class Settings:
     granularity: str = 'tensor'
     overrides: Mapping[str, Any] = field(default_factory=dict)
     buffers: Optional[str] = None
+    recalibrate_batches: int = 50
     fp32_teacher: bool = True
     interval: Optional[int] = None
     begin_iter: int = 0
@@ -197,6 +202,7 @@ class Settings:
         ):
             check_flag(name, getattr(self, name))
         for name, low in (
+            ('recalibrate_batches', 1),
             ('interval', 1),
             ('begin_iter', 0),
             ('begin_epoch', 0),
@@ -315,6 +321,11 @@ class Settings:
             raise OptionError(
                 f'check_teachers must be 0 with diff_rank_picks=True, where teachers differ by '
                 f'design, got {self.check_teachers}'
+            )
+        if self.buffers == RECALIBRATE and self.diff_rank_picks:
+            raise OptionError(
+                "buffers='recalibrate' needs equal teachers on all ranks, got "
+                'diff_rank_picks=True: set one of them otherwise'
             )
         if self.non_finite == 'skip' and self.check_finite != 1:
             raise OptionError(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from se_mm.smoothing.kernels import Kernel, choose
 from se_mm.smoothing.options import OptionError
-from se_mm.smoothing.settings import COPY, SKIP, Average, Rule, Settings
+from se_mm.smoothing.settings import COPY, RECALIBRATE, SKIP, Average, Rule, Settings
 from se_mm.smoothing.tensors import Tracked, slots, unique, unwrapped
 from se_mm.smoothing.units import (
     Pair,
@@ -205,7 +205,8 @@ class Smoother:
         rule = self.settings.rule_of(name)
         tensor = slot.tensors[slot.key]
         if not slot.is_parameter and isinstance(rule, Rule) and self.buffers != 'average':
-            rule = self.buffers
+            # Statistics that are computed anew follow in between.
+            rule = COPY if self.buffers == RECALIBRATE else self.buffers
         # Integers cannot be averaged, and buffers that are not saved are the model's own to fill.
         averages = tensor.is_floating_point() or tensor.is_complex()
         if isinstance(rule, Rule) and not (averages and slot.persistent):

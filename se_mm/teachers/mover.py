@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Optional
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from se_mm.history.segments import History, settings_of
 from se_mm.smoothing.ensemble import SpatialEnsemble, never_compiled
@@ -15,6 +16,7 @@ from se_mm.smoothing.guards.watch import equal
 from se_mm.smoothing.schedules import Schedule
 from se_mm.smoothing.settings import COPY, Average, Settings
 from se_mm.smoothing.smoother import TeacherFault
+from se_mm.smoothing.tensors import named_tensors, unwrapped
 from se_mm.teachers.average import StockAverage
 from se_mm.teachers.base import Teacher
 
@@ -43,6 +45,9 @@ class Mover:
         guard: Checks of finite values and equal ranks; None: nothing is checked.
         history: Record of the updates.
         seed: Seed of the picks of the whole job, before it is made the rank's.
+        followed: Batch-norm statistics that the teacher has in training, by name, while it has
+            recalibrated ones.
+        recalibrated: Names of those that a checkpoint has recalibrated, until the training starts.
     """
 
     def __init__(self, teacher: Teacher, settings: Settings) -> None:
@@ -65,6 +70,8 @@ class Mover:
         self.guard: Optional[Guard] = None
         self.history = History()
         self.seed: Optional[int] = None
+        self.followed: dict[str, Tensor] = {}
+        self.recalibrated: Sequence[str] = ()
         self._watch: Optional[Watch] = None
         self._described: Optional[Schedule] = None
         self._calls = 0
@@ -130,6 +137,20 @@ class Mover:
             self.ensemble.copy(student)
             self._leave()
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The teacher's tensors by the student's names."""
+        own = named_tensors(unwrapped(self.teacher.module))
+        return {member.name: own[member.inner] for member in self.ensemble.smoother.pairs}
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """Give the teacher the statistics again that it has in training."""
+        if self.followed:
+            own = self.tensors()
+            for name, value in self.followed.items():
+                own[name].copy_(value)
+            self.followed = {}
+
     def start(self, seed: int, updates: int, fresh: bool, following: bool) -> None:
         """Begin or continue a training. Called once the weights are there.
 
@@ -147,6 +168,12 @@ class Mover:
             ensemble.step = 0
         self.started = ensemble.step > 0
         self.copy_student()
+        if self.recalibrated:
+            # In training they are the student's, on each rank its own.
+            pairs = ensemble.smoother.named(parameters_only=False)
+            names = [name for name in self.recalibrated if name in pairs]
+            self.followed = {name: pairs[name].student.clone() for name in names}
+            self.recalibrated = ()
         self.record_settings(ensemble.step)
         if self.teacher.taught_from_start and fresh and not self.started:
             self.following = following

@@ -119,13 +119,14 @@ class Shadow(Teacher):
     def swap(self) -> None:
         """Let teacher and student change places.
 
-        Buffers that the teacher copies are the student's own at any time, and stay.
+        Buffers that the teacher copies are the student's own at any time, and stay; those that were
+        recalibrated are not.
         """
         self._mover.ensemble.smoother.find(self.student)
         self._swapped = [
             (pair.teacher, pair.student)
             for member, pair in self._mover.ensemble.smoother.pairs.items()
-            if member.is_parameter or member.rule != COPY
+            if member.is_parameter or member.rule != COPY or member.name in self._mover.followed
         ]
         _exchange(self._swapped)
 

@@ -7,15 +7,26 @@ from typing import Optional
 
 from mmengine.runner import Runner
 
+from se_mm.engine.hooks.recalibrate import recalibrate
 from se_mm.rng import rng_untouched
+from se_mm.smoothing.settings import RECALIBRATE
 from se_mm.teachers import Mover, Shadow
 
 
-def swapped_in(mover: Mover) -> None:
-    """Let a shadow and its student change places, unless the student is to be evaluated."""
-    on_student = mover.ensemble.settings.evaluate_on == 'student'
+def swapped_in(mover: Mover, runner: Runner) -> None:
+    """Let a shadow and its student change places, unless the student is to be evaluated.
+
+    Args:
+        mover: What moves the teacher.
+        runner: The runner of the run.
+    """
+    settings = mover.ensemble.settings
+    if settings.evaluate_on == 'student':
+        return
+    if settings.buffers == RECALIBRATE:
+        recalibrate(mover, runner)
     # Before the first update the model itself is the teacher.
-    if isinstance(mover.teacher, Shadow) and mover.started and not on_student:
+    if isinstance(mover.teacher, Shadow) and mover.started:
         mover.teacher.swap()
 
 

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 from se_mm.history.segments import History, read_history
 from se_mm.smoothing.options import OptionError
+from se_mm.smoothing.settings import Settings
 from se_mm.teachers import Mover, Shadow
 from se_mm.version import __version__
 
@@ -25,7 +26,9 @@ _TYPES = {
     'teacher': Mapping,
     'fp32': Mapping,
     'history': list,
+    'recalibrated': list,
 }
+_ADDED: Mapping[str, Any] = {'recalibrated': []}  # What older records do not have.
 
 
 def save_teacher(
@@ -62,6 +65,7 @@ def save_teacher(
             'student': teacher.student_path,
         },
         'fp32': {name: average.cpu() for name, average in ensemble.smoother.fp32.items()},
+        'recalibrated': list(mover.followed),
         'history': [dict(segment) for segment in mover.history.segments],
     }
 
@@ -121,6 +125,7 @@ def _resume(
         runner.logger.info(f'{hook}: the checkpoint was written without it.')
         return
     mover.seed = saved['seed']
+    mover.recalibrated = saved['recalibrated']
     mover.ensemble.restore(saved['fp32'])
     mover.history = History(saved['history'])
     changes = changed_options(saved, hook, options)
@@ -150,6 +155,7 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
         raise OptionError(
             f'the checkpoint needs se_mm {version}, and this is {__version__}: update se_mm'
         )
+    saved = {**_ADDED, **saved}
     for key, kind in _TYPES.items():
         if not isinstance(saved.get(key), kind):
             raise OptionError(
@@ -171,7 +177,7 @@ def changed_options(saved: Mapping[str, Any], hook: str, options: Mapping[str, A
         hook: Name of the hook that goes on.
         options: Its options.
     """
-    before = saved['options']
+    before = {**Settings().plain(), **saved['options']}  # Options may have been added since.
     changes = [] if saved['hook'] == hook else [f'{hook} (was {saved["hook"]})']
     for key in {**before, **options}:
         if options.get(key) != before.get(key):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Optional
 
 import torch
@@ -14,9 +15,11 @@ from mmengine.runner.base_loop import BaseLoop
 from torch import nn
 
 from se_mm.engine.hooks.evaluation import evaluate_once_more
+from se_mm.engine.hooks.recalibrate import check_batches, statistics
 from se_mm.engine.hooks.steps import OptimizerSteps
 from se_mm.smoothing import OptionError, SpatialEnsemble
-from se_mm.smoothing.options import check_keys
+from se_mm.smoothing.options import check_count, check_keys
+from se_mm.smoothing.settings import COPY, RECALIBRATE
 from se_mm.smoothing.tensors import named_tensors
 from se_mm.teachers import plain_model
 
@@ -58,14 +61,18 @@ class ShadowsHook(Hook):
     Args:
         shadows: Name -> options of :class:`~se_mm.smoothing.SpatialEnsemble`: ``keep_prob``,
             ``momentum``, ``granularity``, ``overrides``, ``buffers``, ``match_horizon``,
-            ``fp32_teacher``, ``interval``, and ``seed``, which is that of the run by default.
+            ``fp32_teacher``, ``interval``, and ``seed``, which is that of the run by default. With
+            ``buffers='recalibrate'``, batch-norm statistics are computed anew for each evaluation.
+        recalibrate_batches: On how many training batches of each rank, at least 1.
 
     Raises:
         OptionError: If there is no shadow, or a name or option is invalid; or, before the first
             iteration, if the loop that evaluates does not go batch by batch.
     """
 
-    def __init__(self, shadows: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(
+        self, shadows: Mapping[str, Mapping[str, Any]], recalibrate_batches: int = 50
+    ) -> None:
         if not isinstance(shadows, Mapping) or not shadows:
             raise OptionError(f'shadows must have a name and options for each, got {shadows!r}')
         for name, options in shadows.items():
@@ -75,14 +82,20 @@ class ShadowsHook(Hook):
                 raise OptionError(f'shadows.{name} must be a dict of options, got {options!r}')
             check_keys(f'shadows.{name}', options, OPTIONS)
             # A layer that is initialised without random numbers, which the model's depend on.
-            SpatialEnsemble(nn.BatchNorm1d(1), **{**options, 'overrides': {}}, total_updates=1)
+            _teacher(nn.BatchNorm1d(1), {**options, 'overrides': {}}, 1)
         self.shadows = {name: dict(options) for name, options in shadows.items()}
+        self.batches = check_count('recalibrate_batches', recalibrate_batches, 1)
+        self._recalibrated = [
+            name for name, options in shadows.items() if options.get('buffers') == RECALIBRATE
+        ]
         self.teachers: dict[str, SpatialEnsemble] = {}
         self._loaded: Optional[dict[str, Any]] = None
         self._steps: Optional[OptimizerSteps] = None
 
     def before_run(self, runner: Runner) -> None:
-        """Check that the loop which evaluates can be asked for another model."""
+        """Check that the loops which evaluate can be asked for another model."""
+        if self._recalibrated:
+            check_batches(runner)
         for loop in (runner._val_loop, runner._test_loop):
             if isinstance(loop, BaseLoop) and not hasattr(loop, 'run_iter'):
                 raise OptionError(
@@ -137,9 +150,7 @@ class ShadowsHook(Hook):
         self.teachers = {}
         for name, options in self.shadows.items():
             try:
-                teacher = SpatialEnsemble(
-                    model, **{'seed': runner.seed or 0, **options}, total_updates=updates
-                )
+                teacher = _teacher(model, {'seed': runner.seed or 0, **options}, updates)
             except OptionError as error:
                 raise OptionError(f'shadows.{name}: {error}') from error
             if self._loaded and name in self._loaded:
@@ -153,7 +164,8 @@ class ShadowsHook(Hook):
 
     @torch.no_grad()
     def _evaluate(self, runner: Runner, stage: str, metrics: Optional[dict[str, float]]) -> None:
-        own = named_tensors(plain_model(runner.model))
+        model = plain_model(runner.model)
+        own = named_tensors(model)
         for name, teacher in self.teachers.items():
             if not teacher.step:  # Until its first update it is the student.
                 continue
@@ -162,11 +174,22 @@ class ShadowsHook(Hook):
             for key, tensor in own.items():
                 tensor.copy_(theirs[key])
             try:
+                if name in self._recalibrated:
+                    seed = runner.seed or 0
+                    made = statistics(runner, deepcopy(model), own.keys(), self.batches, seed)
+                    for key, value in made.items():
+                        own[key].copy_(value)
                 found = evaluate_once_more(runner, stage)
             finally:
                 for key, tensor in own.items():
                     tensor.copy_(kept[key])
-            for key, value in found.items():
-                runner.message_hub.update_scalar(f'{stage}/{name}/{key}', value)
+            for metric, number in found.items():
+                runner.message_hub.update_scalar(f'{stage}/{name}/{metric}', number)
                 if metrics is not None:
-                    metrics[f'{name}/{key}'] = value
+                    metrics[f'{name}/{metric}'] = number
+
+
+def _teacher(model: nn.Module, options: Mapping[str, Any], updates: int) -> SpatialEnsemble:
+    """A teacher of a model, whose buffers follow where they are recalibrated later."""
+    follows = {'buffers': COPY} if options.get('buffers') == RECALIBRATE else {}
+    return SpatialEnsemble(model, **{**options, **follows}, total_updates=updates)

@@ -16,6 +16,7 @@ from torch import nn
 
 from se_mm.engine.hooks.evaluation import swapped_back, swapped_in
 from se_mm.engine.hooks.line import read_line
+from se_mm.engine.hooks.recalibrate import check_recalibration, recalibrate
 from se_mm.engine.hooks.record import load_teacher, save_teacher
 from se_mm.engine.hooks.run_length import begun, check_begin, check_interval, updates_of
 from se_mm.engine.hooks.steps import OptimizerSteps
@@ -23,6 +24,7 @@ from se_mm.engine.hooks.teacher_curves import TeacherCurves
 from se_mm.smoothing.guards import Guard
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.picks import rank_seed
+from se_mm.smoothing.settings import RECALIBRATE
 from se_mm.teachers import Mover, Pair, Shadow, Teacher, find_teacher, plain_model
 
 Batch = Union[dict, tuple, list, None]
@@ -107,6 +109,8 @@ class SpatialEnsembleHook(Hook):
         self.check_other_hooks(type(hook) for hook in runner.hooks if hook is not self)
         if isinstance(runner._train_loop, BaseLoop):
             check_begin(self.settings, runner.max_iters, runner.max_epochs)
+        if self.settings.buffers == RECALIBRATE:
+            check_recalibration(mover, runner)
         mover.teacher.install(mover)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -145,7 +149,8 @@ class SpatialEnsembleHook(Hook):
         self._say(runner, continued)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
-        """Tell the mover whether an update is due, where the model asks for it."""
+        """End a recalibration, and say whether an update is due where the model asks for it."""
+        self.mover.put_back()
         if self.mover.teacher.updated_by_model:
             self._arm(runner, student_updates=runner.iter)
 
@@ -161,14 +166,17 @@ class SpatialEnsembleHook(Hook):
         if not mover.teacher.updated_by_model:
             self._arm(runner, student_updates=runner.iter + 1)
             mover()
+        last = runner.iter + 1 >= runner.max_iters
         if mover.watching and not (mover.held or mover.following):
-            mover.count_opportunity(last=runner.iter + 1 >= runner.max_iters)
+            mover.count_opportunity(last)
         if self._curves is not None:
             self._curves.log(runner, batch_idx)
+        if last and self.settings.buffers == RECALIBRATE:
+            recalibrate(mover, runner)  # For the last checkpoint, which is saved after this.
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Put a teacher beside the model into it, to be validated."""
-        swapped_in(self.mover)
+        swapped_in(self.mover, runner)
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
         """Take it out again, and validate the student too if asked to."""
@@ -176,7 +184,7 @@ class SpatialEnsembleHook(Hook):
 
     def before_test_epoch(self, runner: Runner) -> None:
         """Put a teacher beside the model into it, to be tested."""
-        swapped_in(self.mover)
+        swapped_in(self.mover, runner)
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
         """Take it out again, and test the student too if asked to."""

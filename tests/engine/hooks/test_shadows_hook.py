@@ -93,6 +93,29 @@ def test_teachers_of_a_checkpoint_are_tested(tmp_path):
         assert metrics[key] == pytest.approx(scalars[f'val/{key}'].current())
 
 
+def test_a_recalibrated_teacher_is_that_of_a_hook_of_its_own(tmp_path):
+    options = dict(keep_prob=0.5, momentum=0.3, buffers='recalibrate')
+    many = dict(type='ShadowsHook', shadows=dict(a=options), recalibrate_batches=3)
+    scalars = trained(tmp_path / 'many', many).message_hub.log_scalars
+    one = dict(type='SETMAHook', kind='shadow', recalibrate_batches=3, **options)
+    expected = trained(tmp_path / 'one', one).message_hub.log_scalars
+    key = 'val/a/accuracy/top1'
+    assert scalars[key].current() == expected['val/accuracy/top1'].current()
+
+
+def test_recalibrated_teachers_need_training_batches(tmp_path):
+    shadows = dict(a=dict(buffers='recalibrate'))
+    runner = built(
+        tmp_path,
+        dict(type='ShadowsHook', shadows=shadows),
+        train_cfg=None,
+        train_dataloader=None,
+        optim_wrapper=None,
+    )
+    with pytest.raises(OptionError, match="buffers='recalibrate' needs train_dataloader"):
+        runner.test()
+
+
 def test_teachers_are_updated_when_the_optimizer_makes_a_step(tmp_path):
     optim = dict(optimizer=dict(type='SGD', lr=0.5), accumulative_counts=3)
     runner = trained(tmp_path, HOOK, optim_wrapper=optim)
@@ -108,7 +131,7 @@ def test_teachers_are_updated_when_the_optimizer_makes_a_step(tmp_path):
         ({'a': 0.5}, 'shadows.a must be a dict of options, got 0.5'),
         ({'a': dict(kep_prob=0.5)}, 'kep_prob'),
         ({'a': dict(keep_prob=1)}, 'keep_prob must be'),
-        ({'a': dict(buffers='recalibrate')}, 'buffers'),
+        ({'a': dict(buffers='recalibrated')}, 'buffers must be one of'),
     ],
 )
 def test_bad_shadows_are_refused_in_one_line(shadows, said, tmp_path):

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compute a teacher's batch-norm statistics anew on training batches: ``buffers='recalibrate'``.
+
+As ``torch.optim.swa_utils.update_bn`` and precise batch norm do, but on a copy of the model, so
+that nothing else of a run changes: no mode, no other buffer, no random generator, no order of data.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from copy import deepcopy
+from itertools import islice
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, get_rank
+from mmengine.model import BaseTTAModel
+from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from se_mm.rng import rng_untouched, seed_all
+from se_mm.smoothing.options import OptionError
+from se_mm.smoothing.settings import COPY
+from se_mm.smoothing.tensors import named_tensors, slots
+from se_mm.teachers import Mover, Shadow, plain_model
+
+_STATISTICS = ('running_mean', 'running_var')
+_RECALIBRATION = 4  # What a seed is for: see engine/runner/keyed_data.py.
+
+
+def check_recalibration(mover: Mover, runner: Runner) -> None:
+    """Check that there are training batches, and a place in the model to run the teacher in.
+
+    Args:
+        mover: What moves the teacher.
+        runner: A runner that has run nothing yet.
+
+    Raises:
+        OptionError: If there is no config of a train dataloader, or the student is not known.
+    """
+    check_batches(runner)
+    if mover.teacher.student is None:
+        raise OptionError(
+            f"buffers='recalibrate' needs to know the student of {mover.teacher.path!r}: set "
+            f"student=, or buffers='copy'"
+        )
+    norms = _batch_norms(plain_model(runner.model), _followed(mover))
+    if not norms:
+        runner.logger.warning(
+            "the teacher has no batch norm: buffers='recalibrate' does the same as 'copy'."
+        )
+
+
+def check_batches(runner: Runner) -> None:
+    """Check that a run has training batches to compute statistics on.
+
+    Raises:
+        OptionError: If there is no config of a train dataloader.
+    """
+    config = runner._train_dataloader
+    if not isinstance(config, dict):
+        given = 'none' if config is None else f'a {type(config).__name__}'
+        raise OptionError(
+            f"buffers='recalibrate' needs train_dataloader as a config, got {given}: add it, or "
+            f"set buffers='copy'"
+        )
+
+
+@torch.no_grad()
+def recalibrate(mover: Mover, runner: Runner) -> None:
+    """Replace the running statistics of the teacher's batch norms until training goes on.
+
+    They become the means over ``recalibrate_batches`` training batches of each rank, always the
+    same ones. The teacher takes its student's place in a copy of the model, which computes the
+    training loss: so it sees what the student sees. Norms that are frozen in training or that no
+    batch reaches keep theirs.
+
+    Args:
+        mover: What moves the teacher.
+        runner: The runner of the run. All ranks must call this.
+    """
+    model, training = plain_model(runner.model), isinstance(runner._train_loop, BaseLoop)
+    if mover.followed:  # They are new: nothing was trained since.
+        return
+    if mover.started:
+        tensors, names = mover.tensors(), _followed(mover)
+        model = model if mover.teacher.outside is None else mover.teacher.outside
+    elif isinstance(mover.teacher, Shadow) and not training:  # A checkpoint's model is the teacher.
+        model = model.module if isinstance(model, BaseTTAModel) else model
+        tensors = named_tensors(model)
+        names = tensors.keys()
+    else:  # Until its first update a teacher is its student.
+        return
+    if not _batch_norms(model, names):
+        return
+    begin = time.perf_counter()
+    count = mover.ensemble.settings.recalibrate_batches
+    seed = next(one for one in (mover.seed, runner.seed, 0) if one is not None)
+    found = statistics(runner, _copy(model, tensors), names, count, seed)
+    if mover.started:
+        mover.followed = {name: tensors[name].clone() for name in found}
+    for name, value in found.items():
+        tensors[name].copy_(value)
+    runner.logger.info(
+        f'recalibrated {len(found) // 2} batch norms of the teacher on up to {count} training '
+        f'batches in {time.perf_counter() - begin:.1f} s.'
+    )
+
+
+def statistics(
+    runner: Runner, network: Any, names: Collection[str], count: int, seed: int
+) -> dict[str, Tensor]:
+    """Batch-norm statistics over training batches of all ranks, always the same ones.
+
+    Args:
+        runner: The runner of the run.
+        network: A copy of its model, that can be spoilt.
+        names: Names of the buffers that may be computed.
+        count: Batches of each rank, at least 1.
+        seed: Seed of the batches.
+    """
+    with rng_untouched():
+        seed_all((seed, get_rank(), _RECALIBRATION))
+        return _statistics(network, names, islice(_batches(runner, seed), count))
+
+
+def _followed(mover: Mover) -> Collection[str]:
+    """Names of the buffers that follow the student."""
+    pairs = mover.ensemble.smoother.pairs
+    return {m.name for m in pairs if not m.is_parameter and m.rule == COPY}
+
+
+def _batch_norms(model: nn.Module, names: Collection[str]) -> dict[str, _BatchNorm]:
+    """Batch norms with running statistics among ``names``, by dotted name; SyncBN is one."""
+    found: dict[str, _BatchNorm] = {}
+    for name, slot in slots(model).items():
+        folder, _, key = name.rpartition('.')
+        owner = slot.edges[-1].child if slot.edges else model
+        if key == _STATISTICS[0] and name in names and isinstance(owner, _BatchNorm):
+            found[folder] = owner
+    return found
+
+
+def _batches(runner: Runner, seed: int) -> Iterator[Any]:
+    """Training batches, of a loader of their own: samplers and workers of the loop go on."""
+    config: Any = runner._train_dataloader
+    loop = runner._train_loop
+    dataset = loop.dataloader.dataset if isinstance(loop, BaseLoop) else config['dataset']
+    # Runner copies the data set, so that a pipeline that keeps images is not disturbed either.
+    config = {**config, 'dataset': dataset, 'persistent_workers': False}
+    return iter(runner.build_dataloader(config, seed=seed))
+
+
+def _copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
+    """A copy of a model with some tensors replaced by name."""
+    network = deepcopy(model)
+    own = named_tensors(network)
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+    return network
+
+
+def _statistics(network: Any, names: Collection[str], batches: Iterable[Any]) -> dict[str, Tensor]:
+    """Means of the batches' statistics over all batches and ranks, by name.
+
+    Args:
+        network: A model that can be spoilt.
+        names: Names of the buffers that may be computed.
+        batches: As a train loop gets them.
+    """
+    network.train()  # The model says which norms it freezes.
+    norms = {path: n for path, n in _batch_norms(network, names).items() if n.training}
+    network.eval()
+    for norm in norms.values():
+        norm.train()
+        norm.reset_running_stats()
+        norm.momentum = None  # The mean over all batches.
+    for batch in batches if norms else ():
+        network._run_forward(network.data_preprocessor(batch, True), mode='loss')
+    found: dict[str, Tensor] = {}
+    for path, norm in norms.items():
+        mean, var, count = norm.running_mean, norm.running_var, norm.num_batches_tracked
+        assert mean is not None and var is not None and count is not None
+        # In float64, in which one rank's own mean comes out as it went in.
+        sums = torch.cat([mean, var, torch.ones_like(mean[:1])]).double() * count
+        all_reduce(sums)
+        if sums[-1] > 0:
+            parts = (sums[:-1] / sums[-1]).chunk(2)
+            found |= {f'{path}.{key}': part for key, part in zip(_STATISTICS, parts)}
+    return found
