@@ -1,5 +1,5 @@
-# Thirty teachers beside one supervised student on CIFAR-10: averages, SE and STS at two horizons, of
-# tensors and of channels, with the student's batch-norm statistics, averaged and recalibrated ones.
+# Thirty teachers beside one supervised student on CIFAR-10: averages, SE and STS, of tensors and of
+# channels, at two horizons, with the student's batch-norm statistics, averaged and recalibrated ones.
 #
 # Reproduces nothing published. CIFAR-10 as a folder of images for each class, `train` and `test`;
 # five minutes on one core:
