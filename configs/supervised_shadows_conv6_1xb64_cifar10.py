@@ -1,5 +1,6 @@
 # Thirty teachers beside one supervised student on CIFAR-10: averages, SE and STS, of tensors and of
-# channels, at two horizons, with the student's batch-norm statistics, averaged and recalibrated ones.
+# channels, at two horizons, with batch-norm statistics that are the student's, averaged, or
+# recalibrated.
 #
 # Reproduces nothing published. CIFAR-10 as a folder of images for each class, `train` and `test`;
 # five minutes on one core:
