@@ -28,7 +28,6 @@ from se_mm.home import CONFIGS, config_names
 from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
 
-
 PATHS = ('ann_file', 'data_prefix', 'data_root', 'load_from', 'work_dir')
 """Keys of paths, or of dicts of paths."""
 
