@@ -14,6 +14,7 @@ try:
     from mmengine.evaluator import DumpResults
     from mmengine.fileio import dump
 
+    from se_mm.datasets.class_checks import check_evaluator_file
     from se_mm.engine.fit import FitHook
     from se_mm.engine.launch import (
         add_common_options,
@@ -81,6 +82,7 @@ def main() -> None:
     if args.tta:
         augment(cfg)
     merge_options(cfg, args)
+    check_evaluator_file(cfg, 'test')
     runner = build_runner(cfg)
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -193,6 +194,41 @@ def check_detection_classes(cfg: Config) -> None:
                 if first is not None:
                     check_same_classes(key, classes, *first)
                     _check_file(key, leaf, classes, learned)
+
+
+def check_evaluator_file(cfg: Config, stage: str) -> None:
+    """Reject a COCO metric whose annotations are not those that the data set reads.
+
+    Args:
+        cfg: A config. Data sets other than ``CocoDataset`` and missing ones are not checked.
+        stage: ``'val'`` or ``'test'``.
+
+    Raises:
+        OptionError: If the metric's file is missing, or another one.
+    """
+    evaluator = cfg.get(f'{stage}_evaluator') or {}
+    metrics = evaluator if isinstance(evaluator, list) else evaluator.get('metrics') or [evaluator]
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        dataset = (cfg.get(f'{stage}_dataloader') or {}).get('dataset')
+        paths = {
+            key: os.path.join(leaf.get('data_root') or '', leaf['ann_file'])
+            for key, leaf in _leaves(f'{stage}_dataloader.dataset', dataset)
+            if isinstance(leaf.get('ann_file'), str) and _is_coco(leaf)
+        }
+    if len(paths) != 1:
+        return
+    ((key, path),) = paths.items()
+    for metric in metrics:
+        file = metric.get('ann_file') if isinstance(metric, Mapping) else None
+        if not isinstance(file, str) or '://' in file or not os.path.isfile(path):
+            continue
+        # A copy under another name is as good.
+        if not os.path.isfile(file) or not filecmp.cmp(file, path, shallow=False):
+            problem = 'another file' if os.path.isfile(file) else 'which does not exist'
+            raise OptionError(
+                f'{stage}_evaluator.ann_file must be the file of {key}, {path!r}, got {file!r}, '
+                f'{problem}'
+            )
 
 
 def _heads(key: str, part: Any, is_head: bool = False) -> Iterator[tuple[str, int]]:

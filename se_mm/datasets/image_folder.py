@@ -189,11 +189,6 @@ def check_path(key: str, value: Any, empty: bool = False) -> str:
     Raises:
         OptionError: If it is not.
     """
-    if isinstance(value, (list, tuple)):
-        raise OptionError(
-            f'{key} must be a path, got the list {list(value)!r}; --cfg-options splits a value at '
-            f'commas and removes its spaces, so set such a path in a config file'
-        )
     if not isinstance(value, str) or not (value or empty):
         raise OptionError(f'{key} must be a path, got {value!r}')
     return value

@@ -20,7 +20,7 @@ from mmengine.runner import Runner
 from mmengine.visualization import Visualizer
 from torch import nn
 
-from se_mm.datasets.class_checks import check_detection_classes
+from se_mm.datasets.class_checks import check_detection_classes, check_evaluator_file
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.hooks.run_length import check_begin, check_interval, count_updates
 from se_mm.rng import rng_untouched
@@ -160,6 +160,7 @@ def check_runner(runner: Runner) -> Report:
         OptionError: As :func:`check_config`.
     """
     check_detection_classes(runner.cfg)
+    check_evaluator_file(runner.cfg, 'val')
     model = plain_model(runner.model)
     kinds = [type(hook) for hook in runner.hooks]
     hook = next((hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)), None)

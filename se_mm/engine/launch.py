@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -26,9 +28,16 @@ from se_mm.home import CONFIGS, config_names
 from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
 
+PATHS = ('ann_file', 'data_prefix', 'data_root', 'load_from', 'work_dir')
+"""Keys of paths, or of dicts of paths."""
+
 
 class KeyValues(DictAction):
-    """MMEngine's ``KEY=VALUE ...``, with a usage error for anything else."""
+    """MMEngine's ``KEY=VALUE ...``, with spaces, quoted strings, and usage errors.
+
+    A single value keeps its spaces. A string in quotes is not changed: ``"KEY='a, b'"``,
+    ``"KEY=['a b', 'c']"``.
+    """
 
     def __call__(
         self,
@@ -38,17 +47,39 @@ class KeyValues(DictAction):
         option_string: Optional[str] = None,
     ) -> None:
         """Parse the pairs. Called by argparse."""
-        for value in values:
-            if '=' not in value:
-                parser.error(f'argument {option_string}: must be KEY=VALUE, got {value!r}')
+        for pair in values:
+            key, equals, text = pair.partition('=')
+            if not equals:
+                parser.error(f'argument {option_string}: must be KEY=VALUE, got {pair!r}')
             try:
-                self._parse_iterable(value.split('=', 1)[1])
-            except (RecursionError, AssertionError):  # MMEngine cannot parse it.
+                value = self._parse_iterable(text)
+            except (RecursionError, AssertionError, ValueError):
+                fits = False
+            else:
+                is_path = not set(key.split('.')).isdisjoint(PATHS)
+                fits = not (is_path and isinstance(value, list) and not text.startswith('['))
+            if not fits:
                 parser.error(
                     f'argument {option_string}: VALUE must be a number, a string, or a list or '
-                    f'tuple of these, got {value!r}'
+                    f'tuple of these, got {pair!r}; put a string with a comma, and one with a '
+                    f"""space in a list, in quotes: "KEY='a, b'" or "KEY=['a b', 'c']\""""
                 )
         super().__call__(parser, namespace, values, option_string)
+
+    @staticmethod
+    def _parse_iterable(val: str) -> Any:
+        """Parse a value. Called by MMEngine."""
+        text = val.strip()
+        if any(quote in text for quote in '\'"'):
+            with contextlib.suppress(SyntaxError, ValueError):
+                value = ast.literal_eval(text)
+                if isinstance(value, {'(': tuple, '[': list}.get(text[0], str)):
+                    return value
+        if ',' not in text and text[:1] not in ('(', '['):
+            return DictAction._parse_int_float_bool(text.strip('\'"'))
+        if re.search(r'[^\s,([]\s+[^\s,)\]]', text):
+            raise ValueError('MMEngine would remove spaces from a string')
+        return DictAction._parse_iterable(text)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +94,7 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         action=KeyValues,
         metavar='KEY=VALUE',
-        help='override settings of the config: a.b=1 c="[1,2]"; no spaces in a value',
+        help='override settings of the config: a.b=1 c="[1,2]" d="\'a string, in quotes\'"',
     )
     parser.add_argument(
         '--launcher',

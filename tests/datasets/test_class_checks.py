@@ -13,6 +13,7 @@ import se_mm  # noqa: F401  (registers what the configs name)
 from se_mm.datasets import DigitScenes, check_detection_classes
 from se_mm.datasets.class_checks import (
     _heads,
+    check_evaluator_file,
     check_labels,
     check_metrics,
     check_same_classes,
@@ -205,6 +206,24 @@ def test_boxes_that_are_not_learned_are_counted_before(detection, capfd):
     edited(folder / 'labelled.json', shift)
     with pytest.raises(OptionError, match=r'datasets.0 must have a box .*outside the image'):
         check_detection_classes(cfg)
+
+
+def test_annotations_of_a_metric_are_those_of_the_data_set(detection):
+    cfg, folder = detection
+    (folder / 'copy.json').write_text((folder / 'val.json').read_text())
+    own = str(folder / 'val.json')
+    for stage in ('val', 'test'):
+        for path in (own, str(folder / 'copy.json'), 's3://bucket/val.json', None):
+            cfg[f'{stage}_evaluator'] = dict(type='CocoMetric', ann_file=path)
+            check_evaluator_file(cfg, stage)
+        for name, problem in (('free', 'another file'), ('vla', 'which does not exist')):
+            metric = dict(type='CocoMetric', ann_file=str(folder / f'{name}.json'))
+            for evaluator in (metric, [metric], dict(type='Evaluator', metrics=[metric])):
+                cfg[f'{stage}_evaluator'] = evaluator
+                with pytest.raises(OptionError, match=problem) as error:
+                    check_evaluator_file(cfg, stage)
+                said = f'{stage}_evaluator.ann_file must be the file of {stage}_dataloader.dataset'
+                assert said in str(error.value) and repr(own) in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_links_are_followed_once_and_a_dangling_one_is_named(root):
         (dict(data_root='ROOT/antz'), "antz/?' Did you mean '.*ants'|Did you mean '.*ants'"),
         (dict(data_root=''), "data_root must be a path, got ''"),
         (dict(data_root=3), 'data_root must be a path, got 3'),
-        (dict(data_root=['my', 'images']), r"got the list \['my', 'images'\]; --cfg-options"),
+        (dict(data_root=['my', 'images']), r"must be a path, got \['my', 'images'\]"),
         (dict(data_prefix='ants'), 'must have images in its subfolders, one for each class'),
         (dict(classes='ants'), "classes must be a list of names, got 'ants'"),
         (dict(with_label='no'), "with_label must be True or False, got 'no'"),
