@@ -13,9 +13,7 @@ max_iters = 2000
 
 model = dict(
     type='ImageClassifier',
-    backbone=dict(
-        type='ConvNet', channels=(32, 32, 64, 64, 128, 128), strides=(2, 1, 2, 1, 2, 1)
-    ),
+    backbone=dict(type='ConvNet', channels=(32, 32, 64, 64, 128, 128), strides=(2, 1, 2, 1, 2, 1)),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=10, in_channels=128),
     data_preprocessor=dict(mean=[120.0] * 3, std=[64.0] * 3, to_rgb=True),
