@@ -149,7 +149,8 @@ class Settings:
             ``'skip'`` leaves the update out and counts it in ``train/skipped_updates``, and needs
             ``check_finite=1``.
         curves: Log ``teacher/keep_prob``, ``teacher/momentum``, ``teacher/taken`` (share of units
-            taken over) and ``teacher/distance/PART``, ``|t - s| / |s|`` of each part of the model.
+            taken over) and ``teacher/distance``, ``|t - s| / |s|``; that of each part of the model,
+            ``teacher/distance/PART``, is in ``vis_data`` and on TensorBoard.
         kind: Kind of teacher: ``'averaged'``, ``'pair'``, ``'method'``, ``'shadow'`` or one of your
             own. None: what the options of the line and the model say.
         teacher: Dotted name of the teacher in the model. None: the only one.

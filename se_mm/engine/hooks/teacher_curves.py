@@ -26,7 +26,8 @@ MOST_NUMBERS = 1 << 24
 class TeacherCurves:
     """Logs a teacher's curves whenever the run's logger logs.
 
-    Between two logs nothing is computed, and at a log the host waits for the device once.
+    Between two logs nothing is computed, and at a log the host waits for the device once. Distances
+    of parts go to the visualizer alone, where curves are looked at.
 
     Args:
         mover: What moves the teacher.
@@ -52,8 +53,14 @@ class TeacherCurves:
             return
         self.scalars = {**self._rules(), **self._distances()}
         self._logged = self._mover.ensemble.step
+        parts = {}
         for name, value in self.scalars.items():
-            runner.message_hub.update_scalar(f'train/teacher/{name}', value)
+            if name.startswith('distance/'):
+                parts[f'teacher/{name}'] = value
+            else:
+                runner.message_hub.update_scalar(f'train/teacher/{name}', value)
+        # Not by the hub, lest they all stand on the line in the terminal.
+        runner.visualizer.add_scalars(parts, runner.iter + 1, logger.json_log_path)
 
     def _rules(self) -> dict[str, float]:
         """keep_prob and momentum in force at the last update, and the share of units taken over."""
@@ -75,14 +82,16 @@ class TeacherCurves:
 
     @torch.no_grad()
     def _distances(self) -> dict[str, float]:
-        """``|t - s| / |s|`` of each stage."""
+        """``|t - s| / |s|`` of the whole and of each stage."""
         named = self._mover.ensemble.smoother.named()
         floating = {name: p for name, p in named.items() if p.teacher.is_floating_point()}
         norms = dict(zip(floating, _norms(list(floating.values()))))
+        parts = {'distance': list(floating)}
+        parts |= {f'distance/{stage}': names for stage, names in stages(floating).items()}
         found = {}
-        for stage, names in stages(floating).items():
+        for part, names in parts.items():
             apart, size = (math.hypot(*both) for both in zip(*(norms[name] for name in names)))
-            found[f'distance/{stage}'] = apart / max(size, 1e-12)
+            found[part] = apart / max(size, 1e-12)
         return found
 
 

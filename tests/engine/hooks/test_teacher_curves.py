@@ -24,7 +24,7 @@ class DistanceHook(Hook):
     priority = 'LOW'
 
     def __init__(self):
-        self.distances, self.moved = [], []
+        self.distances, self.whole, self.moved = [], [], []
         self._before = None
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
@@ -41,6 +41,10 @@ class DistanceHook(Hook):
                 for name, (t, s) in groups.items()
             }
         )
+        teacher, student = (
+            torch.cat([t for group in groups.values() for t in group[i]]) for i in (0, 1)
+        )
+        self.whole.append(float((teacher - student).norm() / student.norm()))
         now = [pair.teacher.detach().clone() for pair in pairs]
         if self._before is not None:
             pairs = zip(self._before, now)
@@ -50,8 +54,11 @@ class DistanceHook(Hook):
 
 def scalars(runner):
     (path,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {line['step']: line for line in lines if 'loss' in line}
+    found = {}
+    for line in map(json.loads, path.read_text().splitlines()):
+        if not any(key.startswith('accuracy/') for key in line):
+            found.setdefault(line['step'], {}).update(line)
+    return found
 
 
 def test_log_has_the_curves_at_its_interval_and_they_are_right(runs):
@@ -65,6 +72,7 @@ def test_log_has_the_curves_at_its_interval_and_they_are_right(runs):
         assert line['teacher/momentum'] == pytest.approx(0.3 / 0.4)
         for stage, distance in seen.distances[step - 1].items():
             assert line[f'teacher/distance/{stage}'] == pytest.approx(distance, rel=1e-4)
+        assert line['teacher/distance'] == pytest.approx(seen.whole[step - 1], rel=1e-4)
         # Since the last log; the copy at the first update counts for none.
         moved = seen.moved[max(0, step - 5) : step - 1]
         # The bias that batch norm takes out again never moves, taken over or not.
@@ -80,7 +88,13 @@ def test_log_has_the_curves_at_its_interval_and_they_are_right(runs):
         )
         assert abs(line['teacher/taken'] - share) <= 1 / len(names)
     tagged = [name for name in runner.message_hub.log_scalars if name.startswith('train/teacher/')]
-    assert {name.split('/')[2] for name in tagged} == {'keep_prob', 'momentum', 'taken', 'distance'}
+    # What stands on a line of the terminal.
+    assert {name.removeprefix('train/teacher/') for name in tagged} == {
+        'keep_prob',
+        'momentum',
+        'taken',
+        'distance',
+    }
 
 
 def test_share_of_many_units_is_that_of_the_picks(runs):
