@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -121,7 +122,7 @@ def read_coco(path: Union[str, Path]) -> dict[str, Any]:
     path = Path(path)
     where = _where(path)
     try:
-        coco = json.loads(path.read_bytes())
+        coco = json.loads(path.read_bytes().decode())
     except OSError as error:
         names = [str(child) for child in path.parent.glob('*.json')]
         raise OptionError(
@@ -153,7 +154,8 @@ def _check_images(where: str, images: list) -> None:
         for key in ('width', 'height'):
             size = image.get(key)
             _require(place, image, key, _is_number(size) and size > 0, 'a number > 0')
-    _check_once(where, 'images', 'file_name', [image['file_name'] for image in images])
+    paths = (os.path.normpath(image['file_name']) for image in images)
+    _check_once(where, 'images', 'file_name', paths)
 
 
 def _check_categories(where: str, categories: list) -> None:
@@ -224,7 +226,10 @@ def _is_id(value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+    """Return whether it is a float, or an integer that a float can hold."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and value.bit_length() <= sys.float_info.max_exp - 1
+    return isinstance(value, float)
 
 
 def _short(value: Any) -> str:

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Annotation files: wrong entries are named, and boxes are counted as mmdet counts them."""
 
+import gzip
 import json
 import math
+from contextlib import redirect_stdout
 from copy import deepcopy
+from io import StringIO
 
 import pytest
 from hypothesis import given, settings
@@ -84,7 +87,7 @@ def test_entry_that_is_wrong_is_named_in_one_line(coco, change, message, tmp_pat
 
 
 def test_two_entries_for_one_image_file_are_refused(coco, tmp_path):
-    coco['images'][1]['file_name'] = coco['images'][0]['file_name']
+    coco['images'][1]['file_name'] = f'./{coco["images"][0]["file_name"]}'
     with pytest.raises(OptionError, match=r'images\[1\].file_name must be unique'):
         read_coco(written(tmp_path, coco))
 
@@ -110,6 +113,170 @@ def test_categories_are_read_wherever_they_are_in_the_file(coco, tmp_path):
     last = {**decoy, **rest, 'categories': categories}
     for content in ({'categories': categories, **rest}, last):
         assert read_categories(written(tmp_path, content)) == categories
+
+
+def each(key, change):
+    """A change of every entry of a list."""
+
+    def changed(coco):
+        for entry in coco[key]:
+            change(entry)
+
+    return changed
+
+
+def with_ids(new):
+    """A change of the ids of all images."""
+
+    def changed(coco):
+        for image in coco['images']:
+            image['id'] = new(image['id'])
+        for annotation in coco['annotations']:
+            annotation['image_id'] = new(annotation['image_id'])
+
+    return changed
+
+
+def as_text(encoding, prefix=''):
+    """A file in another encoding."""
+    return lambda coco: (prefix + json.dumps(coco, ensure_ascii=False)).encode(encoding)
+
+
+def spoilt(change):
+    """A file whose text is changed."""
+    return lambda coco: change(json.dumps(coco)).encode()
+
+
+FILE_QUIRKS = {
+    # What tools and people do to a file -> None if it is read, otherwise what is said.
+    'pretty-printed': (lambda coco: json.dumps(coco, indent=2).encode(), None),
+    'windows line ends': (spoilt(lambda text: text.replace(', ', ',\r\n')), None),
+    'byte order mark': (as_text('utf-8-sig'), 'cannot be read as JSON: .*byte order|BOM'),
+    'utf-16': (as_text('utf-16'), 'cannot be read as JSON'),
+    'latin-1': (as_text('latin-1', '"ä"'), 'cannot be read as JSON'),
+    'zipped': (lambda coco: gzip.compress(b'{}'), 'cannot be read as JSON'),
+    'cut off': (spoilt(lambda text: text[:-9]), 'cannot be read as JSON'),
+    'comma at the end': (spoilt(lambda text: f'{text[:-1]},}}'), 'cannot be read as JSON'),
+    'single quotes': (spoilt(lambda text: text.replace('"', "'")), 'cannot be read as JSON'),
+    'two objects': (spoilt(lambda text: f'{text}\n{text}'), 'cannot be read as JSON: Extra data'),
+    'one object per line': (spoilt(lambda text: '{"id": 1}\n{"id": 2}'), 'cannot be read as JSON'),
+    'a web page': (lambda coco: b'<!doctype html>', 'cannot be read as JSON'),
+    'a pointer to large storage': (lambda coco: b'version https://git-lfs', 'cannot be read as JS'),
+    'too many digits': (spoilt(lambda text: text.replace('96', '9' * 5000)), 'cannot be read as'),
+    'a number beyond float': (spoilt(lambda text: text.replace('96', '9' * 400)), 'width must be'),
+    'a list of the images': (lambda coco: json.dumps(coco['images']).encode(), 'no list of images'),
+    'results of a detector': (lambda coco: json.dumps(coco['annotations']).encode(), 'no list of'),
+}
+
+
+@pytest.mark.parametrize('name', FILE_QUIRKS)
+def test_file_as_tools_write_it_is_read_or_refused(name, coco, tmp_path):
+    write, message = FILE_QUIRKS[name]
+    path = tmp_path / 'x.json'
+    path.write_bytes(write(coco))
+    if message is None:
+        assert read_coco(path) == coco and read_categories(path) == coco['categories']
+        return
+    with pytest.raises(OptionError, match=message) as error:
+        read_coco(path)
+    assert str(path) in str(error.value) and '\n' not in str(error.value)
+
+
+READ_QUIRKS = {
+    # Changes of the entries that mmdet reads, and boxes that are learned: None: all.
+    'no segmentation': (each('annotations', lambda a: a.pop('segmentation', 0)), None),
+    'ids with zeros': (with_ids(lambda i: f'{i:012d}'), None),
+    'ids that are file names': (with_ids(lambda i: f'a b/{i}.jpg'), None),
+    'ids from 0': (with_ids(lambda i: i - 1), None),
+    'negative ids': (with_ids(lambda i: -i), None),
+    'ids beyond 64 bits': (with_ids(lambda i: 2**70 + i), None),
+    'ids in no order': (lambda coco: coco['images'].reverse(), None),
+    'annotation ids that are strings': (
+        each('annotations', lambda a: a.update(id=f'#{a["id"]}')),
+        None,
+    ),
+    'strange paths': (
+        each('images', lambda i: i.update(file_name=f'ü, 蚂蚁/{i["id"]} (1).JPG')),
+        None,
+    ),
+    'sizes with a decimal point': (each('images', lambda i: i.update(width=96.0)), None),
+    'boxes with a decimal point': (
+        each('annotations', lambda a: a.update(bbox=[float(side) for side in a['bbox']])),
+        None,
+    ),
+    'areas of masks': (each('annotations', lambda a: a.update(area=0.25)), None),
+    'other keys': (each('annotations', lambda a: a.update(score=None, attributes={})), None),
+    'crowd that is null': (each('annotations', lambda a: a.update(iscrowd=None)), None),
+    'crowd that is text': (each('annotations', lambda a: a.update(iscrowd='0')), 0),
+    'ignored': (each('annotations', lambda a: a.update(ignore=1)), 0),
+    'boxes in parts of the image': (each('annotations', lambda a: a.update(bbox=[0.1] * 4)), 0),
+    'corners for sizes': (each('annotations', lambda a: a.update(bbox=[9, 9, 5, 5 - 9])), 0),
+    'boxes beyond the image': (each('annotations', lambda a: a.update(bbox=[96, 0, 5, 5])), 0),
+    'categories in no order': (lambda coco: coco['categories'].reverse(), None),
+    'no annotations': (put('annotations', []), 0),
+}
+
+
+@pytest.mark.parametrize('name', READ_QUIRKS)
+def test_entries_as_tools_write_them_are_read_and_learned_as_by_mmdet(name, coco, tmp_path):
+    change, learned = READ_QUIRKS[name]
+    change(coco)
+    counts, (images, boxes) = count_boxes(read_coco(written(tmp_path, coco))), mmdets(tmp_path)
+    assert images == 4
+    assert counts.usable == boxes == (len(coco['annotations']) if learned is None else learned)
+
+
+def mmdets(folder):
+    """Images and learned boxes of ``x.json`` as mmdet reads it."""
+    datasets = pytest.importorskip('mmdet.datasets')
+    path = folder / 'x.json'
+    with redirect_stdout(StringIO()):
+        data = datasets.CocoDataset(
+            ann_file=str(path),
+            data_prefix=dict(img='images'),
+            metainfo=dict(classes=[category['name'] for category in read_categories(path)]),
+            pipeline=[],
+        )
+    items = [data.get_data_info(index) for index in range(len(data))]
+    return len(data), sum(not box['ignore_flag'] for item in items for box in item['instances'])
+
+
+VALUES = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.sampled_from([0, 1, 2, 96, '1', '', 'a.jpg', 10**400]),
+    ),
+    lambda values: st.lists(values, max_size=4) | st.dictionaries(st.sampled_from('ab'), values),
+    max_leaves=5,
+)
+
+
+def places_in(content, above=()):
+    """The way to every entry below the top level."""
+    entries = content.items() if isinstance(content, dict) else enumerate(content)
+    for key, value in entries if isinstance(content, (dict, list)) else ():
+        yield (*above, key)
+        if isinstance(value, (dict, list)):
+            yield from places_in(value, (*above, key))
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+def test_file_with_any_values_is_read_as_by_mmdet_or_refused_in_one_line(tmp_path_factory, data):
+    coco = deepcopy(DigitScenes(num_images=2).coco())
+    places = [place for place in places_in(coco) if place[0] in ('images', 'annotations')]
+    place = data.draw(st.sampled_from(sorted(places, key=str)))
+    put(*place, data.draw(VALUES))(coco)
+    folder = tmp_path_factory.mktemp('any')
+    try:
+        counts = count_boxes(read_coco(written(folder, coco)))
+    except OptionError as error:
+        assert 'x.json' in str(error) and '\n' not in str(error)
+    else:
+        assert mmdets(folder) == (len(coco['images']), counts.usable)
 
 
 NUMBERS = st.one_of(
