@@ -13,7 +13,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from se_mm.home import CONFIGS, TOOLS, config_names
+from se_mm.home import TOOLS, config_names, find_config
 from se_mm.smoothing.options import did_you_mean
 from se_mm.version import __version__
 
@@ -42,14 +42,13 @@ def usage() -> str:
 def show_configs(names: list[str]) -> int:
     """List the configs, or print the paths of some."""
     known = config_names()
-    for name in names:
-        if name not in known:
-            print(
-                f'error: config={name!r} does not come with se_mm.{did_you_mean(name, known)}',
-                file=sys.stderr,
-            )
-            return 2
-    print('\n'.join(str(CONFIGS / name) for name in names) if names else '\n'.join(known))
+    paths = [find_config(name) for name in names]
+    if None in paths:
+        name = names[paths.index(None)]
+        hint = did_you_mean(name, [*known, *(Path(each).name for each in known)])
+        print(f'error: config={name!r} does not come with se_mm.{hint}', file=sys.stderr)
+        return 2
+    print('\n'.join(map(str, paths or known)))
     return 0
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Optional
 
 _PACKAGE = Path(__file__).resolve().parent
 # Where OpenMMLab looks for them in a package that is installed: see setup.py.
@@ -14,7 +15,20 @@ CONFIGS = HOME / 'configs'
 TOOLS = HOME / 'tools'
 
 
-def config_names() -> list[str]:
-    """Names of the configs that come with this, studies with their folder."""
-    found = [*CONFIGS.glob('*.py'), *CONFIGS.glob('studies/*.py')]
-    return sorted(path.relative_to(CONFIGS).as_posix() for path in found)
+def config_names(studies: bool = True) -> list[str]:
+    """Names of the configs that come with this, with the folder of their family.
+
+    Args:
+        studies: Also those that are no trainings, but what to compare.
+    """
+    left_out = {'_base_'} if studies else {'_base_', 'studies'}
+    found = [path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py')]
+    return sorted(path.as_posix() for path in found if path.parts[0] not in left_out)
+
+
+def find_config(name: str) -> Optional[Path]:
+    """The config of this name, with or without the folder of its family; None if there is none."""
+    for known in config_names():
+        if name in (known, Path(known).name):
+            return CONFIGS / known
+    return None

@@ -31,6 +31,7 @@ from mmengine.registry import DATASETS, HOOKS, MODELS, TASK_UTILS, init_default_
 
 from se_mm.engine.check import check_config
 from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.home import find_config
 from se_mm.teachers import find_teacher
 
 FRAMEWORKS = ('lightning', 'lightly', 'timm')
@@ -235,5 +236,5 @@ def check_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     paths = args.get('configs') or [args.get('config')]
     for path in filter(None, paths):
         if not Path(path).exists():
-            path = f'configs/{path}'
+            path = find_config(path)
         Config.fromfile(path).merge_from_dict(args.get('cfg_options') or {})

@@ -163,10 +163,12 @@ def test_model_index_names_the_recipes_on_public_data():
     assert len(models) == len(metafile['Models'])
     for name, model in models.items():
         assert model['In Collection'] in collections
-        assert model['Config'] == f'configs/{name}.py' and (ROOT / model['Config']).is_file()
+        assert ROOT / model['Config'] == home.find_config(f'{name}.py')
         assert 'Results' not in model and 'Weights' not in model
     small = re.compile(r'_(conv\d|linear|r18)|glyphs|digits|folder|scenes')
-    recipes = {path.stem for path in (ROOT / 'configs').glob('*.py') if not small.search(path.stem)}
+    recipes = {
+        Path(name).stem for name in home.config_names(studies=False) if not small.search(name)
+    }
     others = {'linear_r50_8xb32', 'faster-rcnn_r50_8xb2_coco', 'mask-rcnn_r50_8xb2_coco'}
     assert set(models) == recipes - others
 

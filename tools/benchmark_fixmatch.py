@@ -45,7 +45,7 @@ PEERS = {
     'TorchSSL': ('student', 'randaugment_3_5'),
 }
 NEEDED = {'kekmodel': 'dataset/cifar.py', 'TorchSSL': 'models/fixmatch/fixmatch.py'}
-CONFIG = ROOT / 'configs/fixmatch_tma_wrn28-2_1xb64_cifar10-40.py'
+CONFIG = ROOT / 'configs/fixmatch/fixmatch_tma_wrn28-2_1xb64_cifar10-40.py'
 VIEWS = 2000
 
 

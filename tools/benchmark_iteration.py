@@ -38,6 +38,7 @@ from mmengine.runner import Runner  # noqa: E402
 
 import se_mm  # noqa: E402
 from se_mm.engine.launch import run_tool  # noqa: E402
+from se_mm.home import find_config  # noqa: E402
 from se_mm.smoothing import OptionError  # noqa: E402
 
 STOCK = {
@@ -151,7 +152,7 @@ class Stopwatch(Hook):
 
 def times_of(hooks: Hooks, args: argparse.Namespace, folder: str) -> list[float]:
     """Return the seconds of each iteration, without those of the warm-up."""
-    cfg = Config.fromfile(f'{ROOT}/configs/{CONFIGS[args.method]}')
+    cfg = Config.fromfile(find_config(CONFIGS[args.method]))
     cfg.custom_hooks = [*copy.deepcopy(hooks), dict(type='Stopwatch', priority='VERY_LOW')]
     if args.channels_last:
         cfg.custom_hooks.append(dict(type='ChannelsLastHook'))

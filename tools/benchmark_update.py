@@ -39,6 +39,7 @@ from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 import se_mm  # noqa: E402
 from se_mm.engine.launch import run_tool  # noqa: E402
 from se_mm.environment import processor  # noqa: E402
+from se_mm.home import find_config  # noqa: E402
 from se_mm.smoothing import GRANULARITIES, OptionError, Settings, Smoother, keep_prob_schedule  # noqa: E402
 from se_mm.smoothing.kernels import cpu, cuda  # noqa: E402
 from se_mm.smoothing.units import Pair, Units  # noqa: E402
@@ -52,7 +53,7 @@ Update = Callable[[], object]
 
 def byol_r50() -> nn.Module:
     """Backbone and neck of BYOL's ResNet-50."""
-    model = build('mmpretrain', f'{ROOT}/configs/byol_se_r50_8xb256.py')
+    model = build('mmpretrain', str(find_config('byol_se_r50_8xb256.py')))
     return nn.Sequential(model.backbone, model.neck)
 
 
@@ -65,7 +66,9 @@ def mocov3_vit_b() -> nn.Module:
 
 def softteacher_r50() -> nn.Module:
     """The detector of Soft Teacher's Faster R-CNN with ResNet-50."""
-    return build('mmdet', f'{ROOT}/configs/softteacher_se_faster-rcnn-r50_8xb5_coco-10.py').student
+    return build(
+        'mmdet', str(find_config('softteacher_se_faster-rcnn-r50_8xb5_coco-10.py'))
+    ).student
 
 
 def sweep(millions: int) -> Callable[[], nn.Module]:

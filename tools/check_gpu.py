@@ -203,7 +203,7 @@ class Check:
 
     def views(self) -> None:
         """Time the views of FixMatch on the device."""
-        path = ROOT / 'configs/fixmatch_sts_wrn28-2_1xb64-amp_cifar10-40.py'
+        path = ROOT / 'configs/fixmatch/fixmatch_sts_wrn28-2_1xb64-amp_cifar10-40.py'
         options = Config.fromfile(path).model.data_preprocessor
         images = torch.randint(
             0, 256, (28 if self.smoke else 448, 3, 32, 32), dtype=torch.uint8, device=self.device

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
 
 from se_mm.evaluation.runs import Run, RunFailure, run_all  # noqa: E402
-from se_mm.home import CONFIGS, TOOLS  # noqa: E402
+from se_mm.home import TOOLS, find_config  # noqa: E402
 from se_mm.smoothing.options import OptionError  # noqa: E402
 
 CONFIG = 'byol_{}_conv5_1xb128_glyphs.py'
@@ -47,7 +47,7 @@ def runs_of(work_dir: Path, iters: int, options: list[str]) -> list[Run]:
     """Return the runs of the demo: an untrained network, and one training per smoothing."""
 
     def command(short: str, folder: Path, *changes: str) -> list[str]:
-        tool, config = str(TOOLS / 'train.py'), str(CONFIGS / CONFIG.format(short))
+        tool, config = str(TOOLS / 'train.py'), str(find_config(CONFIG.format(short)))
         words = [sys.executable, tool, config, '--work-dir', str(folder)]
         return [*words, '--cfg-options', *changes, *options]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Test a checkpoint: ``python tools/test.py configs/linear_r50_8xb32.py CHECKPOINT``."""
+"""Test a checkpoint: ``python tools/test.py configs/transfer/linear_r50_8xb32.py CHECKPOINT``."""
 
 import argparse
 import os

@@ -4,7 +4,7 @@
 # smoothings, of the ablations of keep_prob and granularity and of all their controls take forty
 # minutes on two:
 #   python tools/compare.py configs/studies/byol_glyphs.py --work-dir work_dirs/byol_glyphs
-configs = dict(byol='../byol_tma_conv5_1xb128_glyphs.py')
+configs = dict(byol='../byol/byol_tma_conv5_1xb128_glyphs.py')
 matrix = [
     dict(smoothing='none'),
     dict(smoothing='tma', momentum=0.01),

@@ -5,7 +5,7 @@
 #   python tools/compare.py configs/studies/byol_r18_glyphs-100k.py --work-dir work_dirs/byol_r18
 #   GPUS=1 GPUS_PER_NODE=1 python tools/compare.py configs/studies/byol_r18_glyphs-100k.py \
 #       --work-dir work_dirs/byol_r18 --slurm PARTITION --jobs 32
-configs = dict(byol='../byol_tma_r18_1xb256_glyphs-100k.py')
+configs = dict(byol='../byol/byol_tma_r18_1xb256_glyphs-100k.py')
 matrix = [
     dict(smoothing='none'),
     dict(smoothing='tma', momentum=0.01),

@@ -6,9 +6,9 @@
 #   GPUS=1 GPUS_PER_NODE=1 python tools/compare.py configs/studies/fixmatch_cifar10.py \
 #       --work-dir work_dirs/cifar10 --slurm PARTITION --jobs 32
 configs = {
-    '40-labels': '../fixmatch_tma_wrn28-2_1xb64_cifar10-40.py',
-    '250-labels': '../fixmatch_tma_wrn28-2_1xb64_cifar10-250.py',
-    '4000-labels': '../fixmatch_tma_wrn28-2_1xb64_cifar10-4000.py',
+    '40-labels': '../fixmatch/fixmatch_tma_wrn28-2_1xb64_cifar10-40.py',
+    '250-labels': '../fixmatch/fixmatch_tma_wrn28-2_1xb64_cifar10-250.py',
+    '4000-labels': '../fixmatch/fixmatch_tma_wrn28-2_1xb64_cifar10-4000.py',
 }
 matrix = [
     dict(smoothing='none'),

@@ -4,9 +4,9 @@
 # core: ten seeds of run and split take forty minutes on two.
 #   python tools/compare.py configs/studies/fixmatch_glyphs.py --work-dir work_dirs/fixmatch_glyphs
 configs = {
-    '2-labels': '../fixmatch_tma_conv4_1xb32_glyphs-2.py',
-    '4-labels': '../fixmatch_tma_conv4_1xb32_glyphs-4.py',
-    '10-labels': '../fixmatch_tma_conv4_1xb32_glyphs-10.py',
+    '2-labels': '../fixmatch/fixmatch_tma_conv4_1xb32_glyphs-2.py',
+    '4-labels': '../fixmatch/fixmatch_tma_conv4_1xb32_glyphs-4.py',
+    '10-labels': '../fixmatch/fixmatch_tma_conv4_1xb32_glyphs-10.py',
 }
 matrix = [
     dict(smoothing='none'),

@@ -3,7 +3,7 @@
 # The trainings are as in fixmatch_glyphs.py; 150 of them take 45 minutes on two cores:
 #   python tools/compare.py configs/studies/fixmatch_keep-prob.py --work-dir work_dirs/keep-prob
 _base_ = 'fixmatch_glyphs.py'
-configs = {'_delete_': True, '4-labels': '../fixmatch_tma_conv4_1xb32_glyphs-4.py'}
+configs = {'_delete_': True, '4-labels': '../fixmatch/fixmatch_tma_conv4_1xb32_glyphs-4.py'}
 matrix = [
     dict(smoothing='none'),
     dict(smoothing='tma', momentum=0.05),

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 
 from se_mm.engine.runner.cpu import CPURunner
 from se_mm.engine.runner.resumable_runner import ResumableRunner
-from se_mm.home import CONFIGS, config_names
+from se_mm.home import config_names, find_config
 from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
 
@@ -192,9 +192,8 @@ def config_file(name: str) -> str:
     Raises:
         OptionError: If it is neither.
     """
-    if not os.path.isfile(name) and name in config_names():
-        return str(CONFIGS / name)
-    return require_file('config', name, config_names())
+    shipped = None if os.path.isfile(name) else find_config(name)
+    return str(shipped) if shipped else require_file('config', name, config_names())
 
 
 def require_file(key: str, path: str, names: Iterable[str] = ()) -> str:

@@ -129,7 +129,7 @@ class LinearProbe(Probe):
 
     Deterministic, without augmentation, and takes seconds for a few thousand images, so it suits
     monitoring a run. The linear evaluation reported in papers is a separate training, see
-    ``configs/linear_r50_8xb32.py``.
+    ``configs/transfer/linear_r50_8xb32.py``.
 
     Args:
         C: Inverse strength of the L2 penalty, above 0, as in scikit-learn's LogisticRegression.

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints with the layout of the released code, read as mmpretrain's."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,12 +9,11 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from se_mm.checkpoints.convert import blocks, convert
+from se_mm.home import find_config
 from se_mm.smoothing.options import OptionError
 
 pytest.importorskip('mmpretrain')
 torchvision = pytest.importorskip('torchvision')
-
-CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 def encoder(predictor, hidden=4096, out=256):
@@ -57,7 +54,7 @@ def test_byol_loads_it_strictly_and_computes_the_same(released, tmp_path):
     assert left_out == ['start_epoch', 'optimizer']
     assert blocks(converted['state_dict']) == '3-4-6-3'
     init_default_scope('mmpretrain')
-    cfg = Config.fromfile(CONFIGS / 'byol_sts_r50_8xb32.py')
+    cfg = Config.fromfile(find_config('byol_sts_r50_8xb32.py'))
     cfg.model.neck.with_last_bias = cfg.model.head.predictor.with_last_bias = True
     byol = MODELS.build(cfg.model).eval()
     # SyncBN has no way on the CPU, and the keys of other norms.
@@ -84,7 +81,7 @@ def test_backbone_is_taken_by_its_prefix(released, tmp_path, weights):
     assert f'{other}_encoder' in left_out and 'neck' in left_out
     assert ('head.predictor' in left_out) == (weights == 'student')
     init_default_scope('mmpretrain')
-    cfg = Config.fromfile(CONFIGS / 'linear_r50_8xb32.py').model.backbone
+    cfg = Config.fromfile(find_config('linear_r50_8xb32.py')).model.backbone
     cfg.init_cfg = dict(type='Pretrained', checkpoint=str(out), prefix='backbone.')
     cfg.norm_cfg = dict(type='BN')
     backbone = MODELS.build(cfg)

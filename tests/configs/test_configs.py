@@ -13,10 +13,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import get_installed_path
 from sklearn.datasets import load_digits
 
+from se_mm.home import config_names, find_config
+
 Image = pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
+TRAININGS = config_names(studies=False)
 STOCK = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
 
 
@@ -124,17 +127,17 @@ def test_released_recipe(name, epochs):
     assert warmup.convert_to_iter_based and cosine.convert_to_iter_based
 
 
-@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
-def test_head_of_a_config_says_what_it_reproduces_and_how_it_is_launched(path):
-    head = path.read_text().split('_base_')[0]
+@pytest.mark.parametrize('name', TRAININGS)
+def test_head_of_a_config_says_what_it_reproduces_and_how_it_is_launched(name):
+    head = find_config(name).read_text().split('_base_')[0]
     assert head.startswith('# ')
     assert 'eproduces' in head
-    assert f'configs/{path.name}' in head
+    assert f'configs/{name}' in head
     assert 'tools/' in head
 
 
-@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
-def test_every_config_builds_its_model(path):
-    cfg = Config.fromfile(path)
+@pytest.mark.parametrize('name', TRAININGS)
+def test_every_config_builds_its_model(name):
+    cfg = Config.fromfile(find_config(name))
     init_default_scope(cfg.default_scope)
     assert sum(p.numel() for p in MODELS.build(cfg.model).parameters()) > 0

@@ -17,6 +17,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from se_mm.datasets import DigitScenes
 from se_mm.datasets.coco_split import draw_coco_split
+from se_mm.home import find_config
 
 Image = pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
@@ -85,7 +86,7 @@ def train(folder, config, **settings):
         **settings,
     }
     words = [f'{key}={str(value).replace(" ", "")}' for key, value in settings.items()]
-    return run(folder, 'train.py', ROOT / 'configs' / config, '--cfg-options', *words)
+    return run(folder, 'train.py', find_config(config) or config, '--cfg-options', *words)
 
 
 def model(**settings):
@@ -96,7 +97,7 @@ def model(**settings):
 def backbone(folder):
     """A published backbone of a MoCo v2 that was trained by its config."""
     (folder / 'moco.py').write_text(
-        f"_base_ = '{ROOT}/configs/mocov2_sts_r50_8xb32.py'\n"
+        f"_base_ = '{ROOT}/configs/moco/mocov2_sts_r50_8xb32.py'\n"
         "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2)\n"
         'param_scheduler = None\n'
     )
@@ -119,7 +120,7 @@ def backbone(folder):
 @pytest.mark.parametrize('name', ['faster-rcnn', 'mask-rcnn'])
 def test_published_backbone_is_fine_tuned(folder, backbone, name):
     (folder / f'{name}.py').write_text(
-        f"_base_ = '{ROOT}/configs/{name}_r50_8xb2_coco.py'\n"
+        f"_base_ = '{ROOT}/configs/transfer/{name}_r50_8xb2_coco.py'\n"
         "train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=2)\n"
         'param_scheduler = None\n'
         + ''.join(f'{s}_{part} = None\n' for s in ('val', 'test') for part in STAGE)
@@ -153,7 +154,7 @@ SCALES = '[(96,96),(96,96)]'
 @pytest.mark.parametrize('percent', [1, 2, 5, 10])
 def test_softteacher_config_names_the_files_of_the_split_tool(percent, smoothing):
     name = f'softteacher_{smoothing}_faster-rcnn-r50_8xb5_coco-{percent}.py'
-    cfg = Config.fromfile(ROOT / 'configs' / name)
+    cfg = Config.fromfile(find_config(name))
     files = [part.ann_file for part in cfg.train_dataloader.dataset.datasets]
     stem = f'semi_anns/instances_train2017.1@{percent}'
     assert files == [f'{stem}.json', f'{stem}-unlabeled.json']
@@ -166,7 +167,7 @@ def test_softteacher_trains_on_the_split_of_the_tool(folder):
     annotations = 'data/coco/annotations/instances_train2017.json'
     run(folder, 'split_coco.py', annotations, '--percent', 10, '--folds', 1)
     (folder / 'soft.py').write_text(
-        f"_base_ = '{ROOT}/configs/softteacher_sts_faster-rcnn-r50_8xb5_coco-10.py'\n"
+        f"_base_ = '{ROOT}/configs/softteacher/softteacher_sts_faster-rcnn-r50_8xb5_coco-10.py'\n"
         + ''.join(f'{s}_{part} = None\n' for s in ('val', 'test') for part in STAGE)
     )
     detector = {
@@ -226,7 +227,7 @@ def test_small_softteacher_trains_and_both_are_evaluated(tmp_path):
     }
     for index in (0, 1):
         settings[f'train_dataloader.dataset.datasets.{index}.num_images'] = 20
-    config = ROOT / 'configs/softteacher_sts_faster-rcnn-conv5_1xb8_scenes-10.py'
+    config = ROOT / 'configs/softteacher/softteacher_sts_faster-rcnn-conv5_1xb8_scenes-10.py'
     words = [f'{key}={value}' for key, value in settings.items()]
     log = run(tmp_path, 'train.py', config, '--cfg-options', *words)
     assert 'BurnInHook: unlabelled images from iteration 2 on' in log
@@ -235,7 +236,7 @@ def test_small_softteacher_trains_and_both_are_evaluated(tmp_path):
 
 def test_embedded_labelled_scenes_are_those_that_the_split_draws():
     cfg = Config.fromfile(
-        ROOT / 'configs/softteacher_tma_faster-rcnn-conv5_1xb8_scenes-10.py'
+        ROOT / 'configs/softteacher/softteacher_tma_faster-rcnn-conv5_1xb8_scenes-10.py'
     ).train_dataloader.dataset.datasets
     labelled, unlabelled = (
         DigitScenes(**{k: v for k, v in part.items() if k not in ('type', 'pipeline')})

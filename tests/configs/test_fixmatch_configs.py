@@ -20,11 +20,12 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / 'tests/datasets'))
 import archives  # noqa: E402
 
-CONFIGS = sorted((ROOT / 'configs').glob('*match*.py'))
+CONFIGS = sorted((ROOT / 'configs/fixmatch').glob('*match*.py'))
 CONFIGS += [
-    ROOT / f'configs/{m}_tma_conv4_1xb32_glyphs-4.py' for m in ('meanteacher', 'pseudolabel')
+    ROOT / f'configs/fixmatch/{m}_tma_conv4_1xb32_glyphs-4.py'
+    for m in ('meanteacher', 'pseudolabel')
 ]
-CONFIGS += [ROOT / 'configs/supervised_tma_conv4_1xb32_glyphs-4.py']
+CONFIGS += [ROOT / 'configs/fixmatch/supervised_tma_conv4_1xb32_glyphs-4.py']
 PUBLISHED = [path for path in CONFIGS if 'wrn' in path.stem]
 HOOKS = {
     'tma': dict(type='SETMAHook', keep_prob=0.0, momentum=0.001),

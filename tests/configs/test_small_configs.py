@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from se_mm.home import find_config
+
 Image = pytest.importorskip('PIL.Image')
 pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[2]
 
 
 def train(name, work_dir, *options):
-    command = [sys.executable, ROOT / 'tools/train.py', ROOT / 'configs' / name]
+    command = [sys.executable, ROOT / 'tools/train.py', find_config(name)]
     command += ['--work-dir', work_dir, '--cfg-options', 'train_cfg.max_iters=2', *options]
     result = subprocess.run([*map(str, command)], capture_output=True, text=True, cwd=work_dir)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -19,7 +19,7 @@ from se_mm.datasets.class_checks import (
     check_same_classes,
     classes_of,
 )
-from se_mm.home import CONFIGS
+from se_mm.home import config_names, find_config
 from se_mm.smoothing import OptionError
 
 
@@ -92,7 +92,7 @@ def detection(tmp_path):
     for name in ('labelled', 'free', 'val'):
         content = {**base, 'annotations': [] if name == 'free' else base['annotations']}
         (tmp_path / f'{name}.json').write_text(json.dumps(content))
-    cfg = Config.fromfile(CONFIGS / 'softteacher_sts_faster-rcnn-conv5_1xb8_scenes-10.py')
+    cfg = Config.fromfile(find_config('softteacher_sts_faster-rcnn-conv5_1xb8_scenes-10.py'))
     cfg.merge_from_dict({'model.detector.roi_head.bbox_head.num_classes': 3})
 
     def of(name, pipeline):
@@ -251,11 +251,11 @@ def test_masks_of_all_classes_alike_are_not_counted():
     assert list(_heads('m', dict(roi_head=roi))) == [('m.roi_head.bbox_head.num_classes', 3)]
 
 
-@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem)
-def test_shipped_configs_pass(path):
+@pytest.mark.parametrize('name', config_names(studies=False))
+def test_shipped_configs_pass(name):
     pytest.importorskip('mmdet')
     pytest.importorskip('mmpretrain')
-    check_detection_classes(Config.fromfile(path))
+    check_detection_classes(Config.fromfile(find_config(name)))
 
 
 @pytest.mark.parametrize(

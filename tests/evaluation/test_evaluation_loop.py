@@ -11,13 +11,13 @@ from torch.utils.data import DataLoader
 
 import se_mm  # noqa: F401  (registers what the configs name)
 from se_mm.evaluation import ProbeLoop, TeacherStudentLoop, evaluation_loop
-from se_mm.home import CONFIGS
+from se_mm.home import config_names, find_config
 from se_mm.smoothing import OptionError
 
 IMAGES = list(range(10))
 SMALL = sorted(
     path
-    for path in CONFIGS.glob('*.py')
+    for path in map(find_config, config_names(studies=False))
     if 'r50' not in path.stem and Config.fromfile(path).get('test_dataloader')
 )
 

@@ -2,7 +2,6 @@
 """The linear evaluation config: its recipe, and on a checkpoint of mmpretrain's BYOL."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +10,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, save_checkpoint
 from probe_runs import evaluation_loader, loader
 
+from se_mm.home import find_config
 from se_mm.smoothing.options import OptionError
 
-CONFIG = Path(__file__).parents[2] / 'configs' / 'linear_r50_8xb32.py'
+CONFIG = find_config('linear_r50_8xb32.py')
 STUDENT, TEACHER = 'backbone.', 'target_net.module.0.'
 LEARNT = ['head.fc.0.weight', 'head.fc.0.bias', 'head.fc.1.weight', 'head.fc.1.bias']
 
@@ -153,7 +153,7 @@ def test_a_checkpoint_of_another_shape_is_refused(checkpoint, tmp_path):
 @pytest.mark.parametrize('prefix', [STUDENT, TEACHER])
 def test_glyphs_are_evaluated_on_a_checkpoint_of_the_demo(prefix, tmp_path):
     few = dict(dataset=dict(num_images=16), num_workers=0, persistent_workers=False)
-    pretraining = Config.fromfile(CONFIG.with_name('byol_sts_conv5_1xb128_glyphs.py'))
+    pretraining = Config.fromfile(find_config('byol_sts_conv5_1xb128_glyphs.py'))
     pretraining.merge_from_dict(
         dict(
             work_dir=str(tmp_path),
@@ -167,7 +167,7 @@ def test_glyphs_are_evaluated_on_a_checkpoint_of_the_demo(prefix, tmp_path):
     )
     Runner.from_cfg(pretraining).train()
 
-    linear = Config.fromfile(CONFIG.with_name('linear_conv5_1xb128_glyphs.py'))
+    linear = Config.fromfile(find_config('linear_conv5_1xb128_glyphs.py'))
     linear.merge_from_dict(
         dict(
             work_dir=str(tmp_path / 'linear'),

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cells of a matrix of smoothings, and their controls."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,14 +9,13 @@ from mmengine.config import Config
 pytest.importorskip('mmpretrain')
 import se_mm  # noqa: F401
 from se_mm.evaluation.matrix import matched_momentum, matrix_cells, plain_cell, with_controls
+from se_mm.home import find_config
 from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
 from se_mm.smoothing.options import OptionError
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-
 
 def config(name='fixmatch_tma_conv4_1xb32_digits-2'):
-    return Config.fromfile(CONFIGS / f'{name}.py')
+    return Config.fromfile(find_config(f'{name}.py'))
 
 
 def hook_of(cell):

@@ -13,7 +13,10 @@ from se_mm.engine.launch import build_runner
 from se_mm.smoothing import OptionError
 
 SemiBaseDetector = pytest.importorskip('mmdet.models').SemiBaseDetector
-CONFIG = Path(__file__).parents[2] / 'configs/softteacher_tma_faster-rcnn-conv5_1xb8_scenes-10.py'
+CONFIG = (
+    Path(__file__).parents[2]
+    / 'configs/softteacher/softteacher_tma_faster-rcnn-conv5_1xb8_scenes-10.py'
+)
 STS = dict(type='SETMAHook', keep_prob=0.5)
 STOCK = dict(type='MeanTeacherHook')
 

@@ -23,7 +23,7 @@ SHRUNK = [
     'train_cfg.max_iters=2',
     'train_cfg.val_interval=2',
 ]
-CONFIG = ROOT / 'configs/fixmatch_tma_conv4_1xb32_digits-2.py'
+CONFIG = ROOT / 'configs/fixmatch/fixmatch_tma_conv4_1xb32_digits-2.py'
 METRIC = 'teacher/accuracy/top1'
 MATRIX = ('--smoothing', 'tma', 'sts', '--keep-prob', 0.5, '--momentum', 0.05)
 STUDY = f"""

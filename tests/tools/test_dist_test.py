@@ -2,13 +2,12 @@
 """A shipped config's test gives one number, whatever the number of processes."""
 
 import re
-from pathlib import Path
 
 import pytest
 
+from se_mm.home import find_config
 from tests.launched import free_port
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
 TRAINED = [
     '--cfg-options',
     'train_cfg.max_iters=2',
@@ -28,7 +27,7 @@ def metrics(log):
     'name', ['fixmatch_sts_conv4_1xb32_digits-2.py', 'byol_sts_conv5_1xb128_digits.py']
 )
 def test_several_processes_measure_what_one_measures(tools, name):
-    config = CONFIGS / name
+    config = find_config(name)
     tools.succeed('train.py', config, '--work-dir', 'w', *TRAINED)
     expected = metrics(tools.succeed('test.py', config, 'w/iter_2.pth', '--work-dir', 't'))
     assert len(expected) >= 4

@@ -98,7 +98,7 @@ def configs(page, word):
 
 
 def test_command_for_a_few_labelled_images(home):
-    (command,) = commands(IMAGES, 'train.py configs/fixmatch_sts_conv4_1xb32_folder.py')
+    (command,) = commands(IMAGES, 'train.py configs/fixmatch/fixmatch_sts_conv4_1xb32_folder.py')
     log = run(home, command, *BY_ITERATIONS)
     assert 'Iter(train) [2/2]' in log
     assert re.search(r'Iter\(val\) \[1/1\] +teacher/accuracy/top1: .*student/accuracy/top1', log)
@@ -106,7 +106,7 @@ def test_command_for_a_few_labelled_images(home):
 
 def test_command_for_pretraining_and_its_broken_image(home):
     (home / 'data/my_images/unlabelled/broken.jpg').write_bytes(b'')
-    (command,) = commands(IMAGES, 'train.py configs/byol_sts_conv5_1xb128_folder.py')
+    (command,) = commands(IMAGES, 'train.py configs/byol/byol_sts_conv5_1xb128_folder.py')
     log = run(home, command, *BY_ITERATIONS, 'train_cfg.max_iters=12', 'train_cfg.val_interval=13')
     assert 'Iter(train) [12/12]' in log
     assert "broken.jpg' cannot be read and is skipped: it is empty" in log
@@ -155,7 +155,7 @@ def test_config_of_the_page_trains(word, options, expected, home):
 
 def test_images_that_differ_from_what_is_said_are_refused_before_training(home):
     images = home / 'data/my_images'
-    (command,) = commands(IMAGES, 'train.py configs/fixmatch_sts_conv4_1xb32_folder.py')
+    (command,) = commands(IMAGES, 'train.py configs/fixmatch/fixmatch_sts_conv4_1xb32_folder.py')
     (images / 'test/crabs').rename(images / 'test/wasps')
     log = run(home, command, *BY_ITERATIONS, status=2)
     assert 'classes of val_dataloader.dataset must be those of train_dataloader.dataset' in log

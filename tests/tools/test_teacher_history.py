@@ -20,10 +20,10 @@ SHRUNK = [
 @pytest.fixture(scope='module')
 def byol(tmp_path_factory, tools_in):
     """Tools in a folder with a checkpoint of BYOL under STS, of channels."""
-    from se_mm.home import CONFIGS
+    from se_mm.home import find_config
 
     tools = tools_in(tmp_path_factory.mktemp('byol'))
-    config = CONFIGS / 'byol_sts_conv5_1xb128_glyphs.py'
+    config = find_config('byol_sts_conv5_1xb128_glyphs.py')
     options = (*SHRUNK, 'custom_hooks.0.granularity=channel')
     tools.succeed('train.py', config, '--no-validate', '--cfg-options', *options)
     tools.checkpoint = f'work_dirs/{config.stem}/iter_8.pth'

@@ -51,7 +51,7 @@ class Slow(Hook):
 
 @pytest.fixture
 def project(tmp_path):
-    base = ROOT / 'configs/fixmatch_sts_conv4_1xb32_digits-2.py'
+    base = ROOT / 'configs/fixmatch/fixmatch_sts_conv4_1xb32_digits-2.py'
     (tmp_path / 'config.py').write_text(CONFIG.replace('BASE', str(base)))
     (tmp_path / 'slow.py').write_text(SLOW)
     return tmp_path

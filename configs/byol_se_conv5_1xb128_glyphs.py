@@ -1,8 +1,0 @@
-# BYOL with an SE teacher on glyphs on photographs, for `make demo`: as fast as TMA of momentum
-# 0.01.
-#
-# Reproduces nothing published. On two CPU cores:
-#   python tools/train.py configs/byol_se_conv5_1xb128_glyphs.py
-_base_ = './byol_tma_conv5_1xb128_glyphs.py'
-
-custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.99)]

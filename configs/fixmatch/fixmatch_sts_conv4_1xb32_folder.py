@@ -1,0 +1,59 @@
+# FixMatch with an STS teacher on a folder of your own images: subfolders of labelled ones, a folder
+# of unlabelled ones, and subfolders of test images.
+#
+# Reproduces nothing published: a start for images of your own, which are reduced to 32 x 32 pixels
+# here. With a GPU take larger ones, and mmpretrain's ResNet-50 in place of the backbone and neck.
+#
+#   python tools/train.py configs/fixmatch/fixmatch_sts_conv4_1xb32_folder.py --cfg-options \
+#       model.classifier.head.num_classes=3 \
+#       train_dataloader.dataset.labelled.data_root=data/my_images/labelled \
+#       train_dataloader.dataset.unlabelled.data_root=data/my_images/unlabelled \
+#       val_dataloader.dataset.data_root=data/my_images/test \
+#       test_dataloader.dataset.data_root=data/my_images/test
+_base_ = ['../_base_/fixmatch_small.py', '../_base_/randaugment_2_10.py']
+
+model = dict(classifier=dict(head=dict(num_classes=3)))
+# An image that cannot be read is named, counted and left out; 'error' ends the run instead.
+unreadable = 'skip'
+load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32))]
+weak = [
+    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='ReflectPad', padding=4),
+    dict(type='RandomCrop', crop_size=32),
+]
+train_dataloader = dict(
+    num_workers=2,
+    dataset=dict(
+        labelled=dict(type='ImageFolder', data_root='data/my_images/labelled'),
+        # A file of labels instead of subfolders, with the columns image and label:
+        # labelled=dict(type='CSVDataset', data_root='data/my_images', ann_file='labels.csv'),
+        unlabelled=dict(
+            type='ImageFolder', data_root='data/my_images/unlabelled', with_label=False
+        ),
+        labelled_pipeline=[*load, *weak, dict(type='PackInputs')],
+        unlabelled_pipeline=[
+            *load,
+            dict(
+                type='MultiView',
+                num_views=[1, 1],
+                transforms=[weak, [*weak, *_base_.randaugment]],
+            ),
+            dict(type='PackInputs'),
+        ],
+        unreadable=unreadable,
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(
+        type='ImageFolder',
+        data_root='data/my_images/test',
+        unreadable=unreadable,
+        pipeline=[*load, dict(type='PackInputs')],
+    )
+)
+test_dataloader = val_dataloader
+# Three classes have no top-5.
+val_evaluator = dict(topk=(1,))
+test_evaluator = val_evaluator
+
+custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, momentum=0.05, match_horizon=True)]

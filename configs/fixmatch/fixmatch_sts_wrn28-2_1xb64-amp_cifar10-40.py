@@ -1,0 +1,45 @@
+# FixMatch with an STS teacher on CIFAR-10 with 40 labels, for a GPU that a loader's workers cannot
+# keep busy: bfloat16, channels last, and views made on the GPU.
+#
+# Reproduces the schedule of fixmatch_sts_wrn28-2_1xb64_cifar10-40.py. Its views differ a little:
+# the images of one of 8 groups have their random numbers in common, and the square lies within the
+# image.
+#   bash tools/dist_train.sh configs/fixmatch/fixmatch_sts_wrn28-2_1xb64-amp_cifar10-40.py 1
+_base_ = './fixmatch_sts_wrn28-2_1xb64_cifar10-40.py'
+
+_flip = dict(type='RandomHorizontalFlip')
+_crop = dict(type='RandomCrop', size=32, padding=4, padding_mode='reflect')
+# One operation of random magnitude, applied with probability 0.5.
+_operation = dict(
+    type='RandomApply',
+    p=0.5,
+    transforms=[
+        dict(
+            type='RandomChoice',
+            transforms=[dict(type='RandAugment', num_ops=1, magnitude=m) for m in range(31)],
+        )
+    ],
+)
+_square = dict(type='RandomErasing', p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0), value=127)
+
+model = dict(
+    data_preprocessor=dict(
+        views=[[_flip, _crop], [_flip, _crop, _operation, _operation, _square]], groups=8
+    )
+)
+train_dataloader = dict(
+    num_workers=2,
+    dataset=dict(
+        labelled_pipeline=[dict(type='PackInputs')],
+        unlabelled_pipeline=[
+            dict(type='MultiView', num_views=[1], transforms=[[]]),
+            dict(type='PackInputs'),
+        ],
+    ),
+)
+optim_wrapper = dict(type='AmpOptimWrapper', dtype='bfloat16')
+env_cfg = dict(cudnn_benchmark=True)
+custom_hooks = [
+    dict(type='SETMAHook', keep_prob=0.5, momentum=0.001),
+    dict(type='ChannelsLastHook'),
+]

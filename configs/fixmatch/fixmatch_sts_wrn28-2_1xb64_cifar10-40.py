@@ -1,0 +1,9 @@
+# FixMatch with an STS teacher on CIFAR-10 with 40 labels.
+#
+# Reproduces FixMatch's published schedule, with the keep probability of 0.5 that the paper on
+# Spatial Ensemble has for it; whether its pseudo-labels were the teacher's is not known.
+#   bash tools/dist_train.sh configs/fixmatch/fixmatch_sts_wrn28-2_1xb64_cifar10-40.py 1
+_base_ = '../_base_/fixmatch_cifar10.py'
+
+train_dataloader = dict(dataset=dict(split=dict(num_labels=40)))
+custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, momentum=0.001)]

@@ -1,0 +1,13 @@
+# Mean Teacher on glyphs, 4 labels for each of 20 letters.
+#
+# Reproduces nothing published. On two CPU cores, in minutes:
+#   python tools/train.py configs/fixmatch/meanteacher_tma_conv4_1xb32_glyphs-4.py
+_base_ = '../_base_/fixmatch_glyphs.py'
+
+model = dict(type='MeanTeacher', unlabelled_weight=20.0)
+two_weak_views = [
+    dict(type='MultiView', num_views=[2], transforms=[_base_.weak]),
+    dict(type='PackInputs'),
+]
+train_dataloader = dict(dataset=dict(split=dict(num_labels=80), unlabelled_pipeline=two_weak_views))
+custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05)]

@@ -1,8 +1,0 @@
-# FixMatch with an STS teacher on scikit-learn's digits, 2 labels for each, as fast as TMA of
-# momentum 0.05.
-#
-# Reproduces nothing published. On two CPU cores, in minutes:
-#   python tools/train.py configs/fixmatch_sts_conv4_1xb32_digits-2.py
-_base_ = './_base_/fixmatch_digits.py'
-
-custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, momentum=0.05, match_horizon=True)]

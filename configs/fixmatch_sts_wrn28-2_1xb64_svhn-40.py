@@ -1,9 +1,0 @@
-# FixMatch with an STS teacher on SVHN with 40 labels.
-#
-# Reproduces FixMatch's published schedule, with the keep probability of 0.5 that the paper on
-# Spatial Ensemble has for it; whether its pseudo-labels were the teacher's is not known.
-#   bash tools/dist_train.sh configs/fixmatch_sts_wrn28-2_1xb64_svhn-40.py 1
-_base_ = './_base_/fixmatch_svhn.py'
-
-train_dataloader = dict(dataset=dict(split=dict(num_labels=40)))
-custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, momentum=0.001)]

@@ -1,8 +1,0 @@
-# FixMatch with a TMA teacher on CIFAR-100 with 10,000 labels.
-#
-# Reproduces FixMatch's published schedule, with the teacher's labels and not the student's.
-#   bash tools/dist_train.sh configs/fixmatch_tma_wrn28-8_1xb64_cifar100-10000.py 1
-_base_ = './_base_/fixmatch_cifar100.py'
-
-train_dataloader = dict(dataset=dict(split=dict(num_labels=10000)))
-custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.001)]

@@ -1,0 +1,35 @@
+# Faster R-CNN on digits on photographs, 10 % of the scenes labelled, from a backbone that the demo
+# pretrained on letters.
+#
+# Reproduces nothing published. On two CPU cores, in minutes, with a checkpoint of `make demo`:
+#   python tools/publish_teacher.py work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth \
+#       backbone.pth --weights teacher --prefix backbone
+#   python tools/train.py configs/transfer/faster-rcnn_conv5_1xb4_scenes-10.py --cfg-options \
+#       model.backbone.init_cfg.checkpoint=backbone.pth
+_base_ = '../_base_/softteacher_small.py'
+
+detector = _base_.detector
+# As it was pretrained: batch norm, here of all images that it has seen.
+detector.backbone.update(
+    norm_groups=None,
+    frozen_stages=1,
+    init_cfg=dict(type='Pretrained', checkpoint='', prefix='backbone.'),
+)
+model = dict(_delete_=True, **detector)
+train_dataloader = dict(
+    _delete_=True,
+    batch_size=4,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler'),
+    dataset=dict(
+        type='DigitScenes',
+        subset='labelled',
+        percent=10,
+        fold=1,
+        pipeline=[*_base_.labelled_pipeline[:-1], dict(type='PackDetInputs')],
+    ),
+)
+val_cfg = dict(type='ValLoop')
+# Names what is wrong with the checkpoint, instead of training from random weights.
+custom_hooks = [dict(type='PretrainedCheckHook')]
