@@ -13,7 +13,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from se_mm.home import TOOLS, config_names, find_config
+from se_mm.home import TOOLS, bare_names, config_names, find_config
 from se_mm.smoothing.options import did_you_mean
 from se_mm.version import __version__
 
@@ -45,7 +45,7 @@ def show_configs(names: list[str]) -> int:
     paths = [find_config(name) for name in names]
     if None in paths:
         name = names[paths.index(None)]
-        hint = did_you_mean(name, [*known, *(Path(each).name for each in known)])
+        hint = did_you_mean(name, bare_names())
         print(f'error: config={name!r} does not come with se_mm.{hint}', file=sys.stderr)
         return 2
     print('\n'.join(map(str, paths or known)))

@@ -26,6 +26,11 @@ def config_names(studies: bool = True) -> list[str]:
     return sorted(path.as_posix() for path in found if path.parts[0] not in left_out)
 
 
+def bare_names() -> list[str]:
+    """Names of the configs without the folder of their family, which are unique."""
+    return [Path(name).name for name in config_names()]
+
+
 def find_config(name: str) -> Optional[Path]:
     """The config of this name, with or without the folder of its family; None if there is none."""
     for known in config_names():

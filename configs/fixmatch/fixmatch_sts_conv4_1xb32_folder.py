@@ -10,17 +10,23 @@
 #       train_dataloader.dataset.unlabelled.data_root=data/my_images/unlabelled \
 #       val_dataloader.dataset.data_root=data/my_images/test \
 #       test_dataloader.dataset.data_root=data/my_images/test
-_base_ = ['../_base_/fixmatch_small.py', '../_base_/randaugment_2_10.py']
+_base_ = '../_base_/fixmatch_small.py'
 
-model = dict(classifier=dict(head=dict(num_classes=3)))
 # An image that cannot be read is named, counted and left out; 'error' ends the run instead.
 unreadable = 'skip'
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32))]
 weak = [
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='ReflectPad', padding=4),
-    dict(type='RandomCrop', crop_size=32),
+    dict(type='RandomHorizontalFlip'),
+    dict(type='RandomCrop', size=32, padding=4, padding_mode='reflect'),
 ]
+strong = [
+    *weak,
+    dict(type='RandAugment', num_ops=2, magnitude=15),
+    dict(type='RandomErasing', p=1.0, scale=(0.1, 0.25), ratio=(1.0, 1.0), value=127),
+]
+model = dict(
+    classifier=dict(head=dict(num_classes=3)), data_preprocessor=dict(views=[weak, strong])
+)
 train_dataloader = dict(
     num_workers=2,
     dataset=dict(
@@ -30,14 +36,10 @@ train_dataloader = dict(
         unlabelled=dict(
             type='ImageFolder', data_root='data/my_images/unlabelled', with_label=False
         ),
-        labelled_pipeline=[*load, *weak, dict(type='PackInputs')],
+        labelled_pipeline=[*load, dict(type='PackInputs')],
         unlabelled_pipeline=[
             *load,
-            dict(
-                type='MultiView',
-                num_views=[1, 1],
-                transforms=[weak, [*weak, *_base_.randaugment]],
-            ),
+            dict(type='MultiView', num_views=[1], transforms=[[]]),
             dict(type='PackInputs'),
         ],
         unreadable=unreadable,

@@ -4,10 +4,10 @@
 #   python tools/train.py configs/fixmatch/meanteacher_tma_conv4_1xb32_glyphs-4.py
 _base_ = '../_base_/fixmatch_glyphs.py'
 
-model = dict(type='MeanTeacher', unlabelled_weight=20.0)
-two_weak_views = [
-    dict(type='MultiView', num_views=[2], transforms=[_base_.weak]),
-    dict(type='PackInputs'),
-]
-train_dataloader = dict(dataset=dict(split=dict(num_labels=80), unlabelled_pipeline=two_weak_views))
+model = dict(
+    type='MeanTeacher',
+    unlabelled_weight=20.0,
+    data_preprocessor=dict(views=[_base_.weak, _base_.weak]),
+)
+train_dataloader = dict(dataset=dict(split=dict(num_labels=80)))
 custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05)]

@@ -4,10 +4,6 @@
 #   python tools/train.py configs/fixmatch/pseudolabel_tma_conv4_1xb32_glyphs-4.py
 _base_ = '../_base_/fixmatch_glyphs.py'
 
-model = dict(type='PseudoLabel')
-weak_view = [
-    dict(type='MultiView', num_views=[1], transforms=[_base_.weak]),
-    dict(type='PackInputs'),
-]
-train_dataloader = dict(dataset=dict(split=dict(num_labels=80), unlabelled_pipeline=weak_view))
+model = dict(type='PseudoLabel', data_preprocessor=dict(views=[_base_.weak]))
+train_dataloader = dict(dataset=dict(split=dict(num_labels=80)))
 custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05)]

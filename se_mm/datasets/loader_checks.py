@@ -44,8 +44,10 @@ def check_train_loader(loader: DataLoader, model: Any) -> None:
     kinds = {kind.__name__ for kind in type(model).__mro__}
     if not kinds.isdisjoint(OF_VIEWS):
         with rng_untouched():
-            inputs = loader.dataset[0].get('inputs')
-        if isinstance(inputs, Tensor) or inputs is None or len(inputs) < 2:
+            batch = loader.collate_fn([loader.dataset[0]])
+            # It may be the preprocessor that makes the views.
+            inputs = model.data_preprocessor(batch, True)['inputs']
+        if isinstance(inputs, Tensor) or len(inputs) < 2:
             raise OptionError(
                 f'train_dataloader.dataset.pipeline must give at least two views of an image for '
                 f'{type(model).__name__}; put its transforms into '

@@ -24,7 +24,7 @@ from mmengine.runner import Runner
 
 from se_mm.engine.runner.cpu import CPURunner
 from se_mm.engine.runner.resumable_runner import ResumableRunner
-from se_mm.home import config_names, find_config
+from se_mm.home import bare_names, find_config
 from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
 
@@ -193,7 +193,7 @@ def config_file(name: str) -> str:
         OptionError: If it is neither.
     """
     shipped = None if os.path.isfile(name) else find_config(name)
-    return str(shipped) if shipped else require_file('config', name, config_names())
+    return str(shipped) if shipped else require_file('config', name, bare_names())
 
 
 def require_file(key: str, path: str, names: Iterable[str] = ()) -> str:

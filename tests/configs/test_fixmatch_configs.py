@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 from mmengine.runner import Runner
+from PIL import Image
 
 import se_mm  # noqa: F401  (registers what they name)
 from se_mm.engine.launch import build_runner
@@ -51,6 +52,14 @@ def data(tmp_path_factory):
         ),
         **archives.write_svhn(folder / 'svhn', train=archives.random_set(rng, 200, 10), test=test),
     }
+    # The small configs read CIFAR-10 as folders of images.
+    for name in range(10):
+        for split, number in (('train', 12), ('test', 2)):
+            images = folder / f'cifar10/{split}/class {name}'
+            images.mkdir(parents=True)
+            for index in range(number):
+                pixels = rng.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(images / f'{index}.png')
     return folder, changes
 
 
@@ -96,14 +105,17 @@ def test_whole_schedule_is_trained_at_the_published_learning_rate(
     folder, changes = data
     for target, value in changes.items():
         monkeypatch.setattr(target, value)
-    runner = build_runner(shrunk(path, folder, tmp_path))
+    cfg = shrunk(path, folder, tmp_path)
+    highest = cfg.optim_wrapper.optimizer.lr
+    assert highest == (0.1 if 'conv6' in path.stem else 0.03)
+    runner = build_runner(cfg)
     assert isinstance(runner, Runner)
     runner.train()
     lines = logged(tmp_path)
     rates = [line['lr'] for line in lines if 'loss' in line]
     assert len(rates) == ITERS
     for step in (0, 2, 4, 7, 9):
-        assert rates[step] == pytest.approx(0.03 * math.cos(7 * math.pi * step / (16 * ITERS)))
+        assert rates[step] == pytest.approx(highest * math.cos(7 * math.pi * step / (16 * ITERS)))
     assert {'teacher/accuracy/top1', 'student/accuracy/top1'} <= set(lines[-1])
     assert lines[-1]['step'] == ITERS
     assert (tmp_path / 'split.json').exists()

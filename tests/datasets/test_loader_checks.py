@@ -6,10 +6,12 @@ import random
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.model import BaseDataPreprocessor
 from torch.utils.data import DataLoader
 
 from se_mm.datasets import loader_checks
 from se_mm.datasets.loader_checks import check_train_loader
+from se_mm.models.batch_views import BatchViewsPreprocessor
 from se_mm.smoothing import OptionError
 
 
@@ -24,11 +26,14 @@ class Images(torch.utils.data.Dataset):
 
     def __getitem__(self, index):
         view = torch.rand(3, 4, 4) + random.random()
-        return {'inputs': [view] * self.views if self.views else view}
+        inputs = [view] * self.views if self.views else view
+        return {'inputs': inputs, 'data_samples': 0}
 
 
 class BYOL:
     """Stands for mmpretrain's."""
+
+    data_preprocessor = BaseDataPreprocessor()
 
 
 class OwnBYOL(BYOL):
@@ -51,6 +56,17 @@ def test_views_are_needed_where_the_model_compares_them(model):
         ):
             check_train_loader(loader(views), model)
         check_train_loader(loader(views), object())
+
+
+def test_preprocessor_may_make_the_views():
+    pytest.importorskip('mmpretrain')
+    model = BYOL()
+    options = dict(views=[[], []], mean=[0] * 3, std=[1] * 3)
+    model.data_preprocessor = BatchViewsPreprocessor(**options)
+    check_train_loader(loader(0), model)
+    model.data_preprocessor = BatchViewsPreprocessor(**{**options, 'views': [[]]})
+    with pytest.raises(OptionError, match='two views of an image for BYOL'):
+        check_train_loader(loader(0), model)
 
 
 def test_fewer_images_than_a_batch_are_refused():

@@ -185,6 +185,26 @@ def test_losses_and_gradients_are_those_of_the_equations(cfg, reference, argumen
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
+def test_teacher_can_label_with_the_statistics_of_the_batch_that_it_labels():
+    model = build(type='FixMatch', threshold=0.7, label_statistics='batch')
+    (weak, strong), data_samples = batch()[0]['views'], batch()[1]
+    norm = model.teacher.backbone.layers[0][1]
+    before = norm.running_mean.clone()
+    losses = model(batch()[0], data_samples, mode='loss')
+    confidence, guess = logits_of(model.teacher, weak, True).softmax(1).max(1)
+    _, learnt = student_logits(model, batch()[0]['labelled'], strong)
+    terms = F.cross_entropy(learnt, guess, reduction='none') * (confidence >= 0.7)
+    torch.testing.assert_close(losses['loss_unlabelled'], terms.mean())
+    # Its running statistics follow those of the batches.
+    seen = F.conv2d(weak, model.teacher.backbone.layers[0][0].weight, stride=2, padding=1)
+    expected = before.lerp(seen.mean(dim=(0, 2, 3)), norm.momentum)
+    torch.testing.assert_close(norm.running_mean, expected)
+    # All else of the teacher is in evaluation mode, and the norms too outside training.
+    others = [m for m in model.teacher.modules() if not isinstance(m, torch.nn.BatchNorm2d)]
+    assert norm.training and not any(module.training for module in others)
+    assert not any(module.training for module in model.eval().teacher.modules())
+
+
 def test_supervised_only_learns_the_labelled_images_alone():
     model = build(type='SupervisedOnly')
     inputs, data_samples = batch(0)
@@ -324,6 +344,10 @@ def test_sharpening_goes_from_the_probabilities_to_one_hot():
         (
             dict(type='FixMatch', labeller='techer'),
             "got 'techer'.*Did you mean 'teacher'",
+        ),
+        (
+            dict(type='FixMatch', label_statistics='bach'),
+            "label_statistics must be .*got 'bach'.*Did you mean 'batch'",
         ),
         (dict(type='FixMatch', predict_on='both'), r"predict_on must be .*got 'both'"),
         (

@@ -14,6 +14,7 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from se_mm.models.semi_supervised.data_preprocessor import preprocessor_config
@@ -22,6 +23,7 @@ from se_mm.smoothing.options import OptionError, check_choice, check_keys, check
 
 NETWORKS = ('teacher', 'student')
 CONSISTENCIES = ('cross_entropy', 'mse')
+STATISTICS = ('running', 'batch')
 OTHER_HEADS = {
     'MultiLabelClsHead': 'several labels for an image',
     'MultiTaskHead': 'several tasks',
@@ -37,13 +39,16 @@ class SemiSupervisedClassifier(BaseModel):
     The loss is the classifier's own loss on the labelled images plus a loss on the unlabelled ones:
     the labeller predicts the first view of an image, and the student learns this prediction on the
     last view. All images that the student sees pass through it at once, as one batch for batch
-    norm. The teacher is in evaluation mode and has no gradients; a hook updates it, ``SETMAHook``
-    or ``SpatialEnsembleHook``.
+    norm. The teacher has no gradients and is in evaluation mode, except for its batch norm if
+    ``label_statistics='batch'``; a hook updates it, ``SETMAHook`` or ``SpatialEnsembleHook``.
 
     Args:
         classifier: Config of any image classifier of mmpretrain.
         labeller: The network that makes pseudo-labels: ``'teacher'`` or ``'student'``. None: train
             on the labelled images only.
+        label_statistics: The batch-norm statistics with which the teacher labels: ``'running'``,
+            those that it holds, or ``'batch'``, those of the images that it labels, which its
+            running ones then follow; the hook's ``buffers='skip'`` keeps them its own.
         accept: Config of an :class:`~se_mm.models.semi_supervised.Acceptance`, which selects
             pseudo-labels.
         target: Config of the kind of pseudo-label: ``HardTarget``, ``SharpenedTarget`` or
@@ -66,6 +71,7 @@ class SemiSupervisedClassifier(BaseModel):
         self,
         classifier: dict,
         labeller: Optional[str] = 'teacher',
+        label_statistics: str = 'running',
         accept: Optional[dict] = None,
         target: Optional[dict] = None,
         consistency: str = 'cross_entropy',
@@ -90,6 +96,7 @@ class SemiSupervisedClassifier(BaseModel):
         if labeller is not None:
             check_choice('labeller', labeller, NETWORKS)
         self.labeller = labeller
+        self.label_statistics = check_choice('label_statistics', label_statistics, STATISTICS)
         self.predict_on = check_choice('predict_on', predict_on, NETWORKS)
         self.consistency = check_choice('consistency', consistency, CONSISTENCIES)
         self.unlabelled_weight = check_number(
@@ -115,9 +122,16 @@ class SemiSupervisedClassifier(BaseModel):
         self.teacher.load_state_dict(self.student.state_dict())
 
     def train(self, mode: bool = True) -> SemiSupervisedClassifier:
-        """Set the mode of everything except the teacher, which stays in evaluation mode."""
+        """Set the mode of everything except the teacher, which stays in evaluation mode.
+
+        With ``label_statistics='batch'`` the teacher's batch norm has the mode, too.
+        """
         super().train(mode)
         self.teacher.eval()
+        if self.label_statistics == 'batch':
+            for module in self.teacher.modules():
+                if isinstance(module, _BatchNorm):
+                    module.train(mode)
         return self
 
     def forward(

@@ -59,13 +59,14 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
             return self.images(data, training)
         data = self.cast_data(data)
         labelled, views = data['inputs']['labelled'], data['inputs']['views']
-        if self._views is not None and views:
+        if self._views is not None:
             if len(views) > 1:
                 raise OptionError(
                     f'unlabelled_pipeline must give one view of each image, since '
                     f'data_preprocessor.views makes them, got {len(views)}'
                 )
-            labelled, views = self._views.view(labelled, 0), self._views(views[0])
+            labelled = self._views.view(labelled, 0)
+            views = self._views(views[0]) if views else []
         labelled, *views = (
             self.images({'inputs': images}, training)['inputs'] for images in (labelled, *views)
         )

@@ -1,0 +1,76 @@
+# FixMatch on CIFAR-10 small enough for one CPU core: six convolutions, 32 labelled and 3 x 32
+# unlabelled images an iteration, views made of whole batches. CIFAR-10 as a folder of images for
+# each class, `train` and `test`. What a config adds: the number of labels and the hook.
+_base_ = './fixmatch.py'
+
+data_root = 'data/cifar10'
+_flip = dict(type='RandomHorizontalFlip')
+_crop = dict(type='RandomCrop', size=32, padding=4, padding_mode='reflect')
+# One operation of random magnitude, applied with probability 0.5.
+_operation = dict(
+    type='RandomApply',
+    p=0.5,
+    transforms=[
+        dict(
+            type='RandomChoice',
+            transforms=[dict(type='RandAugment', num_ops=1, magnitude=m) for m in range(31)],
+        )
+    ],
+)
+_square = dict(type='RandomErasing', p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0), value=127)
+
+model = dict(
+    type='FixMatch',
+    # Lower than the published 0.95, as far as confidence gets in so few iterations.
+    threshold=0.8,
+    classifier=dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='ConvNet', channels=(16, 16, 32, 32, 64, 64), strides=(2, 1, 2, 1, 2, 1)
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=10, in_channels=64),
+    ),
+    data_preprocessor=dict(
+        mean=[120.0] * 3,
+        std=[64.0] * 3,
+        to_rgb=True,
+        views=[[_flip, _crop], [_flip, _crop, _operation, _operation, _square]],
+        groups=8,
+    ),
+)
+_load = dict(type='LoadImageFromFile')
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    batch_sampler=dict(mu=3),
+    dataset=dict(
+        labelled=dict(type='ImageFolder', data_root=data_root, data_prefix='train'),
+        split=dict(seed=0),
+        labelled_pipeline=[_load, dict(type='PackInputs')],
+        unlabelled_pipeline=[
+            _load,
+            dict(type='MultiView', num_views=[1], transforms=[[]]),
+            dict(type='PackInputs'),
+        ],
+    ),
+)
+val_dataloader = dict(
+    dataset=dict(
+        type='ImageFolder',
+        data_root=data_root,
+        data_prefix='test',
+        pipeline=[_load, dict(type='PackInputs')],
+    )
+)
+test_dataloader = val_dataloader
+
+max_iters = 1500
+optim_wrapper = dict(optimizer=dict(lr=0.1))
+param_scheduler = [dict(_base_.param_scheduler[0], T_max=max_iters * 16 / 7, end=max_iters)]
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+default_hooks = dict(
+    logger=dict(interval=100),
+    checkpoint=dict(interval=500, max_keep_ckpts=1),
+    pseudo_labels=dict(interval=100),
+)
