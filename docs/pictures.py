@@ -3,12 +3,14 @@
 
 ``python docs/pictures.py`` writes them into ``docs/pictures``; ``--out`` and ``--format`` are for
 another place or format. Nothing in them is sketched: each is what ``se_mm.smoothing`` does to a
-small network whose student is known at every update, or says of a teacher's history.
+small network whose student is known at every update, says of a teacher's history, or was measured
+and is kept in ``docs/performance.md`` or ``docs/results``.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from scipy import stats
 from torchvision.models import resnet18
 
 HERE = Path(__file__).resolve().parent
@@ -241,7 +244,86 @@ def draw_teacher() -> Figure:
     )
 
 
+def table_of(title: str) -> dict[str, list[str]]:
+    """Rows of the table below a line of docs/performance.md, by their first cell."""
+    page = (HERE / 'performance.md').read_text()
+    table = page.split(title, 1)[1].split('\n|---', 1)[1].split('\n\n', 1)[0]
+    rows = [
+        [cell.strip() for cell in line.strip('| ').split('|')] for line in table.split('\n')[1:]
+    ]
+    return {name: cells for name, *cells in rows}
+
+
+def draw_speed() -> Figure:
+    """The time of one update on two processor cores and on a GPU, by docs/performance.md."""
+    shown = {
+        'mmpretrain CosineEMA': 'mmpretrain CosineEMA',
+        'mmengine ExponentialMovingAverage': 'mmengine EMA',
+        'torch AveragedModel, foreach': 'torch AveragedModel',
+        'timm ModelEmaV3': 'timm ModelEmaV3',
+        'TMA (SETMAHook, keep_prob=0)': 'se_mm TMA',
+        'STS, tensor': 'se_mm STS',
+        'SE, tensor': 'se_mm SE',
+    }
+    machines = {'two cores of a Xeon': '### byol_r50', 'one H200': '**One update** of BYOL'}
+    figure, panels = plt.subplots(1, 2, figsize=(8.4, 2.8), sharey=True, layout='constrained')
+    for axes, (machine, title) in zip(panels, machines.items()):
+        table = table_of(title)
+        times = [float(table[name][0]) for name in shown]
+        ours = [label.startswith('se_mm') for label in shown.values()]
+        bars = axes.barh(
+            range(len(shown)), times, color=[BLUE if own else '0.75' for own in ours], height=0.72
+        )
+        axes.bar_label(bars, labels=[f'{time:.3g}' for time in times], padding=3, fontsize=9)
+        axes.set_yticks(range(len(shown)), shown.values())
+        axes.set_xlim(0, max(times) * 1.12)
+        axes.set_title(machine, fontsize=10)
+        axes.set_xlabel('ms an update of 33 million parameters', fontsize=9)
+        bare(axes)
+    panels[0].invert_yaxis()
+    return figure
+
+
+def draw_evidence() -> Figure:
+    """How far teachers lead their student on CIFAR-10, by whose statistics they are evaluated."""
+    seeds = list(json.loads((HERE / 'results/cifar10_shadows.json').read_text())['seeds'].values())
+    kinds = {'TMA': 'tma', 'STS': 'sts-tensor', 'SE': 'se-tensor'}
+    statistics = {
+        "the student's\n('copy')": 'copy',
+        "averaged\n('average')": 'average',
+        "recomputed\n('recalibrate')": 'recalibrate',
+    }
+    figure, axes = plt.subplots(figsize=(6.4, 3.4), layout='constrained')
+    axes.axhline(0, color='0.4', linewidth=1)
+    axes.text(-0.42, -1.4, 'the student', fontsize=8, color='0.3')
+    colours = (BLUE, GREEN, ORANGE)
+    for shift, colour, (label, kind) in zip((-0.2, 0, 0.2), colours, kinds.items()):
+        leads = [
+            torch.tensor([seed[f'{kind}-300-{name}'] - seed['student'] for seed in seeds])
+            for name in statistics.values()
+        ]
+        means = [float(lead.mean()) for lead in leads]
+        spread = stats.t.ppf(0.975, len(seeds) - 1) / len(seeds) ** 0.5
+        axes.errorbar(
+            [place + shift for place in range(3)],
+            means,
+            [spread * float(lead.std()) for lead in leads],
+            fmt='o',
+            capsize=3,
+            color=colour,
+            label=label,
+        )
+    axes.set_xticks(range(3), statistics)
+    axes.set_xlabel("the teacher's batch-norm statistics")
+    axes.set_ylabel('teacher less student, top-1 (points)')
+    axes.legend(frameon=False, fontsize=9, loc='lower right')
+    bare(axes)
+    return figure
+
+
 PICTURES = {
+    'speed': draw_speed,
+    'evidence': draw_evidence,
     'teacher_history': draw_teacher,
     'history': draw_history,
     'ages': draw_ages,

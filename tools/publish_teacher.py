@@ -35,6 +35,12 @@ def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
         metavar='NAME',
         help="take only these parts, by their names in the student's model, such as backbone",
     )
+    parser.add_argument(
+        '--recalibrate',
+        metavar='CONFIG',
+        help="compute the teacher's batch-norm statistics anew on this config's training batches",
+    )
+    parser.add_argument('--batches', type=int, default=50, help='number of these batches')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     return parser.parse_args(args)
 
@@ -42,7 +48,15 @@ def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
 def main() -> None:
     """Write the weights and report what was written."""
     args = parse_args()
-    published = publish(args.checkpoint, args.out, args.weights, args.prefix, args.overwrite)
+    published = publish(
+        args.checkpoint,
+        args.out,
+        args.weights,
+        args.prefix,
+        args.overwrite,
+        args.recalibrate,
+        args.batches,
+    )
     tensors = published['state_dict'].values()
     record = published['meta']['se_mm']
     source = f' ({record["teacher"]})' if record['teacher'] and args.weights == 'teacher' else ''

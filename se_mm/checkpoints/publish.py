@@ -7,15 +7,20 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Optional, Union
 
 import torch
+from mmengine.config import Config
 from torch import Tensor
 
 from se_mm.checkpoints.read import read_checkpoint
 from se_mm.checkpoints.write import check_out, whole_file
+from se_mm.engine.hooks.recalibrate import check_batches, statistics
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, read_record
-from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
+from se_mm.engine.launch import build_runner, config_file
+from se_mm.smoothing.options import OptionError, check_choice, check_count, did_you_mean
+from se_mm.teachers import plain_model
 from se_mm.version import __version__
 
 WEIGHTS = ('teacher', 'student')
@@ -31,11 +36,13 @@ class TeacherAndStudent:
             none.
         teacher: Its tensors; where the teacher is a part of the model, only those of that part.
         student: All of the student's tensors.
+        path: Dotted name of the student in the trained model; empty if it is that model.
     """
 
     kind: Optional[str]
     teacher: State
     student: State
+    path: str = ''
 
 
 def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
@@ -54,7 +61,8 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
     if record is not None:
         return _recorded(state, record['teacher'])
     if _below(state, 'student') and _below(state, 'teacher'):
-        return TeacherAndStudent('pair', _below(state, 'teacher'), _below(state, 'student'))
+        teacher, student = _below(state, 'teacher'), _below(state, 'student')
+        return TeacherAndStudent('pair', teacher, student, 'student')
     averaged = [
         name[: -len('.steps')]
         for name in state
@@ -76,7 +84,7 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
         return TeacherAndStudent(None, {}, state)
     student = {name: value for name, value in state.items() if not name.startswith(path + '.')}
     folder = path.rpartition('.')[0]
-    teacher: State = {}
+    teacher = {}
     for inner, part in _parts(module, _siblings(student, folder)).items():
         teacher |= {f'{inner}.{name}': value for name, value in part.items()}
     return TeacherAndStudent(kind, teacher, student)
@@ -93,7 +101,7 @@ def _recorded(state: State, where: Mapping[str, Any]) -> TeacherAndStudent:
     else:
         own = f'{where["path"]}.'
         student = {name: value for name, value in state.items() if not name.startswith(own)}
-    return TeacherAndStudent(where['kind'], teacher, student)
+    return TeacherAndStudent(where['kind'], teacher, student, where['student'])
 
 
 def publish(
@@ -102,6 +110,8 @@ def publish(
     weights: str,
     prefixes: Sequence[str] = (),
     overwrite: bool = False,
+    recalibrate: Optional[str] = None,
+    batches: int = 50,
 ) -> dict[str, Any]:
     """Write the teacher or the student of a training checkpoint as a checkpoint of a plain model.
 
@@ -112,6 +122,9 @@ def publish(
         prefixes: Dotted names of the parts to keep; all if empty. Names are not changed: load a
             part with ``init_cfg=dict(..., prefix='backbone.')``.
         overwrite: Whether an existing file is replaced.
+        recalibrate: Training config, on whose training batches the statistics of the teacher's
+            batch norms are computed anew. None: they stay as the checkpoint has them.
+        batches: Number of these batches, at least 1.
 
     Returns:
         What was written: ``state_dict``, and ``meta`` with its origin under ``'se_mm'``.
@@ -132,6 +145,11 @@ def publish(
             f'{", ".join(_children(found.student))}'
         )
     state = found.teacher if weights == 'teacher' else found.student
+    if recalibrate is not None:
+        if weights != 'teacher':
+            raise OptionError(f"recalibrate needs weights='teacher', got {weights!r}")
+        check_count('batches', batches, 1)
+        state = state | _recalibrated(checkpoint['state_dict'], found, recalibrate, batches)
     chosen = _choose(state, prefixes, weights)
     meta = checkpoint.get('meta') or {}
     published = {
@@ -145,6 +163,7 @@ def publish(
                 'sha256': _digest(source),
                 'weights': weights,
                 'prefixes': list(prefixes),
+                'recalibrated_on': batches if recalibrate else None,
                 'teacher': found.kind,
                 'hook': checkpoint.get(CHECKPOINT_KEY),
             },
@@ -153,6 +172,31 @@ def publish(
     with whole_file('out', out) as file:
         torch.save(published, file)
     return published
+
+
+@torch.no_grad()
+def _recalibrated(
+    state: State, found: TeacherAndStudent, config: str, batches: int
+) -> dict[str, Tensor]:
+    """Statistics of the teacher's batch norms over training batches, by published name."""
+    cfg = Config.fromfile(config_file(config))
+    with TemporaryDirectory() as folder:
+        cfg.update(work_dir=folder, launcher='none', log_level='WARNING')
+        runner = build_runner(cfg)
+        check_batches(runner)
+        network = plain_model(runner.model)
+        start = f'{found.path}.' if found.path else ''
+        teacher = {start + name: value for name, value in found.teacher.items()}
+        held = state | teacher
+        for name, value in network.state_dict().items():
+            if name not in held or held[name].shape != value.shape:
+                raise OptionError(
+                    f'recalibrate must be the config that the checkpoint was trained with, got '
+                    f'{config!r}, whose model has {name!r} of shape {tuple(value.shape)}'
+                )
+        network.load_state_dict(held, strict=False)
+        new = statistics(runner, network, teacher, batches, runner.seed)
+    return {name[len(start) :]: value.to(teacher[name]) for name, value in new.items()}
 
 
 def _below(state: State, prefix: str) -> State:
