@@ -7,36 +7,30 @@ where each unit of the teacher came from: see :mod:`~se_mm.history.provenance`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Optional
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Optional
 
-from se_mm.smoothing.options import OptionError
+from se_mm.smoothing.options import OptionError, check_choice, check_count, check_number
 from se_mm.smoothing.schedules import (
-    KEEP_PROB_SCHEDULES,
     MOMENTUM_SCHEDULES,
     Schedule,
+    build_schedule,
+    keep_prob_schedule,
     running_mean,
 )
 from se_mm.smoothing.settings import COPY, GRANULARITIES, Rule
 from se_mm.smoothing.smoother import Smoother
 
-OTHER = 'other'
-"""Stands for an average without a momentum."""
-
-_FUNCTIONS = {**KEEP_PROB_SCHEDULES, **MOMENTUM_SCHEDULES, 'running_mean': running_mean}
+_OTHER = 'other'  # Stands for an average without a momentum.
+_MOMENTA = {**MOMENTUM_SCHEDULES, 'running_mean': running_mean}
 
 
-@dataclass(frozen=True)
-class SmoothedTensors:
-    """The tensors of one rule.
+class SmoothedTensors(NamedTuple):
+    """The shapes of the tensors of one rule, by name in the student's model."""
 
-    Attributes:
-        rule: How they are smoothed; its momentum is None for an average without a momentum.
-        shapes: Name in the student's model -> shape, in the model's order.
-    """
-
-    rule: Rule
+    rule: Rule  # Its momentum is None for an average without a momentum.
     shapes: Mapping[str, tuple[int, ...]]
 
 
@@ -64,8 +58,13 @@ class Segment:
     interval: int = 1
     skipped: frozenset[int] = frozenset()
     copied: bool = False
-    rules: tuple[SmoothedTensors, ...] = ()
+    rules: tuple[SmoothedTensors, ...] = field(default=(), hash=False)
     followed: frozenset[str] = frozenset()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the smoothed tensors, by name."""
+        return {name: shape for some in self.rules for name, shape in some.shapes.items()}
 
     def moves(self, step: int) -> bool:
         """Return whether units were picked at this step."""
@@ -90,19 +89,12 @@ class History:
         self.segments: list[dict[str, Any]] = [dict(segment) for segment in segments]
 
     def go_on(self, step: int, settings: Mapping[str, Any]) -> None:
-        """Begin a new segment, unless the settings equal those of the last.
-
-        Args:
-            step: Updates made.
-            settings: Settings of the coming updates, see :func:`settings_of`.
-        """
+        """Begin a segment after ``step`` updates, unless the settings equal those of the last."""
         if step == 0:  # The first update copies everything.
             self.segments = []
         elif not self.segments:
             self.segments = [{'begin': 0, 'known': False}]
-        if self.segments and all(
-            self.segments[-1].get(key) == value for key, value in settings.items()
-        ):
+        if self.segments and settings.items() <= self.segments[-1].items():
             return
         segment = {'begin': step, 'known': True, 'copied': False, 'skipped': [], **settings}
         if self.segments and self.segments[-1]['begin'] == step:
@@ -115,11 +107,7 @@ class History:
         self.segments[-1]['skipped'].append(step)
 
     def copy(self, step: int) -> None:
-        """Record that everything is copied without counting as an update.
-
-        Args:
-            step: Updates made.
-        """
+        """Record that after ``step`` updates everything is copied, which counts as none."""
         if step == 0:
             return
         if self.segments[-1]['begin'] != step:
@@ -139,29 +127,24 @@ def settings_of(
         total: Updates of the whole run.
         interval: Update steps from one smoothing step to the next.
     """
-    rules: dict[Rule, dict[str, list[int]]] = {}
+    rules: dict[Rule, dict[str, Any]] = {}
     followed = []
     for member, pair in smoother.pairs.items():
-        if isinstance(member.rule, Rule):
-            rules.setdefault(member.rule, {})[member.name] = list(pair.teacher.shape)
-        elif member.rule == COPY and pair.teacher.is_floating_point():
-            followed.append(member.name)
-    return {
-        'seed': seed,
-        'total': total,
-        'interval': interval,
-        'rules': [
-            {
+        rule = member.rule
+        if isinstance(rule, Rule):
+            plain = {
                 'keep_prob': _plain(rule.keep_prob),
                 'momentum': _plain(rule.momentum or inherited),
                 'match_horizon': rule.match_horizon,
                 'granularity': rule.granularity,
-                'tensors': shapes,
+                'tensors': {},
             }
-            for rule, shapes in rules.items()
-        ],
-        'followed': followed,
-    }
+            tensors = rules.setdefault(rule, plain)['tensors']
+            tensors[member.name] = list(pair.teacher.shape)
+        elif rule == COPY and pair.teacher.is_floating_point():
+            followed.append(member.name)
+    settings = {'seed': seed, 'total': total, 'interval': interval}
+    return {**settings, 'rules': list(rules.values()), 'followed': followed}
 
 
 def read_history(saved: Any, updates: int) -> tuple[Segment, ...]:
@@ -190,50 +173,45 @@ def read_history(saved: Any, updates: int) -> tuple[Segment, ...]:
 
 
 def _plain(value: Optional[Schedule]) -> Any:
-    return OTHER if value is None else {'type': value.function.__name__, **value.parameters}
-
-
-def _schedule(value: Mapping[str, Any]) -> Schedule:
-    parameters = {key: float(number) for key, number in value.items() if key != 'type'}
-    if value['type'] == 'running_mean':
-        parameters['interval'] = int(parameters['interval'])
-    schedule = Schedule(_FUNCTIONS[value['type']], parameters)
-    schedule(0, 1)  # Fails if a parameter is missing.
-    return schedule
-
-
-def _count(value: Any, low: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f'an integer must be >= {low}, got {value!r}')
-    return value
+    return _OTHER if value is None else {'type': value.function.__name__, **value.parameters}
 
 
 def _segment(saved: Mapping[str, Any]) -> Segment:
     """Read and check one segment."""
+    begin = check_count('begin', saved['begin'])
     if not saved['known']:
-        return Segment(_count(saved['begin']))
-    rules = []
-    for some in saved['rules']:
-        momentum = some['momentum']
-        rule = Rule(
-            _schedule(some['keep_prob']),
-            None if momentum == OTHER else _schedule(momentum),
-            bool(some['match_horizon']),
-            GRANULARITIES[GRANULARITIES.index(some['granularity'])],
-        )
-        shapes = {
-            str(name): tuple(_count(size) for size in shape)
-            for name, shape in some['tensors'].items()
-        }
-        rules.append(SmoothedTensors(rule, shapes))
+        return Segment(begin)
     return Segment(
-        begin=_count(saved['begin']),
-        known=True,
-        seed=_count(saved['seed']),
-        total=_count(saved['total'], 1),
-        interval=_count(saved['interval'], 1),
-        skipped=frozenset(_count(step) for step in saved['skipped']),
-        copied=bool(saved['copied']),
-        rules=tuple(rules),
-        followed=frozenset(str(name) for name in saved['followed']),
+        begin,
+        True,
+        check_count('seed', saved['seed']),
+        check_count('total', saved['total'], 1),
+        check_count('interval', saved['interval'], 1),
+        frozenset(check_count('skipped', step) for step in saved['skipped']),
+        bool(saved['copied']),
+        tuple(SmoothedTensors(_rule(some), _shapes(some['tensors'])) for some in saved['rules']),
+        frozenset(map(str, saved['followed'])),
     )
+
+
+def _rule(saved: Mapping[str, Any]) -> Rule:
+    momentum = saved['momentum']
+    if momentum != _OTHER:
+        momentum = build_schedule('momentum', momentum, _MOMENTA, _positive)
+    return Rule(
+        keep_prob_schedule('keep_prob', saved['keep_prob']),
+        None if momentum == _OTHER else momentum,
+        bool(saved['match_horizon']),
+        check_choice('granularity', saved['granularity'], GRANULARITIES),
+    )
+
+
+def _shapes(saved: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    return {
+        str(name): tuple(check_count(name, size) for size in shape) for name, shape in saved.items()
+    }
+
+
+def _positive(key: str, value: Any) -> float:
+    """Check a parameter of a momentum: the interval of a running mean may be above 1."""
+    return check_number(key, value, 0, math.inf)

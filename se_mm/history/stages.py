@@ -5,11 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-MOST = 12
-"""Maximum number of parts."""
 
-
-def stages(names: Iterable[str], most: int = MOST) -> dict[str, list[str]]:
+def stages(names: Iterable[str], most: int = 12) -> dict[str, list[str]]:
     """Group tensors by module, at the greatest depth with at most ``most`` groups.
 
     Args:
@@ -19,14 +16,14 @@ def stages(names: Iterable[str], most: int = MOST) -> dict[str, list[str]]:
     Returns:
         Dotted name of a module -> names of its tensors, in order.
     """
-    names = list(names)
+    paths = {name: name.split('.') for name in names}
     found: dict[str, list[str]] = {}
-    for depth in range(1, 1 + max((name.count('.') for name in names), default=0)):
+    for depth in range(1, max(map(len, paths.values()), default=1)):
         groups: dict[str, list[str]] = {}
-        for name in names:
+        for name, path in paths.items():
             # The last part of a name is the tensor itself.
-            groups.setdefault('.'.join(name.split('.')[:-1][:depth]) or name, []).append(name)
+            groups.setdefault('.'.join(path[:-1][:depth]) or name, []).append(name)
         if found and len(groups) > most:
             break
         found = groups
-    return found or {name: [name] for name in names}
+    return found or {name: [name] for name in paths}
