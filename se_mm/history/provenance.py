@@ -10,11 +10,11 @@ The expected distribution is the same with the probability of a pick in place of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import nan, prod
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Union
 
 import numpy as np
 import torch
@@ -22,60 +22,37 @@ from torch import Tensor
 
 from se_mm.history.segments import Segment
 from se_mm.smoothing.picks import INCREMENT, mix_, signed, stream, threshold
-from se_mm.smoothing.settings import Rule, Settings
+from se_mm.smoothing.settings import COPY, Rule
 from se_mm.smoothing.units import Pair, Units
 
 SAMPLE = 1024
 """Maximum number of units of a tensor that are tracked, the first ones."""
 LEAST = 1e-8
-"""An unknown share of a unit below this is assigned to the first update."""
+"""A unit is not tracked further back once the unknown share of its contents is below this."""
 BEFORE = -1
 """Stands for updates before se_mm took over."""
-
-_STEPS = 256  # Updates computed at a time; units that are known are then dropped.
-_COPY = Settings(keep_prob=0.0).default  # The rule of an update that copies every unit.
 
 
 @dataclass(frozen=True)
 class TensorHistory:
-    """The history of a tensor of the teacher.
+    """The history of a tensor of the teacher; ``n`` of its units are tracked, the first ones."""
 
-    Attributes:
-        name: Its name in the student's model.
-        shape: Its shape.
-        units: Number of its units, at the finest granularity that it ever had; the first
-            ``len(taken)`` of them are tracked.
-        keys: ``(n,)`` int64: equal for parts of one unit in several tensors, as in a layer.
-        taken: ``(n,)`` int64: the update at which each unit was last picked, or :data:`BEFORE`.
-        age: ``(n,)`` float64: mean age of each unit's contents, in updates since they were the
-            student's, in [0, updates). NaN for an average without a momentum.
-    """
-
-    name: str
+    name: str  # In the student's model.
     shape: tuple[int, ...]
-    units: int
-    keys: Tensor
-    taken: Tensor
-    age: Tensor
+    units: int  # Number of its units, at the finest granularity that it ever had.
+    keys: Tensor  # (n,) int64: equal for parts of one unit in several tensors, as in a layer.
+    taken: Tensor  # (n,) int64: the update at which each unit was last picked, or BEFORE.
+    age: Tensor  # (n,) float64: mean age of its contents, in updates; NaN without a momentum.
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """The origin of a teacher's contents.
-
-    Attributes:
-        updates: Updates made, at least 1.
-        tensors: The history of each smoothed tensor.
-        share: ``(updates,)`` float64: share of the teacher's smoothed numbers that comes from the
-            student of each update. Together with :attr:`before` they sum to 1. NaN for an average
-            without a momentum.
-        before: Share from before se_mm took over.
-    """
+    """The origin of a teacher's contents after ``updates`` updates."""
 
     updates: int
     tensors: tuple[TensorHistory, ...]
-    share: Tensor
-    before: float
+    share: Tensor  # (updates,) float64: share of the contents from the student of each update.
+    before: float  # Share from before se_mm took over; with the others it sums to 1.
 
     @property
     def taken(self) -> Tensor:
@@ -91,7 +68,7 @@ class Provenance:
 
     @property
     def mean_age(self) -> float:
-        """Mean age of the teacher's numbers, in updates."""
+        """Mean age of the teacher's numbers, in updates; NaN for an average without a momentum."""
         ages = [float(tensor.age.mean()) for tensor in self.tensors]
         return float(np.average(ages, weights=[prod(tensor.shape) for tensor in self.tensors]))
 
@@ -108,16 +85,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Law:
-    """Expected distribution of a provenance over the picks.
+    """Expected distribution of a provenance over the picks: two ``(updates,)`` float64 tensors."""
 
-    Attributes:
-        taken: ``(updates,)`` float64: probability that a unit was last picked at each update.
-        share: ``(updates,)`` float64: expected share of the contents from each update, as for an
-            average of momentum ``(1 - keep_prob) * momentum``; NaN as in :class:`Provenance`.
-    """
-
-    taken: Tensor
-    share: Tensor
+    taken: Tensor  # Probability that a unit was last picked at each update.
+    share: Tensor  # Share of the contents, as for a momentum of (1 - keep_prob) * momentum.
 
     @property
     def mean_age(self) -> float:
@@ -127,14 +98,10 @@ class Law:
 
 
 def effective_size(share: Tensor, before: float = 0.0) -> float:
-    """Compute the effective number of shares, the inverse Simpson index.
+    """Compute the effective number of shares that sum to 1, the inverse Simpson index.
 
     It is ``(2 - m) / m`` for an average of momentum m, and ``(1 + keep_prob) / (1 - keep_prob)``
-    for an SE teacher with many units.
-
-    Args:
-        share: Shares of any shape, which sum to 1 together with ``before``.
-        before: One more share.
+    for an SE teacher with many units. ``before`` is one more share.
     """
     return 1 / (float((share**2).sum()) + before**2)
 
@@ -148,25 +115,38 @@ def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) 
         updates: Updates made, at least 1.
         sample: See :data:`SAMPLE`.
     """
-    block, shapes = cache(_block), segments[-1].shapes
+    timeline, shapes = cache(partial(_timeline, segments, updates)), segments[-1].shapes
     share = torch.zeros(updates + 1, dtype=torch.float64)  # The last entry is BEFORE.
     ages = (updates - 1 - torch.arange(updates + 1)).double()
+    origin = 0
     if not segments[0].known:
-        ages[BEFORE] = updates - segments[1].begin
+        origin, ages[BEFORE] = BEFORE, updates - segments[1].begin
     tensors = []
     for name, shape in shapes.items():
-        finest = _finest(segments, name)
-        places = _places(name, shape, finest, sample)
+        rules = tuple(segment.rule_of(name) for segment in segments)
+        finest = _finest(rules)
+        _, size = _first_unit(name, shape, finest)
+        places = torch.arange(min(prod(shape) // size, sample)) * size
         part_of_teacher = prod(shape) / sum(map(prod, shapes.values())) / len(places)
-        taken = torch.full_like(places, BEFORE)
-        age = torch.zeros(len(places), dtype=torch.float64)
-        for steps, found, parts in _origins(segments, updates, block, name, places):
-            share[steps] += parts.sum(0) * part_of_teacher
-            age[found] += parts @ ages[steps]
-            new = taken[found] == BEFORE
-            taken[found[new]] = torch.where(parts[new] != 0, steps, BEFORE).amax(1)
-        units = prod(shape) // _units(name, shape, finest)[1]
+        rest = torch.ones(len(places), dtype=torch.float64)
+        taken, age = torch.full_like(places, BEFORE), torch.zeros_like(rest)
+        for some in timeline(rules):
+            active = (~(rest <= LEAST)).nonzero()[:, 0]  # NaN stays.
+            if not len(active):
+                break
+            picks = some.picks(*_keys(name, shape, some.granularity, places[active]))
+            replaced = picks * some.weights
+            if some.weights.isnan().any():
+                replaced.masked_fill_(~picks, 0)
+            parts, rest[active] = _divide(rest[active], replaced)
+            share[some.steps] += parts.sum(0) * part_of_teacher
+            age[active] += parts @ ages[some.steps]
+            new = taken[active] == BEFORE
+            taken[active[new]] = torch.where(parts[new] != 0, some.steps, BEFORE).amax(1)
+        share[origin] += rest.sum() * part_of_teacher
+        age += rest * ages[origin]
         keys, low = _keys(name, shape, finest, places)
+        units = prod(shape) // size
         tensors.append(TensorHistory(name, shape, units, keys * 2 + low, taken, age))
     return Provenance(updates, tuple(tensors), share[:updates], float(share[BEFORE]))
 
@@ -181,20 +161,24 @@ def law(segments: Sequence[Segment], updates: int) -> Law:
         segments: The history, oldest first; the last segment is known.
         updates: Updates made, at least 1.
     """
-    block, shapes = cache(_block), segments[-1].shapes
-    runs = [_units(name, shape, _finest(segments, name)) for name, shape in shapes.items()]
+    timeline, shapes = cache(partial(_timeline, segments, updates)), segments[-1].shapes
+    rules = {name: tuple(segment.rule_of(name) for segment in segments) for name in shapes}
+    runs = [_first_unit(name, shape, _finest(rules[name])) for name, shape in shapes.items()]
     tensors = Counter(first for first, _ in runs)  # How many share the units of a run.
     numbers = torch.tensor([prod(shape) for shape in shapes.values()]).double()
     units = numbers / torch.tensor([size * tensors[first] for first, size in runs])
-    weights = torch.stack([units / units.sum(), numbers / numbers.sum()], 1)
-    found = torch.zeros(2, updates + 1, dtype=torch.float64)  # The last column is BEFORE.
-    for name, weight in zip(shapes, weights):
-        for steps, rows, parts in _origins(segments, updates, block, name):
-            found[rows[:, None], steps] += parts * weight[rows, None]
-    return Law(*found[:, :updates])
+    found = torch.zeros(2, updates, dtype=torch.float64)
+    for name, *part in zip(shapes, units / units.sum(), numbers / numbers.sum()):
+        rest = torch.tensor(part)
+        for some in timeline(rules[name]):
+            # A pick takes the unit over as such, and replaces a part of its contents.
+            taken = torch.stack([(some.weights != 0).double(), some.weights])
+            parts, rest = _divide(rest, some.chances * taken)
+            found[:, some.steps] += parts
+    return Law(*found)
 
 
-def share_taken(segment: Segment, steps: range, sample: int = 128) -> float:
+def share_taken(segment: Segment, steps: Sequence[int], sample: int = 128) -> float:
     """Return the mean share of units that updates picked.
 
     Args:
@@ -204,19 +188,20 @@ def share_taken(segment: Segment, steps: range, sample: int = 128) -> float:
     """
     picked, units = 0, 0
     for rule, shapes in segment.rules:
-        some, kind = _block(segment, rule, steps.start, steps.stop), rule.granularity
-        # Units of several tensors are looked at once.
-        runs = {_units(name, shape, kind)[0]: name for name, shape in shapes.items()}
-        for name in runs.values():
-            places = _places(name, shapes[name], kind, sample)
-            picked += int(some.picks(*_keys(name, shapes[name], kind, places)).sum())
+        some = _updates(segment, rule, steps)
+        runs = {_first_unit(name, shapes[name], rule.granularity): name for name in shapes}
+        for (_, size), name in runs.items():  # Units of several tensors are looked at once.
+            places = torch.arange(min(prod(shapes[name]) // size, sample)) * size
+            keys, low = _keys(name, shapes[name], rule.granularity, places)
+            picked += int(some.picks(keys, low).sum())
             units += len(places)
     return picked / (max(1, units) * len(steps))
 
 
-class _Block(NamedTuple):
-    """Updates of a rule, newest first: tensors of shape ``(S,)``."""
+class _Updates(NamedTuple):
+    """Some updates of a tensor: tensors of shape ``(S,)``."""
 
+    granularity: str
     steps: Tensor
     chances: Tensor  # Probability that a unit is picked.
     weights: Tensor  # Weight of the new value in a picked unit; NaN if unknown.
@@ -231,104 +216,71 @@ class _Block(NamedTuple):
         return drawn >= self.thresholds
 
 
-def _block(segment: Segment, rule: Rule, begin: int, end: int) -> _Block:
-    """Return the updates that smoothed in ``range(begin, end)``."""
-    steps = [step for step in reversed(range(begin, end)) if segment.moves(step)]
-    keep_probs = [rule.keep_prob(step, segment.total) for step in steps]
-    averages = [rule.average(step, segment.total, lambda _: nan) for step in steps]
-    return _Block(
-        torch.tensor(steps, dtype=torch.int64),
-        1 - torch.tensor(keep_probs, dtype=torch.float64),
-        torch.tensor([1.0 if w is None else w for w in averages], dtype=torch.float64),
-        torch.tensor([signed(stream(segment.seed, step)) for step in steps]),
-        torch.tensor([threshold(keep_prob) for keep_prob in keep_probs]),
-    )
+def _updates(
+    segment: Segment, rule: Union[Rule, str, None], steps: Sequence[int], copies: Container = ()
+) -> _Updates:
+    """Return what happened at the given steps; at ``copies`` everything was copied."""
+    rows = []
+    for step in steps:
+        keep_prob, weight = 0.0, 1.0
+        if step not in copies and isinstance(rule, Rule):
+            keep_prob = rule.keep_prob(step, segment.total)
+            average = rule.average(step, segment.total, lambda _: nan)
+            weight = 1.0 if average is None else average
+        bits = signed(stream(segment.seed, step)), threshold(keep_prob)
+        moves = segment.moves(step) if isinstance(rule, Rule) else rule == COPY
+        nothing = 0.0, 0.0, 0, 1 << 31
+        row = (1 - keep_prob, weight, *bits) if moves or step in copies else nothing
+        rows.append((step, *row))
+    columns = (torch.from_numpy(np.array(column)) for column in zip(*rows))
+    return _Updates(rule.granularity if isinstance(rule, Rule) else 'tensor', *columns)
 
 
-def _back(segments: Sequence[Segment], updates: int, name: str) -> Iterator[tuple]:
-    """Yield arguments of :func:`_block` for the updates of a tensor but the first, newest first."""
+def _timeline(
+    segments: Sequence[Segment], updates: int, rules: Sequence[Union[Rule, str, None]]
+) -> list[_Updates]:
+    """Return the updates of a tensor, newest first, by its rule in each segment."""
+    copies = {max(s.begin - 1, 0) for s in segments if s.copied or (s.known and s.begin == 0)}
     ends = [*(segment.begin for segment in segments[1:]), updates]
-    for segment, end in zip(reversed(segments), reversed(ends)):
-        begin, rule = max(segment.begin, 1), segment.smoothing(name)
-        if rule is not None:
-            for stop in range(end, begin, -_STEPS):
-                yield segment, rule, max(begin, stop - _STEPS), stop
-        elif name in segment.followed and end > segment.begin:
-            yield Segment(0), _COPY, end - 1, end
-        if segment.copied and segment.begin:
-            yield Segment(0), _COPY, segment.begin - 1, segment.begin
+    return [
+        _updates(segment, rule, range(stop - 1, max(segment.begin, stop - 256) - 1, -1), copies)
+        for segment, rule, end in reversed(list(zip(segments, rules, ends)))
+        for stop in range(end, segment.begin, -256)
+    ]
 
 
-def _origins(
-    segments: Sequence[Segment],
-    updates: int,
-    block: Callable[..., _Block],
-    name: str,
-    places: Optional[Tensor] = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield where the contents of a tensor come from, newest first.
+def _divide(rest: Tensor, replaced: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide the unknown share of the contents among updates, newest first.
 
     Args:
-        segments: The history.
-        updates: Updates made.
-        block: :func:`_block`, cached.
-        name: Name of the tensor.
-        places: ``(n,)`` int64: flat index of an element of each unit to look at. None: two rows of
-            what is expected, when a unit was last picked and where its contents come from.
+        rest: ``(n,)``: the share.
+        replaced: ``(n, S)``: the part of it that each update replaced.
 
-    Yields:
-        ``(S,)`` steps, ``(m,)`` indices of units, and ``(m, S)`` float64, the shares of these
-        units' contents that come from these steps.
+    Returns:
+        ``(n, S)``, the share from each update; and ``(n,)``, what is left.
     """
-    shape = segments[-1].shapes[name]
-    rest = torch.ones(2 if places is None else len(places), dtype=torch.float64)
-    for segment, rule, begin, end in _back(segments, updates, name):
-        units = (~(rest <= LEAST)).nonzero()[:, 0]  # NaN stays.
-        if not len(units):
-            break
-        some = block(segment, rule, begin, end)
-        if not len(some.steps):
-            continue
-        if places is None:
-            replaced = some.chances * torch.stack([(some.weights != 0).double(), some.weights])
-            replaced = replaced[units]
-        else:
-            picks = some.picks(*_keys(name, shape, rule.granularity, places[units]))
-            replaced = picks * some.weights
-            if some.weights.isnan().any():
-                replaced.masked_fill_(~picks, 0)
-        left = torch.cat([rest[units, None], 1 - replaced], 1).cumprod(1)
-        rest[units] = left[:, -1]
-        yield some.steps, units, left[:, :-1] - left[:, 1:]
-    first = 0 if segments[0].known else BEFORE
-    yield torch.tensor([first]), torch.arange(len(rest)), rest[:, None]
+    left = torch.cat([rest[:, None], 1 - replaced], 1).cumprod(1)
+    return left[:, :-1] - left[:, 1:], left[:, -1]
 
 
-def _finest(segments: Sequence[Segment], name: str) -> str:
-    """Return the finest granularity that a tensor had."""
-    rules = [segment.smoothing(name) for segment in segments]
+def _finest(rules: Iterable[Union[Rule, str, None]]) -> str:
+    """Return the finest granularity among rules."""
     order = ('layer', 'tensor', 'channel', 'element')
-    return max((rule.granularity for rule in rules if rule), key=order.index)
+    return max((r.granularity for r in rules if isinstance(r, Rule)), key=order.index)
 
 
-def _units(name: str, shape: Sequence[int], granularity: str) -> tuple[int, int]:
+def _first_unit(name: str, shape: Sequence[int], granularity: str) -> tuple[int, int]:
     """Return the key of a tensor's first unit, and how many numbers a unit has."""
     tensor = torch.empty(shape, device='meta')
     units = Units([Pair(name, tensor, tensor)], granularity)
     return signed(units.firsts[0]), units.sizes[0]
 
 
-def _places(name: str, shape: Sequence[int], granularity: str, sample: int) -> Tensor:
-    """Return the flat index of the first number of each of a tensor's first units."""
-    size = _units(name, shape, granularity)[1]
-    return torch.arange(min(prod(shape) // size, sample)) * size
-
-
 def _keys(
     name: str, shape: Sequence[int], granularity: str, places: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return the keys of the units at flat indices, and whether each uses its hash's lower half."""
-    first, size = _units(name, shape, granularity)
+    first, size = _first_unit(name, shape, granularity)
     halves = 2 if granularity == 'element' else 1
     keys = places // (size * halves) * signed(INCREMENT) + first
     return keys, places % halves < halves - 1

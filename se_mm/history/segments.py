@@ -7,24 +7,21 @@ where each unit of the teacher came from: see :mod:`~se_mm.history.provenance`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Optional
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Optional, Union
 
-from se_mm.smoothing.options import OptionError, check_choice, check_count, check_number
+from se_mm.smoothing.options import OptionError, check_choice, check_count
 from se_mm.smoothing.schedules import (
+    KEEP_PROB_SCHEDULES,
     MOMENTUM_SCHEDULES,
     Schedule,
-    build_schedule,
-    keep_prob_schedule,
     running_mean,
 )
 from se_mm.smoothing.settings import COPY, GRANULARITIES, Rule
 from se_mm.smoothing.smoother import Smoother
 
-_OTHER = 'other'  # Stands for an average without a momentum.
-_MOMENTA = {**MOMENTUM_SCHEDULES, 'running_mean': running_mean}
+_FUNCTIONS = {**KEEP_PROB_SCHEDULES, **MOMENTUM_SCHEDULES, 'running_mean': running_mean}
 
 
 class SmoothedTensors(NamedTuple):
@@ -58,7 +55,7 @@ class Segment:
     interval: int = 1
     skipped: frozenset[int] = frozenset()
     copied: bool = False
-    rules: tuple[SmoothedTensors, ...] = field(default=(), hash=False)
+    rules: tuple[SmoothedTensors, ...] = ()
     followed: frozenset[str] = frozenset()
 
     @property
@@ -70,9 +67,10 @@ class Segment:
         """Return whether units were picked at this step."""
         return step % self.interval == 0 and step not in self.skipped
 
-    def smoothing(self, name: str) -> Optional[Rule]:
-        """Return the rule of the tensor with this name; None if it was not smoothed."""
-        return next((some.rule for some in self.rules if name in some.shapes), None)
+    def rule_of(self, name: str) -> Union[Rule, str, None]:
+        """Return the rule of a tensor, 'copy', or None if it did not change."""
+        rules = (some.rule for some in self.rules if name in some.shapes)
+        return next(rules, COPY if name in self.followed else None)
 
 
 class History:
@@ -158,7 +156,7 @@ def read_history(saved: Any, updates: int) -> tuple[Segment, ...]:
         OptionError: If it is damaged.
     """
     try:
-        segments = tuple(_segment(some) for some in saved)
+        segments = tuple(map(_segment, saved))
         begins = [segment.begin for segment in segments]
         if begins != sorted(set(begins)) or (updates and begins[:1] != [0]):
             raise ValueError(f'segments that begin at {begins}')
@@ -172,46 +170,36 @@ def read_history(saved: Any, updates: int) -> tuple[Segment, ...]:
     return segments
 
 
-def _plain(value: Optional[Schedule]) -> Any:
-    return _OTHER if value is None else {'type': value.function.__name__, **value.parameters}
-
-
 def _segment(saved: Mapping[str, Any]) -> Segment:
     """Read and check one segment."""
-    begin = check_count('begin', saved['begin'])
     if not saved['known']:
-        return Segment(begin)
-    return Segment(
-        begin,
-        True,
-        check_count('seed', saved['seed']),
-        check_count('total', saved['total'], 1),
-        check_count('interval', saved['interval'], 1),
-        frozenset(check_count('skipped', step) for step in saved['skipped']),
-        bool(saved['copied']),
-        tuple(SmoothedTensors(_rule(some), _shapes(some['tensors'])) for some in saved['rules']),
-        frozenset(map(str, saved['followed'])),
-    )
+        return Segment(check_count('begin', saved['begin']))
+    values = {option.name: saved[option.name] for option in fields(Segment)}
+    values['rules'] = tuple(map(_rule, values['rules']))
+    values['skipped'] = frozenset(values['skipped'])
+    values['followed'] = frozenset(values['followed'])
+    for key, low in (('begin', 0), ('seed', 0), ('total', 1), ('interval', 1)):
+        check_count(key, values[key], low)
+    return Segment(**values)
 
 
-def _rule(saved: Mapping[str, Any]) -> Rule:
-    momentum = saved['momentum']
-    if momentum != _OTHER:
-        momentum = build_schedule('momentum', momentum, _MOMENTA, _positive)
-    return Rule(
-        keep_prob_schedule('keep_prob', saved['keep_prob']),
-        None if momentum == _OTHER else momentum,
-        bool(saved['match_horizon']),
+def _rule(saved: Mapping[str, Any]) -> SmoothedTensors:
+    rule = Rule(
+        _schedule(saved['keep_prob']),
+        None if saved['momentum'] == 'other' else _schedule(saved['momentum']),
+        saved['match_horizon'],
         check_choice('granularity', saved['granularity'], GRANULARITIES),
     )
+    return SmoothedTensors(rule, {name: tuple(size) for name, size in saved['tensors'].items()})
 
 
-def _shapes(saved: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {
-        str(name): tuple(check_count(name, size) for size in shape) for name, shape in saved.items()
-    }
+def _schedule(saved: Mapping[str, Any]) -> Schedule:
+    parameters = {key: value for key, value in saved.items() if key != 'type'}
+    schedule = Schedule(_FUNCTIONS[saved['type']], parameters)
+    schedule(0, 1)  # Fails if a parameter is missing.
+    return schedule
 
 
-def _positive(key: str, value: Any) -> float:
-    """Check a parameter of a momentum: the interval of a running mean may be above 1."""
-    return check_number(key, value, 0, math.inf)
+def _plain(value: Optional[Schedule]) -> Any:
+    """Return the inverse of :func:`_schedule`; 'other' is an average without a momentum."""
+    return 'other' if value is None else {'type': value.function.__name__, **value.parameters}
