@@ -10,11 +10,11 @@ The expected distribution is the same with the probability of a pick in place of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import nan, prod
-from typing import NamedTuple, Union
+from typing import Union
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from se_mm.history.segments import Segment
 from se_mm.smoothing.picks import INCREMENT, mix_, signed, stream, threshold
-from se_mm.smoothing.settings import COPY, Rule
+from se_mm.smoothing.settings import COPY, Rule, Settings
 from se_mm.smoothing.units import Pair, Units
 
 SAMPLE = 1024
@@ -31,6 +31,7 @@ LEAST = 1e-8
 """A unit is not tracked further back once the unknown share of its contents is below this."""
 BEFORE = -1
 """Stands for updates before se_mm took over."""
+_COPIES = Settings(keep_prob=0.0).default  # Rule of an update that copies every unit.
 
 
 @dataclass(frozen=True)
@@ -155,109 +156,89 @@ def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) 
 def law(segments: Sequence[Segment], updates: int) -> Law:
     """Compute the expected distribution of a provenance: geometric if keep_prob is constant.
 
-    Contents from before se_mm took over are not included.
-
-    Args:
-        segments: The history, oldest first; the last segment is known.
-        updates: Updates made, at least 1.
+    The arguments are those of :func:`provenance`. Contents from before se_mm are not included.
     """
     timeline, shapes = cache(partial(_timeline, segments, updates)), segments[-1].shapes
     rules = {name: tuple(segment.rule_of(name) for segment in segments) for name in shapes}
     runs = [_first_unit(name, shape, _finest(rules[name])) for name, shape in shapes.items()]
-    tensors = Counter(first for first, _ in runs)  # How many share the units of a run.
+    tensors = Counter(key for key, _ in runs)  # How many share the units of a run.
     numbers = torch.tensor([prod(shape) for shape in shapes.values()]).double()
-    units = numbers / torch.tensor([size * tensors[first] for first, size in runs])
+    units = numbers / torch.tensor([size * tensors[key] for key, size in runs])
     found = torch.zeros(2, updates, dtype=torch.float64)
-    for name, *part in zip(shapes, units / units.sum(), numbers / numbers.sum()):
-        rest = torch.tensor(part)
+    for name, *rest in zip(shapes, units / units.sum(), numbers / numbers.sum()):
+        left = torch.stack(rest)
         for some in timeline(rules[name]):
             # A pick takes the unit over as such, and replaces a part of its contents.
             taken = torch.stack([(some.weights != 0).double(), some.weights])
-            parts, rest = _divide(rest, some.chances * taken)
+            parts, left = _divide(left, some.chances * taken)
             found[:, some.steps] += parts
     return Law(*found)
 
 
 def share_taken(segment: Segment, steps: Sequence[int], sample: int = 128) -> float:
-    """Return the mean share of units that updates picked.
+    """Return the mean share of units that the updates at ``steps`` of a segment picked.
 
-    Args:
-        segment: The segment of all these updates.
-        steps: The updates, at least one, each at least 1.
-        sample: Maximum number of units per tensor to look at.
+    Up to ``sample`` units of each tensor are looked at. Each step is at least 1.
     """
-    picked, units = 0, 0
+    picked = {}
     for rule, shapes in segment.rules:
-        some = _updates(segment, rule, steps)
-        runs = {_first_unit(name, shapes[name], rule.granularity): name for name in shapes}
-        for (_, size), name in runs.items():  # Units of several tensors are looked at once.
-            places = torch.arange(min(prod(shapes[name]) // size, sample)) * size
-            keys, low = _keys(name, shapes[name], rule.granularity, places)
-            picked += int(some.picks(keys, low).sum())
-            units += len(places)
-    return picked / (max(1, units) * len(steps))
+        some = _Updates(segment, rule, steps)
+        for name, shape in shapes.items():
+            key, size = _first_unit(name, shape, rule.granularity)
+            places = torch.arange(min(prod(shape) // size, sample)) * size
+            # Units of several tensors count once.
+            picked[key] = some.picks(*_keys(name, shape, rule.granularity, places)).sum(1).double()
+    return float(torch.cat(list(picked.values())).mean()) / len(steps)
 
 
-class _Updates(NamedTuple):
-    """Some updates of a tensor: tensors of shape ``(S,)``."""
+class _Updates:
+    """Those of some steps at which a rule smoothed, newest first: tensors of shape ``(S,)``."""
 
-    granularity: str
-    steps: Tensor
-    chances: Tensor  # Probability that a unit is picked.
-    weights: Tensor  # Weight of the new value in a picked unit; NaN if unknown.
-    streams: Tensor  # What the hash adds to a unit's key.
-    thresholds: Tensor  # Least number that a picked unit draws.
+    def __init__(self, segment: Segment, rule: Rule, steps: Iterable[int]) -> None:
+        steps = [step for step in steps if segment.moves(step)]
+        keep_probs = [rule.keep_prob(step, segment.total) for step in steps]
+        averages = [rule.average(step, segment.total, lambda _: nan) for step in steps]
+        weights = [1.0 if average is None else average for average in averages]
+        self.granularity = rule.granularity
+        self.steps = torch.tensor(steps)
+        self.chances = 1 - torch.tensor(keep_probs, dtype=torch.float64)  # Of being picked.
+        # Of the new value in a picked unit; NaN for an average without a momentum.
+        self.weights = torch.tensor(weights, dtype=torch.float64)
+        self._streams = torch.tensor([signed(stream(segment.seed, step)) for step in steps])
+        self._thresholds = torch.tensor([threshold(keep_prob) for keep_prob in keep_probs])
 
     def picks(self, keys: Tensor, low: Tensor) -> Tensor:
         """Return which units were picked at which update: ``(n, S)`` bool."""
-        bits = mix_(keys[:, None] + self.streams)
+        bits = mix_(keys[:, None] + self._streams)
         # Two neighbouring elements share a hash, each with its half; other units use the upper one.
-        drawn = (torch.where(low[:, None], bits << 32, bits) if low.any() else bits) >> 32
-        return drawn >= self.thresholds
-
-
-def _updates(
-    segment: Segment, rule: Union[Rule, str, None], steps: Sequence[int], copies: Container = ()
-) -> _Updates:
-    """Return what happened at the given steps; at ``copies`` everything was copied."""
-    rows = []
-    for step in steps:
-        keep_prob, weight = 0.0, 1.0
-        if step not in copies and isinstance(rule, Rule):
-            keep_prob = rule.keep_prob(step, segment.total)
-            average = rule.average(step, segment.total, lambda _: nan)
-            weight = 1.0 if average is None else average
-        bits = signed(stream(segment.seed, step)), threshold(keep_prob)
-        moves = segment.moves(step) if isinstance(rule, Rule) else rule == COPY
-        nothing = 0.0, 0.0, 0, 1 << 31
-        row = (1 - keep_prob, weight, *bits) if moves or step in copies else nothing
-        rows.append((step, *row))
-    columns = (torch.from_numpy(np.array(column)) for column in zip(*rows))
-    return _Updates(rule.granularity if isinstance(rule, Rule) else 'tensor', *columns)
+        return bits << (low * 32)[:, None] >> 32 >= self._thresholds
 
 
 def _timeline(
     segments: Sequence[Segment], updates: int, rules: Sequence[Union[Rule, str, None]]
 ) -> list[_Updates]:
     """Return the updates of a tensor, newest first, by its rule in each segment."""
-    copies = {max(s.begin - 1, 0) for s in segments if s.copied or (s.known and s.begin == 0)}
+    found = []
     ends = [*(segment.begin for segment in segments[1:]), updates]
-    return [
-        _updates(segment, rule, range(stop - 1, max(segment.begin, stop - 256) - 1, -1), copies)
-        for segment, rule, end in reversed(list(zip(segments, rules, ends)))
-        for stop in range(end, segment.begin, -256)
-    ]
+    for segment, rule, end in reversed(list(zip(segments, rules, ends))):
+        begin = max(segment.begin, 1)
+        if isinstance(rule, Rule):
+            steps = range(begin, end)[::-1]
+            found += [
+                _Updates(segment, rule, steps[i : i + 256]) for i in range(0, len(steps), 256)
+            ]
+        elif rule == COPY and end > begin:
+            found.append(_Updates(Segment(0), _COPIES, [end - 1]))
+        if segment.copied or (segment.known and segment.begin == 0):
+            found.append(_Updates(Segment(0), _COPIES, [begin - 1]))
+    return [some for some in found if len(some.steps)]
 
 
 def _divide(rest: Tensor, replaced: Tensor) -> tuple[Tensor, Tensor]:
-    """Divide the unknown share of the contents among updates, newest first.
+    """Divide unknown shares ``(n,)`` of contents among updates, newest first.
 
-    Args:
-        rest: ``(n,)``: the share.
-        replaced: ``(n, S)``: the part of it that each update replaced.
-
-    Returns:
-        ``(n, S)``, the share from each update; and ``(n,)``, what is left.
+    ``replaced`` is the part of a share that each update replaced, ``(n, S)``. Returns the share
+    from each update, ``(n, S)``, and what is left, ``(n,)``.
     """
     left = torch.cat([rest[:, None], 1 - replaced], 1).cumprod(1)
     return left[:, :-1] - left[:, 1:], left[:, -1]
@@ -276,11 +257,9 @@ def _first_unit(name: str, shape: Sequence[int], granularity: str) -> tuple[int,
     return signed(units.firsts[0]), units.sizes[0]
 
 
-def _keys(
-    name: str, shape: Sequence[int], granularity: str, places: Tensor
-) -> tuple[Tensor, Tensor]:
+def _keys(name: str, shape: Sequence[int], granularity: str, places: Tensor) -> list[Tensor]:
     """Return the keys of the units at flat indices, and whether each uses its hash's lower half."""
     first, size = _first_unit(name, shape, granularity)
     halves = 2 if granularity == 'element' else 1
     keys = places // (size * halves) * signed(INCREMENT) + first
-    return keys, places % halves < halves - 1
+    return [keys, places % halves < halves - 1]

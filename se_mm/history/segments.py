@@ -12,51 +12,33 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Optional, Union
 
 from se_mm.smoothing.options import OptionError, check_choice, check_count
-from se_mm.smoothing.schedules import (
-    KEEP_PROB_SCHEDULES,
-    MOMENTUM_SCHEDULES,
-    Schedule,
-    running_mean,
-)
+from se_mm.smoothing.schedules import MOMENTUM_SCHEDULES, Schedule, running_mean
 from se_mm.smoothing.settings import COPY, GRANULARITIES, Rule
 from se_mm.smoothing.smoother import Smoother
 
-_FUNCTIONS = {**KEEP_PROB_SCHEDULES, **MOMENTUM_SCHEDULES, 'running_mean': running_mean}
+_FUNCTIONS = {**MOMENTUM_SCHEDULES, 'running_mean': running_mean}
 
 
 class SmoothedTensors(NamedTuple):
-    """The shapes of the tensors of one rule, by name in the student's model."""
+    """The tensors of one rule, whose momentum is None for an average without a momentum."""
 
-    rule: Rule  # Its momentum is None for an average without a momentum.
-    shapes: Mapping[str, tuple[int, ...]]
+    rule: Rule
+    shapes: Mapping[str, tuple[int, ...]]  # By name in the student's model.
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive updates with the same settings.
+    """Consecutive updates with the same settings."""
 
-    Attributes:
-        begin: First update step, from 0.
-        known: Whether the settings are known; those before se_mm took over are not.
-        seed: Seed of the picks.
-        total: Updates of the whole run, for the schedules.
-        interval: Update steps per smoothing step: one of them smooths.
-        skipped: Update steps that were skipped because the student was not finite.
-        copied: Whether everything was copied just before the first step, as before the begin of
-            smoothing.
-        rules: The smoothed tensors, by rule.
-        followed: Names of tensors that were copied at every step. All others did not change.
-    """
-
-    begin: int
-    known: bool = False
-    seed: int = 0
-    total: int = 1
-    interval: int = 1
-    skipped: frozenset[int] = frozenset()
-    copied: bool = False
+    begin: int  # First update step, from 0.
+    known: bool = False  # False for updates before se_mm took over.
+    seed: int = 0  # Of the picks.
+    total: int = 1  # Updates of the whole run, for the schedules.
+    interval: int = 1  # Update steps per smoothing step: one of them smooths.
+    skipped: frozenset[int] = frozenset()  # Steps at which the student was not finite.
+    copied: bool = False  # Whether everything was copied just before the first step.
     rules: tuple[SmoothedTensors, ...] = ()
-    followed: frozenset[str] = frozenset()
+    followed: frozenset[str] = frozenset()  # Copied at every step. Others did not change.
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -74,14 +56,7 @@ class Segment:
 
 
 class History:
-    """The segments of a running training, as saved in its checkpoints.
-
-    Args:
-        segments: The segments of the checkpoint that the run resumes from.
-
-    Attributes:
-        segments: As :func:`read_history` reads them, oldest first.
-    """
+    """The segments of a running training, oldest first, as saved in its checkpoints."""
 
     def __init__(self, segments: Iterable[Mapping[str, Any]] = ()) -> None:
         self.segments: list[dict[str, Any]] = [dict(segment) for segment in segments]
@@ -116,14 +91,10 @@ class History:
 def settings_of(
     smoother: Smoother, inherited: Optional[Schedule], seed: int, total: int, interval: int
 ) -> dict[str, Any]:
-    """Return the settings that the updates of a smoother depend on, in plain types.
+    """Return the settings that a bound smoother's updates depend on, in plain types.
 
-    Args:
-        smoother: The smoother, bound to a student.
-        inherited: The schedule of the average that the teacher had before; None if unknown.
-        seed: Seed of the picks.
-        total: Updates of the whole run.
-        interval: Update steps from one smoothing step to the next.
+    ``inherited`` is the schedule of the average that the teacher had before, None if unknown; the
+    others are as in :class:`Segment`.
     """
     rules: dict[Rule, dict[str, Any]] = {}
     followed = []
@@ -146,60 +117,56 @@ def settings_of(
 
 
 def read_history(saved: Any, updates: int) -> tuple[Segment, ...]:
-    """Read the segments in a checkpoint.
-
-    Args:
-        saved: The saved value of :attr:`History.segments`.
-        updates: Updates made.
+    """Read the segments in a checkpoint, saved as :attr:`History.segments`, after some updates.
 
     Raises:
-        OptionError: If it is damaged.
+        OptionError: If they are damaged.
     """
     try:
         segments = tuple(map(_segment, saved))
         begins = [segment.begin for segment in segments]
-        if begins != sorted(set(begins)) or (updates and begins[:1] != [0]):
-            raise ValueError(f'segments that begin at {begins}')
-        if begins and begins[-1] > updates:
-            raise ValueError(f'a segment that begins at {begins[-1]} of {updates} updates')
+        first, last = (begins[0], begins[-1]) if begins else (updates, 0)
+        if begins != sorted(set(begins)) or (updates and first) or last > updates:
+            raise ValueError(f'segments that begin at {begins} of {updates} updates')
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        reason = ' '.join(str(error).split())[:200]
-        raise OptionError(
-            f'the history in the checkpoint is damaged: {type(error).__name__}, {reason}'
-        ) from error
+        what = f'{type(error).__name__}, {" ".join(str(error).split())[:200]}'
+        raise OptionError(f'the history in the checkpoint is damaged: {what}') from error
     return segments
 
 
 def _segment(saved: Mapping[str, Any]) -> Segment:
-    """Read and check one segment."""
     if not saved['known']:
         return Segment(check_count('begin', saved['begin']))
     values = {option.name: saved[option.name] for option in fields(Segment)}
-    values['rules'] = tuple(map(_rule, values['rules']))
-    values['skipped'] = frozenset(values['skipped'])
-    values['followed'] = frozenset(values['followed'])
+    values['skipped'] = frozenset(check_count('skipped', step) for step in saved['skipped'])
+    values['rules'] = tuple(map(_rule, saved['rules']))
+    values['followed'] = frozenset(saved['followed'])
     for key, low in (('begin', 0), ('seed', 0), ('total', 1), ('interval', 1)):
-        check_count(key, values[key], low)
+        check_count(key, saved[key], low)
     return Segment(**values)
 
 
 def _rule(saved: Mapping[str, Any]) -> SmoothedTensors:
     rule = Rule(
         _schedule(saved['keep_prob']),
-        None if saved['momentum'] == 'other' else _schedule(saved['momentum']),
-        saved['match_horizon'],
+        _schedule(saved['momentum']),
+        bool(saved['match_horizon']),
         check_choice('granularity', saved['granularity'], GRANULARITIES),
     )
-    return SmoothedTensors(rule, {name: tuple(size) for name, size in saved['tensors'].items()})
+    return SmoothedTensors(rule, {name: tuple(shape) for name, shape in saved['tensors'].items()})
 
 
-def _schedule(saved: Mapping[str, Any]) -> Schedule:
+def _plain(schedule: Optional[Schedule]) -> Any:
+    return (
+        'other' if schedule is None else {'type': schedule.function.__name__, **schedule.parameters}
+    )
+
+
+def _schedule(saved: Any) -> Optional[Schedule]:
+    """Return the inverse of :func:`_plain`; None, an average without a momentum, is 'other'."""
+    if saved == 'other':
+        return None
     parameters = {key: value for key, value in saved.items() if key != 'type'}
     schedule = Schedule(_FUNCTIONS[saved['type']], parameters)
     schedule(0, 1)  # Fails if a parameter is missing.
     return schedule
-
-
-def _plain(value: Optional[Schedule]) -> Any:
-    """Return the inverse of :func:`_schedule`; 'other' is an average without a momentum."""
-    return 'other' if value is None else {'type': value.function.__name__, **value.parameters}

@@ -16,14 +16,12 @@ def stages(names: Iterable[str], most: int = 12) -> dict[str, list[str]]:
     Returns:
         Dotted name of a module -> names of its tensors, in order.
     """
-    paths = {name: name.split('.') for name in names}
-    found: dict[str, list[str]] = {}
-    for depth in range(1, max(map(len, paths.values()), default=1)):
+    names = list(names)
+    for depth in range(max((name.count('.') for name in names), default=0), 0, -1):
         groups: dict[str, list[str]] = {}
-        for name, path in paths.items():
+        for name in names:
             # The last part of a name is the tensor itself.
-            groups.setdefault('.'.join(path[:-1][:depth]) or name, []).append(name)
-        if found and len(groups) > most:
-            break
-        found = groups
-    return found or {name: [name] for name in paths}
+            groups.setdefault('.'.join(name.split('.')[:-1][:depth]) or name, []).append(name)
+        if len(groups) <= most or depth == 1:
+            return groups
+    return {name: [name] for name in names}
