@@ -170,7 +170,7 @@ def law(segments: Sequence[Segment], updates: int) -> Law:
         for some in timeline(rules[name]):
             # A pick takes the unit over as such, and replaces a part of its contents.
             taken = torch.stack([(some.weights != 0).double(), some.weights])
-            parts, left = _divide(left, some.chances * taken)
+            parts, left = _divide(left, (1 - some.keep_probs) * taken)
             found[:, some.steps] += parts
     return Law(*found)
 
@@ -187,7 +187,8 @@ def share_taken(segment: Segment, steps: Sequence[int], sample: int = 128) -> fl
             key, size = _first_unit(name, shape, rule.granularity)
             places = torch.arange(min(prod(shape) // size, sample)) * size
             # Units of several tensors count once.
-            picked[key] = some.picks(*_keys(name, shape, rule.granularity, places)).sum(1).double()
+            picks = some.picks(*_keys(name, shape, rule.granularity, places))
+            picked[rule, key] = picks.sum(1).double()
     return float(torch.cat(list(picked.values())).mean()) / len(steps)
 
 
@@ -197,21 +198,21 @@ class _Updates:
     def __init__(self, segment: Segment, rule: Rule, steps: Iterable[int]) -> None:
         steps = [step for step in steps if segment.moves(step)]
         keep_probs = [rule.keep_prob(step, segment.total) for step in steps]
-        averages = [rule.average(step, segment.total, lambda _: nan) for step in steps]
+        known = rule.momentum is not None
+        averages = [rule.average(step, segment.total) if known else nan for step in steps]
         weights = [1.0 if average is None else average for average in averages]
+        streams = [signed(stream(segment.seed, step)) for step in steps]
+        least = [threshold(keep_prob) for keep_prob in keep_probs]
         self.granularity = rule.granularity
-        self.steps = torch.tensor(steps)
-        self.chances = 1 - torch.tensor(keep_probs, dtype=torch.float64)  # Of being picked.
-        # Of the new value in a picked unit; NaN for an average without a momentum.
-        self.weights = torch.tensor(weights, dtype=torch.float64)
-        self._streams = torch.tensor([signed(stream(segment.seed, step)) for step in steps])
-        self._thresholds = torch.tensor([threshold(keep_prob) for keep_prob in keep_probs])
+        # Probability of being kept; weight of the new value otherwise, NaN if unknown.
+        self.keep_probs, self.weights = torch.tensor([keep_probs, weights], dtype=torch.float64)
+        self.steps, self._streams, self._least = torch.tensor([steps, streams, least]).long()
 
     def picks(self, keys: Tensor, low: Tensor) -> Tensor:
         """Return which units were picked at which update: ``(n, S)`` bool."""
         bits = mix_(keys[:, None] + self._streams)
         # Two neighbouring elements share a hash, each with its half; other units use the upper one.
-        return bits << (low * 32)[:, None] >> 32 >= self._thresholds
+        return bits << (low * 32)[:, None] >> 32 >= self._least
 
 
 def _timeline(
