@@ -6,12 +6,10 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def page(title: str, body: str) -> str:
@@ -21,8 +19,6 @@ def page(title: str, body: str) -> str:
 
 def png(figure: Figure) -> bytes:
     """Render a figure as PNG, and close it."""
-    from matplotlib import pyplot as plt
-
     picture = io.BytesIO()
     figure.savefig(picture, format='png', dpi=130)
     plt.close(figure)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -30,7 +31,6 @@ def summary(found: Provenance, expected: Law) -> list[tuple[str, str, str]]:
         rows += [
             ('mean age, updates', f'{found.mean_age:,.2f}', f'{expected.mean_age:,.2f}'),
             ('effective ensemble size, students', f'{found.effective_size:,.2f}', size),
-            ('contributing updates', f'{int((found.share > 0).sum()):,}', ''),
         ]
     rows.append(('oldest unit, updates ago', f'{found.oldest:,}', ''))
     if found.before:
@@ -40,16 +40,14 @@ def summary(found: Provenance, expected: Law) -> list[tuple[str, str, str]]:
 
 def stage_table(found: Provenance) -> tuple[list[str], list[list[str]]]:
     """Return the header and rows of a table of the parts of a teacher."""
-    by_name = {tensor.name: tensor for tensor in found.tensors}
+    tensors = {tensor.name: tensor for tensor in found.tensors}
     rows = []
-    for stage, names in stages(by_name).items():
-        tensors = [by_name[name] for name in names]
-        numbers = [prod(tensor.shape) for tensor in tensors]
-        age = np.average([float(tensor.age.mean()) for tensor in tensors], weights=numbers)
-        oldest = found.updates - 1 - min(int(t.taken.clamp(min=0).min()) for t in tensors)
-        units = sum(len(tensor.taken) for tensor in tensors)
-        counts = [f'{count:,}' for count in (len(names), sum(numbers), units)]
-        rows.append([stage, *counts, f'{age:,.1f}', f'{oldest:,}'])
+    for stage, names in stages(tensors).items():
+        part = replace(found, tensors=tuple(tensors[name] for name in names))
+        numbers = sum(prod(tensor.shape) for tensor in part.tensors)
+        units = sum(len(tensor.taken) for tensor in part.tensors)
+        counts = [f'{count:,}' for count in (len(names), numbers, units)]
+        rows.append([stage, *counts, f'{part.mean_age:,.1f}', f'{part.oldest:,}'])
     return ['part', 'tensors', 'numbers', 'units tracked', 'mean age', 'oldest unit'], rows
 
 
@@ -57,8 +55,9 @@ def draw_history(found: Provenance, expected: Law, title: str) -> Figure:
     """Plot the age of every unit, and the measured and expected distributions of ages."""
     known = not np.isnan(found.mean_age)
     averaged = known and not np.allclose(expected.share, expected.taken)
-    figure = Figure((13, _height(len(found.tensors), 5)), layout='constrained')
-    grid = figure.add_gridspec(2 if averaged else 1, 2, width_ratios=(3, 2))
+    figure = Figure((13, np.clip(1.5 + 0.2 * len(found.tensors), 5, 11)), layout='constrained')
+    figure.suptitle(title)
+    grid = figure.add_gridspec(1 + averaged, 2, width_ratios=(3, 2))
     _draw_map(figure.add_subplot(grid[:, 0]), found)
     ages = found.updates - 1 - found.taken[found.taken != BEFORE].numpy()
     units = np.bincount(ages, minlength=found.updates) / len(found.taken)
@@ -69,7 +68,6 @@ def draw_history(found: Provenance, expected: Law, title: str) -> Figure:
         axes = figure.add_subplot(grid[1, 1])
         axes.set(ylabel='share of the contents', xlabel='age of what the teacher holds, in updates')
         _draw_ages(axes, found.share.flip(0).numpy(), expected.share.flip(0).numpy())
-    figure.suptitle(title)
     return figure
 
 
@@ -78,10 +76,9 @@ def _draw_map(axes: Axes, found: Provenance) -> None:
     rows = []
     for tensor in found.tensors:
         ages = (found.updates - 1 - tensor.taken.clamp(min=0)).double().numpy()
+        # Units that share a column are averaged, and fewer units are each several columns.
         edges = np.arange(_COLUMNS) * len(ages) // _COLUMNS
-        # Units that share a column are averaged; fewer units are repeated.
-        counts = np.maximum(np.diff([*edges, len(ages)]), 1)
-        rows.append(np.add.reduceat(ages, edges) / counts)
+        rows.append(np.add.reduceat(ages, edges) / np.diff(edges, append=len(ages)).clip(1))
     image = np.stack(rows)
     oldest = max(1, int(np.ceil(image.max())))
     norm = FuncNorm((np.log1p, np.expm1), vmin=0, vmax=oldest)
@@ -118,12 +115,11 @@ def _draw_ages(axes: Axes, measured: np.ndarray, expected: np.ndarray) -> None:
     reach = np.searchsorted(np.cumsum(expected), 0.999 * expected.sum()) + 1
     width = -(-reach // _BINS)
     bins = min(_BINS + 1, -(-len(measured) // width))
-    index = np.minimum(np.arange(len(measured)) // width, bins - 1)
-    left = np.arange(bins) * width
-    bars = {'width': 0.92 * width, 'align': 'edge', 'color': MEASURED, 'label': 'this teacher'}
-    axes.bar(left, np.bincount(index, measured), **bars)
-    line = {'ms': 4, 'lw': 1.5, 'color': EXPECTED, 'label': 'expected'}
-    axes.plot(left + width / 2, np.bincount(index, expected), 'o-', **line)
+    left = width * np.arange(bins)
+    bin_of = np.minimum(np.arange(len(measured)) // width, bins - 1)
+    bars, line = np.bincount(bin_of, measured), np.bincount(bin_of, expected)
+    axes.bar(left, bars, 0.92 * width, align='edge', color=MEASURED, label='this teacher')
+    axes.plot(left + width / 2, line, 'o-', color=EXPECTED, ms=4, lw=1.5, label='expected')
     per = f' in {width} updates' if width > 1 else ''
     older = ' (last: all older)' if bins * width < len(measured) else ''
     axes.set(ylabel=axes.get_ylabel() + per, xlabel=axes.get_xlabel() + older)
@@ -133,24 +129,19 @@ def _draw_ages(axes: Axes, measured: np.ndarray, expected: np.ndarray) -> None:
 
 
 def distances(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> dict[str, float]:
-    """Compute the relative L2 distance ``|t - s| / |s|`` of each tensor that both networks have.
-
-    Args:
-        teacher: Name in the student's model -> tensor of the teacher.
-        student: Name -> tensor of the student.
-    """
+    """Compute the distance ``|t - s| / |s|`` of each tensor that both have by the same name."""
     found = {}
     for name, value in teacher.items():
         other = student.get(name)
         if other is not None and other.shape == value.shape and value.is_floating_point():
-            apart, size = (value.double() - other.double()).norm(), other.double().norm()
-            found[name] = float(apart) / max(float(size), 1e-12)
+            size = max(float(other.double().norm()), 1e-12)
+            found[name] = float((value.double() - other.double()).norm()) / size
     return found
 
 
 def draw_distances(found: Mapping[str, float], title: str) -> Figure:
     """Plot the distance of each tensor of a teacher from its student's, by name."""
-    figure = Figure((10, _height(len(found), 4)), layout='constrained')
+    figure = Figure((10, np.clip(1.5 + 0.2 * len(found), 4, 11)), layout='constrained')
     axes = figure.add_subplot()
     axes.barh(range(len(found)), list(found.values()), height=0.9, color=MEASURED)
     _name_rows(axes, list(found))
@@ -158,8 +149,3 @@ def draw_distances(found: Mapping[str, float], title: str) -> Figure:
     axes.spines[['top', 'right']].set_visible(False)
     figure.suptitle(title)
     return figure
-
-
-def _height(rows: int, least: float) -> float:
-    """Return the height of a figure in inches."""
-    return max(least, min(11.0, 1.5 + 0.2 * rows))

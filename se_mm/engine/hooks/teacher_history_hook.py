@@ -21,12 +21,6 @@ from se_mm.smoothing.options import OptionError, check_count, check_flag
 class TeacherHistoryHook(Hook):
     """Adds the plot of ``tools/teacher_history.py`` to all backends of the run's visualizer.
 
-    Example:
-        >>> custom_hooks = [
-        ...     dict(type='SETMAHook', keep_prob=0.7),
-        ...     dict(type='TeacherHistoryHook', interval=10),
-        ... ]
-
     Args:
         interval: Epochs, or iterations, from one plot to the next, at least 1.
         by_epoch: Whether they are epochs.
