@@ -29,28 +29,20 @@ except ImportError as error:  # Something is not installed, or installed twice.
 
 def history_of(record: dict, name: str) -> tuple[bytes, str]:
     """Return the plot of a teacher that se_mm updated, and the body of its page."""
-    updates = record['step']
+    updates, segments = record['step'], read_history(record['history'], record['step'])
     if updates == 0:
-        raise OptionError(
-            f'checkpoint must be from after the first update, got {name!r}; use a later one'
-        )
-    segments = read_history(record['history'], updates)
+        raise OptionError(f'checkpoint must be from after the first update, got {name!r}')
     found, expected = provenance(segments, updates), law(segments, updates)
     rows = summary(found, expected)
-    notes = []
-    if len(segments) > 1:
-        notes.append(f'Settings changed {len(segments) - 1} times; the title shows the last.')
-    if found.sampled:
-        notes.append('In tensors with more than 1,024 units, only the first 1,024 are tracked.')
     for what, measured, law_says in rows:
-        print(f'{what:<34}  {measured}' + (f' (expected {law_says})' if law_says else ''))
-    print(*notes, sep='\n', end='\n' if notes else '')
+        print(f'{what:<37}  {measured}' + (f' (expected {law_says})' if law_says else ''))
     title = f'{name}: {record["hook"]}, {segments[-1].rules[0].rule}, after {updates:,} updates'
+    if len(segments) > 1:
+        title += f', of which {updates - segments[-1].begin:,} with these settings'
     picture = png(draw_history(found, expected, title))
     alt = 'A map of the age of every unit, and the measured and expected distributions of ages'
-    body = [table(['', 'this teacher', 'expected'], rows), *(f'<p>{note}</p>' for note in notes)]
-    body += [embedded(picture, alt), '<h2>Parts</h2>', table(*stage_table(found))]
-    return picture, '\n'.join(body)
+    body = [table(['', 'this teacher', 'expected'], rows), embedded(picture, alt)]
+    return picture, '\n'.join([*body, '<h2>Parts</h2>', table(*stage_table(found))])
 
 
 def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:

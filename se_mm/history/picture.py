@@ -13,7 +13,7 @@ from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from se_mm.history.provenance import BEFORE, Law, Provenance, effective_size
+from se_mm.history.provenance import BEFORE, SAMPLE, Law, Provenance, effective_size
 from se_mm.history.stages import stages
 
 # Okabe and Ito's colour-blind safe palette.
@@ -35,6 +35,8 @@ def summary(found: Provenance, expected: Law) -> list[tuple[str, str, str]]:
     rows.append(('oldest unit, updates ago', f'{found.oldest:,}', ''))
     if found.before:
         rows.append(('from before se_mm', f'{found.before:.1%}', ''))
+    if found.sampled:
+        rows.append(('units tracked of each tensor, at most', f'{SAMPLE:,}', ''))
     return rows
 
 
