@@ -69,7 +69,7 @@ class TeacherHistoryHook(Hook):
             title = f'{segments[-1].rules[0].rule}, after {updates:,} updates'
             figure = draw_history(provenance(segments, updates), law(segments, updates), title)
             figure.set_dpi(80)
-            canvas = FigureCanvasAgg(figure)
+            canvas: Any = FigureCanvasAgg(figure)
             canvas.draw()
             image = np.array(canvas.buffer_rgba())[..., :3]
             runner.visualizer.add_image('teacher_history', image, step=step)
