@@ -27,6 +27,14 @@ except ImportError as error:  # Something is not installed, or installed twice.
     sys.exit(2)
 
 
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Plot what a teacher is made of.')
+    parser.add_argument('checkpoint', type=Path, help='a training checkpoint')
+    parser.add_argument('--out', type=Path, help="where to write; default: the checkpoint's folder")
+    return parser.parse_args()
+
+
 def history_of(record: dict, name: str) -> tuple[bytes, str]:
     """Return the plot of a teacher that se_mm updated, and the body of its page."""
     updates, segments = record['step'], read_history(record['history'], record['step'])
@@ -64,10 +72,7 @@ def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
 
 def main() -> None:
     """Write the plot and the page."""
-    parser = argparse.ArgumentParser(description='Plot what a teacher is made of.')
-    parser.add_argument('checkpoint', type=Path, help='a training checkpoint')
-    parser.add_argument('--out', type=Path, help="where to write; default: the checkpoint's folder")
-    args = parser.parse_args()
+    args = parse_args()
     name, out = args.checkpoint.name, args.out or args.checkpoint.parent
     checkpoint = read_checkpoint(args.checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
