@@ -212,7 +212,8 @@ class _Updates:
         """Return which units were picked at which update: ``(n, S)`` bool."""
         bits = mix_(keys[:, None] + self._streams)
         # Two neighbouring elements share a hash, each with its half; other units use the upper one.
-        return bits << (low * 32)[:, None] >> 32 >= self._least
+        bits[low] <<= 32
+        return bits >> 32 >= self._least
 
 
 def _timeline(
