@@ -30,41 +30,31 @@ except ImportError as error:  # Something is not installed, or installed twice.
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Plot what a teacher is made of.')
-    parser.add_argument('checkpoint', help='a training checkpoint')
+    parser.add_argument('checkpoint', type=Path, help='a training checkpoint')
     parser.add_argument('--out', type=Path, help="where to write; default: the checkpoint's folder")
     return parser.parse_args()
 
 
 def history_of(record: dict, name: str) -> tuple[bytes, str]:
     """Return the plot of a teacher that se_mm updated, and the body of its page."""
-    segments = read_history(record['history'], record['step'])
-    found, expected = provenance(segments, record['step']), law(segments, record['step'])
-    rule = segments[-1].rules[0].rule
-    title = f'{name}: {record["hook"]}, {rule}, after {record["step"]:,} updates'
+    updates, segments = record['step'], read_history(record['history'], record['step'])
+    if updates == 0:
+        raise OptionError(f'checkpoint must be from after the first update, got {name!r}')
+    found, expected = provenance(segments, updates), law(segments, updates)
     rows = summary(found, expected)
-    width = max(len(what) for what, _, _ in rows)
     for what, measured, law_says in rows:
-        print(f'{what:<{width}}  {measured}' + (f' (expected {law_says})' if law_says else ''))
-    notes = []
+        print(f'{what:<37}  {measured}' + (f' (expected {law_says})' if law_says else ''))
+    title = f'{name}: {record["hook"]}, {segments[-1].rules[0].rule}, after {updates:,} updates'
     if len(segments) > 1:
-        notes.append(f'Settings changed {len(segments) - 1} times; the title shows the last.')
-    if found.sampled:
-        notes.append('In tensors with more than 1,024 units, only the first 1,024 are tracked.')
-    for note in notes:
-        print(note)
-    body = table(['', 'this teacher', 'expected'], rows)
-    body += ''.join(f'<p>{note}</p>' for note in notes)
+        title += f', of which {updates - segments[-1].begin:,} with these settings'
     picture = png(draw_history(found, expected, title))
     alt = 'A map of the age of every unit, and the measured and expected distributions of ages'
-    return picture, f'{body}\n{embedded(picture, alt)}\n<h2>Parts</h2>{table(*stage_table(found))}'
+    body = [table(['', 'this teacher', 'expected'], rows), embedded(picture, alt)]
+    return picture, '\n'.join([*body, '<h2>Parts</h2>', table(*stage_table(found))])
 
 
 def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
-    """Return the plot of a teacher whose updates are unknown, and the body of its page.
-
-    Raises:
-        OptionError: If the checkpoint has no teacher.
-    """
+    """Return the plot of a teacher whose updates are unknown, and the body of its page."""
     both = teacher_and_student(checkpoint)
     if both.kind is None:
         raise OptionError(f'checkpoint must hold a teacher, got {name!r} with a single model')
@@ -83,28 +73,17 @@ def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
 def main() -> None:
     """Write the plot and the page."""
     args = parse_args()
-    path = Path(args.checkpoint)
-    checkpoint = read_checkpoint(path)
+    name, out = args.checkpoint.name, args.out or args.checkpoint.parent
+    checkpoint = read_checkpoint(args.checkpoint)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
         raise OptionError(
-            f"checkpoint must be a training checkpoint, got {str(path)!r} without 'state_dict'"
+            f"checkpoint must be a training checkpoint, got {name!r} without 'state_dict'"
         )
     record = read_record(checkpoint)
-    if record is not None and record['step'] == 0:
-        raise OptionError(
-            f'checkpoint must be from after the first update, got {str(path)!r}; use a later one'
-        )
-    if record is None:
-        picture, body = distance_of(checkpoint, path.name)
-    else:
-        picture, body = history_of(record, path.name)
-    out = path.parent if args.out is None else args.out
-    title = f'What the teacher of {path.name} is made of'
-    for name, data in (
-        ('teacher_history.png', picture),
-        ('teacher_history.html', page(title, body).encode()),
-    ):
-        with whole_file('--out', out / name) as file:
+    picture, body = distance_of(checkpoint, name) if record is None else history_of(record, name)
+    text = page(f'What the teacher of {name} is made of', body)
+    for kind, data in (('png', picture), ('html', text.encode())):
+        with whole_file('--out', out / f'teacher_history.{kind}') as file:
             file.write_bytes(data)
     print(f'{out}/teacher_history.png and .html')
 

@@ -4,237 +4,150 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import FuncNorm
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from se_mm.history.provenance import BEFORE, Law, Provenance, TensorHistory, effective_size
+from se_mm.history.provenance import BEFORE, SAMPLE, Law, Provenance, effective_size
 from se_mm.history.stages import stages
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's colour-blind safe palette.
 MEASURED, EXPECTED = '#56B4E9', '#D55E00'
 _COLUMNS = 256  # Of the map; more units share columns.
 _BINS = 30
 _AGES = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10**4, 10**5)  # Ticks of the colour scale.
-_NAMED = 40  # Up to this number, each row of the map has its own name.
 
 
 def summary(found: Provenance, expected: Law) -> list[tuple[str, str, str]]:
-    """Summarise a teacher's provenance in rows of ``(what, measured, expected)``.
-
-    Args:
-        found: The measured provenance.
-        expected: The expected distribution.
-    """
-    known = not np.isnan(found.mean_age)
+    """Summarise a teacher's provenance in rows of ``(what, measured, expected)``."""
     rows = [('updates made', f'{found.updates:,}', '')]
-    if known:
+    if not np.isnan(found.mean_age):
+        size = f'{effective_size(expected.share):,.2f}'
         rows += [
             ('mean age, updates', f'{found.mean_age:,.2f}', f'{expected.mean_age:,.2f}'),
-            (
-                'effective ensemble size, students',
-                f'{found.effective_size:,.2f}',
-                f'{effective_size(expected.share):,.2f}',
-            ),
-            ('contributing updates', f'{int((found.share > 0).sum()):,}', ''),
+            ('effective ensemble size, students', f'{found.effective_size:,.2f}', size),
         ]
     rows.append(('oldest unit, updates ago', f'{found.oldest:,}', ''))
     if found.before:
         rows.append(('from before se_mm', f'{found.before:.1%}', ''))
+    if found.sampled:
+        rows.append(('units tracked of each tensor, at most', f'{SAMPLE:,}', ''))
     return rows
 
 
 def stage_table(found: Provenance) -> tuple[list[str], list[list[str]]]:
     """Return the header and rows of a table of the parts of a teacher."""
-    header = ['part', 'tensors', 'numbers', 'units tracked', 'mean age', 'oldest unit']
-    by_name = {tensor.name: tensor for tensor in found.tensors}
+    tensors = {tensor.name: tensor for tensor in found.tensors}
     rows = []
-    for stage, names in stages(by_name).items():
-        tensors = [by_name[name] for name in names]
-        numbers = [prod(tensor.shape) for tensor in tensors]
-        ages = [float(tensor.age.mean()) for tensor in tensors]
-        oldest = found.updates - 1 - min(int(t.taken.clamp(min=0).min()) for t in tensors)
-        rows.append(
-            [
-                stage,
-                str(len(tensors)),
-                f'{sum(numbers):,}',
-                f'{sum(len(tensor.taken) for tensor in tensors):,}',
-                f'{np.average(ages, weights=numbers):,.1f}',
-                f'{oldest:,}',
-            ]
-        )
-    return header, rows
+    for stage, names in stages(tensors).items():
+        part = replace(found, tensors=tuple(tensors[name] for name in names))
+        numbers = sum(prod(tensor.shape) for tensor in part.tensors)
+        units = sum(len(tensor.taken) for tensor in part.tensors)
+        counts = [f'{count:,}' for count in (len(names), numbers, units)]
+        rows.append([stage, *counts, f'{part.mean_age:,.1f}', f'{part.oldest:,}'])
+    return ['part', 'tensors', 'numbers', 'units tracked', 'mean age', 'oldest unit'], rows
 
 
 def draw_history(found: Provenance, expected: Law, title: str) -> Figure:
-    """Plot the age of every unit, and the distribution of ages.
-
-    Args:
-        found: The measured provenance of the teacher.
-        expected: The expected distribution.
-        title: Title of the figure.
-    """
-    plt = _pyplot()
-    contents = not np.isnan(found.mean_age)
-    averaged = contents and not np.allclose(expected.share.numpy(), expected.taken.numpy())
-    rows = len(found.tensors)
-    height = max(5.0, min(11.0, 1.5 + 0.2 * rows))
-    figure = plt.figure(figsize=(13, height), layout='constrained')
-    grid = figure.add_gridspec(2 if averaged else 1, 2, width_ratios=(3, 2))
-    _draw_map(figure, figure.add_subplot(grid[:, 0]), found)
-    taken = found.taken
-    known = taken[taken != BEFORE]
-    ages = found.updates - 1 - known.numpy()
-    _draw_ages(
-        figure.add_subplot(grid[0, 1]),
-        np.bincount(ages, minlength=found.updates) / max(1, len(taken)),
-        expected.taken.flip(0).numpy(),
-        'share of units',
-        'updates since a unit was last taken over',
-    )
-    if averaged:
-        _draw_ages(
-            figure.add_subplot(grid[1, 1]),
-            found.share.flip(0).numpy(),
-            expected.share.flip(0).numpy(),
-            'share of the contents',
-            'age of what the teacher holds, in updates',
-        )
+    """Plot the age of every unit, and the measured and expected distributions of ages."""
+    known = not np.isnan(found.mean_age)
+    averaged = known and not np.allclose(expected.share, expected.taken)
+    figure = Figure((13, np.clip(1.5 + 0.2 * len(found.tensors), 5, 11)), layout='constrained')
     figure.suptitle(title)
+    grid = figure.add_gridspec(1 + averaged, 2, width_ratios=(3, 2))
+    _draw_map(figure.add_subplot(grid[:, 0]), found)
+    ages = found.updates - 1 - found.taken[found.taken != BEFORE].numpy()
+    units = np.bincount(ages, minlength=found.updates) / len(found.taken)
+    axes = figure.add_subplot(grid[0, 1])
+    axes.set(ylabel='share of units', xlabel='updates since a unit was last taken over')
+    _draw_ages(axes, units, expected.taken.flip(0).numpy())
+    if averaged:
+        axes = figure.add_subplot(grid[1, 1])
+        axes.set(ylabel='share of the contents', xlabel='age of what the teacher holds, in updates')
+        _draw_ages(axes, found.share.flip(0).numpy(), expected.share.flip(0).numpy())
     return figure
 
 
-def _draw_map(figure: Figure, axes: Axes, found: Provenance) -> None:
+def _draw_map(axes: Axes, found: Provenance) -> None:
     """Plot a map with a row per tensor, a column per unit, and the unit's age as colour."""
-    from matplotlib.colors import FuncNorm
-
-    image = np.stack([_row(tensor, found.updates) for tensor in found.tensors])
-    oldest = max(1, int(np.ceil(np.nanmax(image))))
+    rows = []
+    for tensor in found.tensors:
+        ages = (found.updates - 1 - tensor.taken.clamp(min=0)).double().numpy()
+        # Units that share a column are averaged, and fewer units are each several columns.
+        edges = np.arange(_COLUMNS) * len(ages) // _COLUMNS
+        rows.append(np.add.reduceat(ages, edges) / np.diff(edges, append=len(ages)).clip(1))
+    image = np.stack(rows)
+    oldest = max(1, int(np.ceil(image.max())))
     norm = FuncNorm((np.log1p, np.expm1), vmin=0, vmax=oldest)
-    shown = axes.imshow(
-        image, aspect='auto', cmap='viridis_r', norm=norm, interpolation='nearest', extent=None
-    )
-    names = [tensor.name for tensor in found.tensors]
-    groups = stages(names)
-    if len(names) <= _NAMED:
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-    else:
-        firsts = [names.index(group[0]) for group in groups.values()]
-        apart = len(names) / 50  # Closer names would overlap.
-        named = [
-            (first, name)
-            for first, name, after in zip(firsts, groups, [*firsts[1:], len(names)])
-            if after - first >= apart
-        ]
-        axes.set_yticks(*zip(*named), fontsize=8, va='top')
-        for first in firsts[1:]:
-            axes.axhline(first - 0.5, color='white', lw=0.8)
-    axes.set_xticks([])
-    axes.set_xlabel('units of each tensor, one beside the other')
-    axes.set_ylabel('tensors, in the order of the model')
+    shown = axes.imshow(image, aspect='auto', cmap='viridis_r', norm=norm, interpolation='nearest')
+    for first in _name_rows(axes, [tensor.name for tensor in found.tensors]):
+        axes.axhline(first - 0.5, color='white', lw=0.8)
+    axes.set(xticks=[], xlabel='units of each tensor, one beside the other')
     # The oldest has a tick, and the others keep a distance so that their labels do not overlap.
     ticks = [age for age in _AGES if np.log1p(age) < 0.93 * np.log1p(oldest)] + [oldest]
-    bar = figure.colorbar(shown, ax=axes, location='top', shrink=0.9, aspect=40, ticks=ticks)
-    bar.ax.set_xticklabels([f'{tick:,}' for tick in ticks])
+    bar = axes.figure.colorbar(shown, ax=axes, location='top', shrink=0.9, aspect=40, ticks=ticks)
+    bar.ax.set_xticks(ticks, [f'{tick:,}' for tick in ticks])
     bar.ax.minorticks_off()
     bar.set_label('updates since a unit was last taken over (yellow: just now)')
 
 
-def _row(tensor: TensorHistory, updates: int) -> np.ndarray:
-    """Return the ages of a tensor's units as a row of the map."""
-    ages = (updates - 1 - tensor.taken.clamp(min=0)).double().numpy()
-    if len(ages) <= _COLUMNS:
-        return ages[np.arange(_COLUMNS) * len(ages) // _COLUMNS]
-    edges = np.arange(_COLUMNS) * len(ages) // _COLUMNS
-    return np.add.reduceat(ages, edges) / np.diff([*edges, len(ages)])
+def _name_rows(axes: Axes, names: list[str]) -> list[int]:
+    """Name the rows of a plot, or where they are many its parts; return where these begin."""
+    axes.set_ylabel('tensors, in the order of the model')
+    if len(names) <= 40:
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        return []
+    groups = stages(names)
+    firsts = {names.index(group[0]): name for name, group in groups.items()}
+    ends = [*list(firsts)[1:], len(names)]
+    # Closer names would overlap.
+    apart = [first for first, end in zip(firsts, ends) if end - first >= len(names) / 50]
+    axes.set_yticks(apart, [firsts[first] for first in apart], fontsize=8, va='top')
+    return ends[:-1]
 
 
-def _draw_ages(
-    axes: Axes, measured: np.ndarray, expected: np.ndarray, what: str, label: str
-) -> None:
+def _draw_ages(axes: Axes, measured: np.ndarray, expected: np.ndarray) -> None:
     """Plot measured shares by age, youngest first, as bars, and expected ones as a line."""
     # Cover 99.9 % of the expected shares; the last bin has all older ones.
-    reach = int(np.searchsorted(np.cumsum(expected), 0.999 * expected.sum())) + 1
-    width = max(1, -(-reach // _BINS))
-    edges = np.arange(0, len(measured) + 1, width)[: _BINS + 1]
-    if len(edges) < 2 or edges[-1] < len(measured):
-        edges = np.append(edges[:-1] if len(edges) > _BINS else edges, len(measured))
-    widths = np.minimum(np.diff(edges), width)
-    shares = [np.add.reduceat(values, edges[:-1]) for values in (measured, expected)]
-    axes.bar(
-        edges[:-1],
-        shares[0],
-        width=widths * 0.92,
-        align='edge',
-        color=MEASURED,
-        label='this teacher',
-    )
-    axes.plot(
-        edges[:-1] + widths / 2, shares[1], 'o-', color=EXPECTED, ms=4, lw=1.5, label='expected'
-    )
-    per = '' if width == 1 else f' in {width} updates'
-    axes.set_ylabel(f'{what}{per}')
-    older = ' (last: all older)' if edges[-1] - edges[-2] > width else ''
-    axes.set_xlabel(f'{label}{older}')
-    axes.set_xlim(0, edges[-2] + width)
-    axes.set_ylim(bottom=0)
+    reach = np.searchsorted(np.cumsum(expected), 0.999 * expected.sum()) + 1
+    width = -(-reach // _BINS)
+    bins = min(_BINS + 1, -(-len(measured) // width))
+    left = width * np.arange(bins)
+    bin_of = np.minimum(np.arange(len(measured)) // width, bins - 1)
+    bars, line = np.bincount(bin_of, measured), np.bincount(bin_of, expected)
+    axes.bar(left, bars, 0.92 * width, align='edge', color=MEASURED, label='this teacher')
+    axes.plot(left + width / 2, line, 'o-', color=EXPECTED, ms=4, lw=1.5, label='expected')
+    per = f' in {width} updates' if width > 1 else ''
+    older = ' (last: all older)' if bins * width < len(measured) else ''
+    axes.set(ylabel=axes.get_ylabel() + per, xlabel=axes.get_xlabel() + older)
+    axes.set(xlim=(0, bins * width), ylim=(0, None))
     axes.legend(frameon=False)
     axes.spines[['top', 'right']].set_visible(False)
 
 
 def distances(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> dict[str, float]:
-    """Compute the relative L2 distance ``|t - s| / |s|`` of each tensor that both networks have.
-
-    Args:
-        teacher: Name in the student's model -> tensor of the teacher.
-        student: Name -> tensor of the student.
-    """
+    """Compute the distance ``|t - s| / |s|`` of each tensor that both have by the same name."""
     found = {}
     for name, value in teacher.items():
         other = student.get(name)
-        if other is None or other.shape != value.shape or not value.is_floating_point():
-            continue
-        size = float(other.double().norm())
-        found[name] = float((value.double() - other.double()).norm()) / max(size, 1e-12)
+        if other is not None and other.shape == value.shape and value.is_floating_point():
+            size = max(float(other.double().norm()), 1e-12)
+            found[name] = float((value.double() - other.double()).norm()) / size
     return found
 
 
 def draw_distances(found: Mapping[str, float], title: str) -> Figure:
-    """Plot the distance of each tensor of a teacher from its student's.
-
-    Args:
-        found: Name -> distance.
-        title: Title of the figure.
-    """
-    plt = _pyplot()
-    names = list(found)
-    height = max(4.0, min(11.0, 1.5 + 0.2 * len(names)))
-    figure, axes = plt.subplots(figsize=(10, height), layout='constrained')
-    axes.barh(range(len(names)), list(found.values()), height=0.9, color=MEASURED)
-    if len(names) <= _NAMED:
-        axes.set_yticks(range(len(names)), names, fontsize=8)
-    else:
-        groups = stages(names)
-        axes.set_yticks([names.index(group[0]) for group in groups.values()], list(groups))
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_ylabel('tensors, in the order of the model')
-    axes.set_xlabel('distance from the student, |t - s| / |s|')
+    """Plot the distance of each tensor of a teacher from its student's, by name."""
+    figure = Figure((10, np.clip(1.5 + 0.2 * len(found), 4, 11)), layout='constrained')
+    axes = figure.add_subplot()
+    axes.barh(range(len(found)), list(found.values()), height=0.9, color=MEASURED)
+    _name_rows(axes, list(found))
+    axes.set(xlabel='distance from the student, |t - s| / |s|', ylim=(len(found) - 0.4, -0.6))
     axes.spines[['top', 'right']].set_visible(False)
     figure.suptitle(title)
     return figure
-
-
-def _pyplot() -> Any:
-    import matplotlib
-
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    return pyplot

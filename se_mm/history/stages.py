@@ -5,11 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-MOST = 12
-"""Maximum number of parts."""
 
-
-def stages(names: Iterable[str], most: int = MOST) -> dict[str, list[str]]:
+def stages(names: Iterable[str], most: int = 12) -> dict[str, list[str]]:
     """Group tensors by module, at the greatest depth with at most ``most`` groups.
 
     Args:
@@ -20,13 +17,11 @@ def stages(names: Iterable[str], most: int = MOST) -> dict[str, list[str]]:
         Dotted name of a module -> names of its tensors, in order.
     """
     names = list(names)
-    found: dict[str, list[str]] = {}
-    for depth in range(1, 1 + max((name.count('.') for name in names), default=0)):
+    for depth in range(max((name.count('.') for name in names), default=0), 0, -1):
         groups: dict[str, list[str]] = {}
         for name in names:
             # The last part of a name is the tensor itself.
             groups.setdefault('.'.join(name.split('.')[:-1][:depth]) or name, []).append(name)
-        if found and len(groups) > most:
-            break
-        found = groups
-    return found or {name: [name] for name in names}
+        if len(groups) <= most or depth == 1:
+            return groups
+    return {name: [name] for name in names}

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Facts of where teachers come from, without training any."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from se_mm.history.provenance import effective_size, law, provenance
+from se_mm.history.provenance import effective_size, law, provenance, share_taken
 from se_mm.history.segments import Segment, SmoothedTensors
 from se_mm.smoothing import Settings
 
@@ -96,3 +98,19 @@ def test_copies_between_segments_end_the_history():
     found = provenance([first, second], 15)
     assert set(found.taken.tolist()) == {9}
     assert float(found.share[9]) == pytest.approx(1)
+
+
+def test_unit_of_an_average_without_a_momentum_has_its_last_pick_and_no_age():
+    some = segment(0.998, granularity='channel')
+    (group,) = some.rules
+    unknown = replace(some, rules=(group._replace(rule=replace(group.rule, momentum=None)),))
+    found, copied = provenance([unknown], 900), provenance([some], 900)
+    assert torch.equal(found.taken, copied.taken) and found.oldest > 256
+    # What was never picked is from the first update's student.
+    assert all(torch.equal(t.age.isnan(), t.taken > 0) for t in found.tensors)
+    assert found.share.isnan().any()
+
+
+def test_updates_between_two_smoothing_steps_took_nothing_over():
+    assert share_taken(segment(0.1, interval=10), range(11, 20)) == 0
+    assert share_taken(segment(0.0, interval=10), range(11, 21)) == pytest.approx(0.1)
