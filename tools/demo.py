@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show in a few minutes what a teacher is good for: with few labels, and with none.
+"""Show in a few minutes what a teacher is good for where labels are few.
 
 ``make demo`` runs it. With four labels a letter, FixMatch under TMA, SE and STS is compared with
-training on the labels alone; without labels, BYOL under the three is compared with the untrained
-network. Each run trains an ordinary config with ``tools/train.py``; completed runs are not
+training on the labels alone. Pretrained without labels and probed with five a digit, BYOL under the
+three is compared with the untrained network. Each run trains an ordinary config with ``tools/train.py``; completed runs are not
 repeated. The result is a table and a picture in the work dir.
 """
 
@@ -51,7 +51,7 @@ class Part:
 UNTRAINED = 'untrained'
 PARTS = (
     Part(
-        '4 labels for each of 20 letters',
+        'FixMatch: 4 labels a letter, 3,920 images without',
         {
             'labels alone': 'supervised_tma_conv4_1xb32_glyphs-4.py',
             'FixMatch, TMA': 'fixmatch_tma_conv4_1xb32_glyphs-4.py',
@@ -62,12 +62,12 @@ PARTS = (
         chance=5.0,
     ),
     Part(
-        'no labels in training',
+        'BYOL without labels, probed with 5 a digit',
         {
-            UNTRAINED: 'byol_tma_conv5_1xb128_glyphs.py',
-            'BYOL, TMA': 'byol_tma_conv5_1xb128_glyphs.py',
-            'BYOL, SE': 'byol_se_conv5_1xb128_glyphs.py',
-            'BYOL, STS': 'byol_sts_conv5_1xb128_glyphs.py',
+            UNTRAINED: 'byol_tma_conv5_1xb128_digits.py',
+            'BYOL, TMA': 'byol_tma_conv5_1xb128_digits.py',
+            'BYOL, SE': 'byol_se_conv5_1xb128_digits.py',
+            'BYOL, STS': 'byol_sts_conv5_1xb128_digits.py',
         },
         {'teacher_knn/top1': "teacher's kNN", 'teacher_linear/top1': "teacher's linear probe"},
         chance=10.0,

@@ -1,7 +1,8 @@
-# Faster R-CNN on digits on photographs, 10 % of the scenes labelled, from a backbone that the demo
+# Faster R-CNN on digits on photographs, 10 % of the scenes labelled, from a backbone
 # pretrained on letters.
 #
-# Reproduces nothing published. On two CPU cores, in minutes, with a checkpoint of `make demo`:
+# Reproduces nothing published. On two CPU cores, in minutes, with a checkpoint of
+# configs/byol/byol_sts_conv5_1xb128_glyphs.py:
 #   python tools/publish_teacher.py work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth \
 #       backbone.pth --weights teacher --prefix backbone
 #   python tools/train.py configs/transfer/faster-rcnn_conv5_1xb4_scenes-10.py --cfg-options \

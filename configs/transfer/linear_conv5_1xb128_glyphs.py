@@ -1,4 +1,4 @@
-# Linear evaluation of the demo's BYOL on glyphs on photographs.
+# Linear evaluation of BYOL on glyphs on photographs.
 #
 # Reproduces nothing published: the layers of linear_r50_8xb32.py, without augmentation and at a
 # learning rate for 2,760 iterations. (Where batch norm follows, the weights of a linear layer only

@@ -151,7 +151,7 @@ def test_a_checkpoint_of_another_shape_is_refused(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize('prefix', [STUDENT, TEACHER])
-def test_glyphs_are_evaluated_on_a_checkpoint_of_the_demo(prefix, tmp_path):
+def test_glyphs_are_evaluated_on_a_checkpoint_of_the_pretraining(prefix, tmp_path):
     few = dict(dataset=dict(num_images=16), num_workers=0, persistent_workers=False)
     pretraining = Config.fromfile(find_config('byol_sts_conv5_1xb128_glyphs.py'))
     pretraining.merge_from_dict(

@@ -1,0 +1,8 @@
+# BYOL with an SE teacher on scikit-learn's handwritten digits, for `make demo`: as fast as TMA of
+# momentum 0.01.
+#
+# Reproduces nothing published. On one CPU core, in two minutes:
+#   python tools/train.py configs/byol/byol_se_conv5_1xb128_digits.py
+_base_ = './byol_tma_conv5_1xb128_digits.py'
+
+custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.99)]
