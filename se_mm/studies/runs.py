@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run several trainings in parallel, each in its own process."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from typing import IO, Any, Optional
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from se_mm.environment import processor
+from se_mm.smoothing.options import OptionError, did_you_mean
+
+# Keys that MMEngine logs beside the metrics of an evaluation.
+_NO_METRICS = {'step', 'iter', 'epoch', 'time', 'data_time', 'memory'}
+_HOOK = 'default_hooks.final_evaluation.type=se_mm.studies.final_evaluation.FinalEvaluationHook'
+_LIBC = ctypes.CDLL(None)
+
+
+class RunFailure(Exception):
+    """A run ended with an error."""
+
+
+class Run:
+    """One training with a final evaluation, in its own process.
+
+    Its folder has ``run.json`` (what was run, where and when), ``log.txt``, the files of the
+    training and, once it is complete, ``metrics.json``.
+
+    Args:
+        name: Its name in messages.
+        work_dir: Its folder.
+        command: Words of the command, with the options of ``tools/train.py``.
+        iters: Training iterations, or epochs.
+        identity: What identifies the run: results with another identity are not reused. None: the
+            command.
+    """
+
+    def __init__(
+        self, name: str, work_dir: Path, command: Sequence[str], iters: int, identity: Any = None
+    ) -> None:
+        self.name = name
+        self.work_dir = work_dir
+        self.command = list(command)
+        self.iters = iters
+        self.identity = plain(self.command if identity is None else identity)
+        self.process: Optional[subprocess.Popen] = None
+
+    @property
+    def metrics(self) -> Optional[dict[str, float]]:
+        """The metrics of the last evaluation; None until the run is complete."""
+        return self._read('metrics.json').get('metrics')
+
+    def set_aside(self) -> None:
+        """Rename the folder of an earlier run to ``NAME.old-N`` to preserve it."""
+        if (self.work_dir / 'log.txt').exists():
+            places = (self.work_dir.with_name(f'{self.work_dir.name}.old-{n}') for n in count(1))
+            self.work_dir.rename(next(place for place in places if not place.exists()))
+
+    def train(self, device: str = '') -> None:
+        """Train and evaluate, from the last checkpoint if there is one, unless it is complete.
+
+        Args:
+            device: The GPU to use, as CUDA_VISIBLE_DEVICES names it. Empty: all.
+
+        Raises:
+            RunFailure: If the training ends with an error, or without an evaluation.
+        """
+        self.work_dir.parent.mkdir(parents=True, exist_ok=True)
+        with self.work_dir.with_name(f'.{self.work_dir.name}.lock').open('w') as lock:
+            # Another comparison, or a process that a killed one left behind, may be training it.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if self.metrics is not None:
+                return
+            status = self._start(device, lock).wait()
+            last = (self.scalars() or [{}])[-1]
+            metrics = {name: last[name] for name in last if name not in _NO_METRICS}
+            if status != 0 or not metrics or 'loss' in metrics:
+                log = self.work_dir / 'log.txt'
+                what = f'with status {status}' if status else 'without an evaluation'
+                tail = '\n'.join(log.read_text().splitlines()[-15:])
+                raise RunFailure(f'{self.name} ended {what}; {log} ends with\n{tail}')
+            self._write('metrics.json', metrics=metrics)
+
+    def _start(self, device: str, lock: IO[str]) -> subprocess.Popen:
+        """Start the process; it holds the lock until it ends."""
+        starts = self._read('run.json').get('starts', [])
+        command = self.command
+        if starts and (self.work_dir / 'last_checkpoint').exists():
+            command = [*command, '--resume', '--cfg-options', _HOOK]
+        else:
+            self.set_aside()
+        self.work_dir.mkdir(exist_ok=True)
+        self._write('run.json', starts=[*starts, {**_machine(), 'command': command}])
+        gpu = {'CUDA_VISIBLE_DEVICES': device} if device else {}
+        with (self.work_dir / 'log.txt').open('a') as log:
+            self.process = subprocess.Popen(
+                command,
+                env={**os.environ, 'OMP_NUM_THREADS': '1', **gpu},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=[lock.fileno()],
+                preexec_fn=_end_with_parent,
+            )
+        return self.process
+
+    def scalars(self) -> list[dict]:
+        """Return what MMEngine has logged since the last start, one dict per line of its log."""
+        files = sorted(self.work_dir.glob('*/vis_data/scalars.json'))
+        # Complete lines only: the last one may be half written.
+        lines = files[-1].read_text().split('\n')[:-1] if files else []
+        return [json.loads(line) for line in lines]
+
+    def done(self) -> int:
+        """Return the number of iterations (or epochs) done."""
+        logged = [line.get('epoch', line['step']) for line in self.scalars() if 'loss' in line]
+        return self.iters if self.metrics else min([0, *logged][-1], self.iters)
+
+    def check_reported(self, wanted: Sequence[str]) -> None:
+        """Raise OptionError if the run is complete without one of the wanted metrics."""
+        found = self.metrics or dict.fromkeys(wanted)
+        for metric in wanted:
+            if metric not in found:
+                raise OptionError(
+                    f'metric must be one of those that {self.name} reported, {", ".join(found)}, '
+                    f'got {metric!r}.{did_you_mean(metric, found)}'
+                )
+
+    def _read(self, file: str) -> dict[str, Any]:
+        """Return the content of a file in the folder if it has this run's identity, else {}."""
+        try:
+            known = json.loads((self.work_dir / file).read_text())
+        except (OSError, json.JSONDecodeError):  # Missing or damaged.
+            return {}
+        return known if known.get('identity') == self.identity else {}
+
+    def _write(self, file: str, **content: Any) -> None:
+        write(self.work_dir / file, json.dumps({'identity': self.identity, **content}, indent=2))
+
+
+def plain(value: Any) -> Any:
+    """Convert a value to JSON types with sorted keys; other types become their text."""
+    return json.loads(json.dumps(value, sort_keys=True, default=str))
+
+
+def digest(value: Any) -> str:
+    """Return a short hash of a value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(plain(value)).encode()).hexdigest()[:8]
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file so that it is either complete or not there, whenever the process is killed."""
+    part = path.with_name(f'{path.name}.part')
+    part.write_text(text)
+    part.replace(path)
+
+
+def run_all(
+    runs: Sequence[Run],
+    console: Console,
+    jobs: Optional[int] = None,
+    wanted: Sequence[str] = (),
+    gpus: Optional[int] = None,
+) -> list[RunFailure]:
+    """Make the missing runs, and return the failures.
+
+    Args:
+        runs: All runs, including completed ones.
+        console: Where to show progress.
+        jobs: Number of runs at a time. None: one per GPU, or per core without GPUs.
+        wanted: Names of metrics that each run must report.
+        gpus: Number of GPUs to distribute the runs over. None: those of this machine.
+
+    Raises:
+        OptionError: If a run did not report a metric; the others are stopped.
+        RunFailure: If a run fails before any has succeeded, since all may fail in the same way.
+    """
+    for run in runs:
+        run.check_reported(wanted)
+    missing = [run for run in runs if run.metrics is None]
+    console.print(f'{len(runs) - len(missing)} of {len(runs)} runs are already complete.')
+    jobs = min(jobs or torch.cuda.device_count() or os.cpu_count() or 1, len(runs) or 1)
+    gpus = torch.cuda.device_count() if gpus is None else gpus
+    devices: SimpleQueue[str] = SimpleQueue()
+    for index in range(jobs):
+        devices.put(_visible_gpu(index % gpus) if gpus else '')
+
+    def say(run: Run, what: str) -> None:
+        console.print(time.strftime('%X'), f'{run.name}: {what}', markup=False, soft_wrap=True)
+
+    def train(run: Run) -> None:
+        device = devices.get()
+        say(run, 'started')
+        try:
+            run.train(device)
+        finally:
+            devices.put(device)
+
+    failures = []
+    bars = Progress(console=console, speed_estimate_period=3600)
+    bar = bars.add_task('training', total=sum(run.iters for run in missing))
+    with bars, ThreadPoolExecutor(jobs) as pool:
+        pending: dict[Future, Run] = {pool.submit(train, run): run for run in missing}
+        try:
+            while pending:
+                for future in wait(pending, 1, FIRST_COMPLETED).done:
+                    run, failure = pending.pop(future), future.exception()
+                    say(run, 'failed' if failure else 'done')
+                    if isinstance(failure, RunFailure) and any(each.metrics for each in runs):
+                        failures.append(failure)
+                    else:
+                        future.result()
+                    run.check_reported(wanted)
+                bars.update(bar, completed=sum(run.done() for run in missing))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in pending):
+                for run in pending.values():
+                    if run.process is not None:
+                        run.process.terminate()
+                time.sleep(0.1)
+    return failures
+
+
+def _visible_gpu(index: int) -> str:
+    """Name a GPU of this process for a process that it starts: a number or a UUID."""
+    names = [name for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if name.strip()]
+    return names[index].strip() if index < len(names) else str(index)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when its parent is killed."""
+    if hasattr(_LIBC, 'prctl'):
+        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _machine() -> dict[str, str]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
+    date = time.strftime('%Y-%m-%dT%H:%M:%S%z')
+    return {'date': date, 'host': platform.node(), 'device': device, 'torch': torch.__version__}

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Define what a comparison trains: groups of cells with the same seeds.
+
+A study is a file with ``configs`` and ``matrix``. Without a file, configs are compared as they are,
+or with a matrix from the command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from mmengine.config import Config
+
+from se_mm.engine.launch import config_file
+from se_mm.smoothing.options import OptionError, check_count, check_keys
+from se_mm.studies.matrix import Cell, matrix_cells, plain_cell, with_controls
+from se_mm.studies.runs import Run, write
+
+KEYS = ('configs', 'matrix', 'seeds', 'metrics', 'cfg_options')
+"""Keys of a study."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a comparison trains.
+
+    Attributes:
+        groups: Name -> cells that are compared with each other. The name is that of their config;
+            it is empty if each cell is a config of its own.
+        seeds: Seeds of the runs of each cell, unique.
+        metrics: Names of metrics of the final evaluation.
+    """
+
+    groups: Mapping[str, Sequence[Cell]]
+    seeds: Sequence[int]
+    metrics: Sequence[str]
+
+    def reference(self, group: str) -> str:
+        """Return the name of the cell that the others of a group are compared to.
+
+        It is the first TMA of a matrix, and the first of several configs.
+        """
+        names = [cell.name for cell in self.groups[group]]
+        return [*(name for name in names if group and name.startswith('TMA')), names[0]][0]
+
+
+def read_study(path: str) -> Optional[dict[str, Any]]:
+    """Read the options of :func:`make_study` from a file; None if it is a training config.
+
+    Its ``configs`` may also be a list of paths, relative to its folder.
+
+    Raises:
+        OptionError: If a key is unknown.
+    """
+    study = Config.fromfile(path).to_dict()
+    if 'matrix' not in study or 'model' in study:
+        return None
+    check_keys(path, study, KEYS)
+    configs = study.get('configs', {})
+    if not isinstance(configs, Mapping):
+        configs = {Path(config).stem: config for config in configs}
+    study['configs'] = {name: str(Path(path).parent / config) for name, config in configs.items()}
+    return study
+
+
+def make_study(study: Mapping[str, Any]) -> Study:
+    """Make a study.
+
+    Args:
+        study: ``configs``: name -> path of a training config; ``matrix``: a dict or list of dicts
+            over each config, see :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare
+            the configs as they are; ``seeds``; ``metrics``: names of metrics of the final
+            evaluation; ``cfg_options``: changes to every config, as dotted keys.
+
+    Raises:
+        OptionError: If an option is invalid or missing.
+    """
+    for key in ('configs', 'seeds', 'metrics'):
+        if not study.get(key):
+            raise OptionError(f'a study must set {key}')
+    seeds, matrix = study['seeds'], study['matrix']
+    for seed in seeds:
+        check_count('seeds', seed)
+    if len(set(seeds)) < len(seeds):
+        raise OptionError(f'seeds must be unique, got {list(seeds)!r}')
+    cfgs = {name: Config.fromfile(config_file(path)) for name, path in study['configs'].items()}
+    for cfg in cfgs.values():
+        cfg.merge_from_dict(study.get('cfg_options', {}))
+    if matrix:
+        matrix = [matrix] if isinstance(matrix, Mapping) else matrix
+        groups = {name: matrix_cells(cfg, matrix) for name, cfg in cfgs.items()}
+    else:
+        groups = {'': with_controls(plain_cell(name, cfg) for name, cfg in cfgs.items())}
+    return Study(groups, seeds, study['metrics'])
+
+
+def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[str, str, int], Run]:
+    """Return the runs of a study: (name of the group, name of the cell, seed) -> run.
+
+    The config of each cell is written below the work dir, so that it can be read and trained alone.
+
+    Args:
+        study: The study.
+        work_dir: Work dir of the comparison.
+        train: Words of the training command before the config.
+    """
+    runs = {}
+    cells = [(group, cell) for group, cells in study.groups.items() for cell in cells]
+    for group, cell in cells:
+        folder = work_dir / group / cell.folder
+        path = folder / 'config.py'
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write(path, cell.config.pretty_text)
+        loop = cell.config.train_cfg
+        iters = loop.get('max_iters') or loop.get('max_epochs') or 1
+        for seed in study.seeds:
+            options = seed_options(cell.config, seed)
+            cfg = deepcopy(cell.config)
+            cfg.merge_from_dict(options)
+            runs[group, cell.name, seed] = Run(
+                f'{group} {cell.name}, seed {seed}'.strip(),
+                folder / f'seed{seed}',
+                [
+                    *train,
+                    str(path),
+                    '--work-dir',
+                    str(folder / f'seed{seed}'),
+                    '--cfg-options',
+                    *(f'{key}={value}' for key, value in options.items()),
+                ],
+                iters,
+                cfg.to_dict(),
+            )
+    # Seed by seed, so that an interrupted study has complete seeds.
+    return dict(sorted(runs.items(), key=lambda item: study.seeds.index(item[0][2])))
+
+
+def seed_options(cfg: Config, seed: int) -> dict[str, int]:
+    """Return the config options that set a seed: that of the run and of its label split or fold."""
+    options = {'randomness.seed': seed}
+    dataset = cfg.train_dataloader.dataset
+    if isinstance(dataset.get('split'), dict) and 'num_labels' in dataset.split:
+        options['train_dataloader.dataset.split.seed'] = seed
+    # For detection, each seed uses another fold.
+    for index, part in enumerate(dataset.get('datasets', [])):
+        if 'fold' in part:
+            options[f'train_dataloader.dataset.datasets.{index}.fold'] = seed + 1
+    return options
