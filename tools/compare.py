@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ try:
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
     sys.exit(2)
+
+INTERRUPTED = 'interrupted: run the same command again to complete the missing runs.'
 
 
 def parse_args() -> argparse.Namespace:
@@ -79,6 +82,8 @@ def main() -> None:
     """Train the missing runs, and write the comparison."""
     args = parse_args()
     console = Console()
+    for kill in (signal.SIGINT, signal.SIGTERM):  # So that no training is left behind.
+        signal.signal(kill, signal.default_int_handler)
     if args.jobs is not None:
         check_count('--jobs', args.jobs, 1)
     study, folder = study_of(args), args.work_dir.resolve()
@@ -96,6 +101,9 @@ def main() -> None:
         failures = run_all(wanted, console, jobs, study.metrics, gpus)
     except RunFailure as failure:
         sys.exit(str(failure))
+    except KeyboardInterrupt:
+        print(INTERRUPTED)
+        sys.exit(130)
     results = compare(study, runs)
     if results.empty:
         raise OptionError(f'--work-dir={str(args.work_dir)!r} has no completed run to compare')
@@ -106,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_tool(main, 'interrupted: run the same command again to complete the missing runs.')
+    run_tool(main, INTERRUPTED)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,26 +15,17 @@ from scipy import stats
 from se_mm.studies.runs import Run
 from se_mm.studies.study import Study
 
-CONFIDENCE = 0.95
 # Five differences all have the same sign by chance in 1 of 16 cases, which is more than 1 in 20.
 MIN_SEEDS = 6
-# Enough for the ends of an interval to vary by only about 1 % of its width.
-RESAMPLES = 9999
 
 
-def paired_difference(one: pd.Series, other: Optional[pd.Series]) -> dict[str, Any]:
-    """Compare two settings over the seeds that both have.
-
-    Args:
-        one: Metric of the first setting, by seed.
-        other: Metric of the setting that it is compared to, by seed. None: nothing.
+def paired_difference(one: pd.Series, other: pd.Series) -> dict[str, Any]:
+    """Compare the metric of two cells over the seeds that both have.
 
     Returns:
         ``difference``: mean of the differences; ``low`` and ``high``: its 95 % interval, NaN for
         fewer than two seeds, which say nothing about the variation between seeds; ``verdict``.
     """
-    if other is None:
-        return {'difference': np.nan, 'low': np.nan, 'high': np.nan, 'verdict': ''}
     values = (one - other).dropna()
     low, high = bootstrap_interval(values.to_numpy()) if len(values) > 1 else (np.nan, np.nan)
     if len(values) < MIN_SEEDS:
@@ -52,14 +43,10 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     Source: Efron, *Better Bootstrap Confidence Intervals*, JASA 1987; computed by SciPy. Intervals
     from few values are somewhat too narrow: with ten normally distributed values they contain the
     mean in about 90 % of cases.
-
-    Args:
-        values: Shape (n,), n at least 2.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore', stats.DegenerateDataWarning)
-        options = {'method': 'BCa', 'n_resamples': RESAMPLES, 'random_state': 0}
-        found = stats.bootstrap((values,), np.mean, confidence_level=CONFIDENCE, **options)
+        warnings.simplefilter('ignore')  # Of values that hardly differ; see below.
+        found = stats.bootstrap((values,), np.mean, method='BCa', random_state=0)
     low, high = found.confidence_interval
     if np.isnan([low, high]).any() or np.ptp(values) == 0:  # The acceleration is undefined.
         low, high = values.min(), values.max()
@@ -79,7 +66,7 @@ def compare(study: Study, runs: Mapping[tuple[str, str, int], Run]) -> pd.DataFr
         ..., and that from the control ``matched_difference``, ...
     """
     complete = {key: run.metrics for key, run in runs.items() if run.metrics}
-    measured = pd.DataFrame(complete, index=study.metrics, dtype=float)
+    measured = pd.DataFrame(complete, index=study.metrics, dtype=float).sort_index(axis=1)
     rows = []
     for (group, cells), metric in product(study.groups.items(), study.metrics):
         values = {cell.name: measured.loc[metric].get((group, cell.name)) for cell in cells}
@@ -89,28 +76,24 @@ def compare(study: Study, runs: Mapping[tuple[str, str, int], Run]) -> pd.DataFr
             if own is None:
                 continue
             row = {'group': group, 'metric': metric, 'cell': cell.name, 'reference': reference}
-            row |= {'control': cell.control, 'note': cell.note, 'values': own.to_dict()}
+            row |= {'control': cell.control, 'values': own.to_dict()}
             row |= {'mean': own.mean(), 'deviation': own.std()}
             for prefix, name in (('', reference), ('matched_', cell.control)):
-                found = paired_difference(own, values.get(name) if name != cell.name else None)
-                row |= {f'{prefix}{key}': value for key, value in found.items()}
+                other = values.get(name) if name != cell.name else None
+                found = {} if other is None else paired_difference(own, other)
+                for key in ('difference', 'low', 'high', 'verdict'):
+                    row[f'{prefix}{key}'] = found.get(key, '' if key == 'verdict' else np.nan)
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def notes(rows: pd.DataFrame, seeds: Sequence[int]) -> Iterator[str]:
-    """Yield remarks needed to interpret the rows of one group and metric of a comparison.
-
-    Args:
-        rows: The rows.
-        seeds: The requested seeds.
-    """
+    """Yield remarks needed to interpret the rows of one group and metric, given all seeds."""
     if len(seeds) < 2:
         yield 'No intervals with a single seed: no difference is meaningful yet.'
     elif len(seeds) < 10:
         few = f', and fewer than {MIN_SEEDS} decide nothing' if len(seeds) < MIN_SEEDS else ''
         yield f'Bootstrap intervals over {len(seeds)} seeds are too narrow{few}; use 10 seeds.'
-    yield from filter(None, rows['note'])
     for cell, values in zip(rows['cell'], rows['values']):
         missing = [str(seed) for seed in seeds if seed not in values]
         if missing:

@@ -8,11 +8,11 @@ shows the effect of the mechanism, and not merely of how fast the teacher follow
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Optional
 
 from mmengine.config import Config
@@ -31,7 +31,6 @@ AXES = {
     'sts': ('keep_prob', 'momentum', 'match_horizon', 'granularity'),
 }
 """Smoothing -> its options in a matrix."""
-# In the config of a cell; a keep_prob of the matrix replaces the last two.
 _KEEP_PROB = {'none': 0.0, 'tma': 0.0, 'se': 0.99, 'sts': 0.7}
 # Options of a hook that define its smoothing, and its average.
 _METHOD = ('type', '_scope_', 'keep_prob', 'match_horizon', 'granularity')
@@ -42,22 +41,12 @@ _MOVERS = {'SpatialEnsembleHook', 'EMAHook', 'MeanTeacherHook'}
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of a study, trained with several seeds.
-
-    Attributes:
-        name: Its name in tables.
-        config: The config of its runs, without their seeds.
-        rule: How its teacher is updated; None if no hook of se_mm does it.
-        control: Name of the cell that is its TMA at the matched horizon; None if the cell is a TMA
-            itself or is not smoothed.
-        note: Why a control is missing.
-    """
+    """One setting of a study, trained with several seeds."""
 
     name: str
-    config: Config
-    rule: Optional[Rule]
-    control: Optional[str] = None
-    note: str = ''
+    config: Config  # Without a seed.
+    rule: Optional[Rule]  # How its teacher is updated; None if no hook of se_mm does it.
+    control: Optional[str] = None  # Name of the cell that is its TMA at the matched horizon.
 
     @property
     def folder(self) -> str:
@@ -82,8 +71,7 @@ def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]
     Args:
         cfg: A training config. In each cell the hook that updates the teacher is replaced and keeps
             its other options; if there is no such hook, one is added.
-        matrix: Dicts of ``smoothing`` and its options (see :data:`AXES`), each a value or a list of
-            values.
+        matrix: Dicts of ``smoothing`` and its options in :data:`AXES`, each a value or several.
 
     Raises:
         OptionError: If the matrix is invalid, or a cell does not fit the config.
@@ -92,26 +80,20 @@ def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]
     for part in matrix:
         check_keys('matrix', part, ['smoothing', *AXES['sts']])
         axes = {k: v if v and isinstance(v, (list, tuple)) else [v] for k, v in part.items()}
-        smoothings = axes.pop('smoothing', [None])
-        for smoothing in smoothings:
-            check_choice('smoothing', smoothing, AXES)
+        smoothings = [check_choice('smoothing', s, AXES) for s in axes.pop('smoothing', [None])]
         for name in axes:
             if not any(name in AXES[smoothing] for smoothing in smoothings):
                 raise OptionError(f'{name} is no option of smoothing {", ".join(smoothings)}')
         for smoothing in smoothings:
             names = [name for name in AXES[smoothing] if name in axes]
             default = {'keep_prob': _KEEP_PROB[smoothing]} if 'keep_prob' in AXES[smoothing] else {}
-            for values in itertools.product(*(axes[name] for name in names)):
+            for values in product(*(axes[name] for name in names)):
                 cells.append(_cell(cfg, smoothing, {**default, **dict(zip(names, values))}))
     return with_controls(cells)
 
 
 def plain_cell(name: str, cfg: Config) -> Cell:
-    """Make a cell of an unchanged config.
-
-    Raises:
-        OptionError: If it cannot be trained.
-    """
+    """Make a cell of an unchanged config, or raise OptionError if it cannot be trained."""
     try:
         cell = Cell(name, cfg, check_config(cfg).rule)
     except OptionError as error:
@@ -127,42 +109,30 @@ def with_controls(cells: Iterable[Cell]) -> list[Cell]:
     for cell in cells:
         found.setdefault(cell.key, cell)
     for key, cell in list(found.items()):
-        if not cell.picks:
-            continue
-        momentum = matched_momentum(cell.rule)
-        if momentum is None:
-            note = f'{cell.name} has no control at the matched horizon: no schedule expresses it.'
-            found[key] = replace(cell, note=note)
-            continue
-        control = _cell(cell.config, 'tma', {'momentum': momentum})
-        if control.name in [other.name for other in found.values()]:  # With another config.
-            control = replace(control, name=f'{control.name} for {cell.name}')
-        control = found.setdefault(control.key, control)
-        found[key] = replace(cell, control=control.name)
+        momentum = matched_momentum(cell.rule) if cell.picks else None
+        if momentum is not None:
+            control = _cell(cell.config, 'tma', {'momentum': momentum})
+            if control.name in [other.name for other in found.values()]:  # With another config.
+                control = replace(control, name=f'{control.name} for {cell.name}')
+            control = found.setdefault(control.key, control)
+            found[key] = replace(cell, control=control.name)
     return list(found.values())
 
 
 def matched_momentum(rule: Rule) -> Any:
     """Return the momentum of the average that equals a teacher in expectation over its picks.
 
-    It is ``(1 - keep_prob) * momentum``, or with ``match_horizon`` the momentum itself.
-
-    Args:
-        rule: A rule that picks only some of the units.
-
-    Returns:
-        The momentum as in a config; None if no schedule expresses it.
+    It is ``(1 - keep_prob) * momentum``, or with ``match_horizon`` the momentum itself, as in a
+    config; None if no schedule expresses it.
     """
     keep, momentum = rule.keep_prob, rule.momentum
     if momentum is None:
         return None
     if rule.match_horizon or keep.function is constant:
         changing, fixed = momentum, keep.parameters.get('value', 0.0)
-    elif momentum.function is constant:
-        changing, fixed = keep, momentum.parameters['value']
     else:
-        return None
-    if changing.function not in (constant, linear, cosine):
+        changing, fixed = keep, momentum.plain() if momentum.function is constant else None
+    if fixed is None or changing.function not in (constant, linear, cosine):
         return None
 
     def matched(value: float) -> float:
@@ -189,14 +159,12 @@ def _with_hook(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Confi
     hooks = list(cfg.get('custom_hooks') or [])
     place = _place_of_mover(cfg, hooks)
     copies = smoothing in ('none', 'se')
-    dropped = {*_METHOD, *(_AVERAGE if copies or 'momentum' in options else ())}
-    dropped |= {'fp32_teacher'} if copies else set()
+    dropped = [*_METHOD, *(_AVERAGE if copies or 'momentum' in options else ())]
+    dropped += ['fp32_teacher'] if copies else []
     old = dict(hooks[place]) if place < len(hooks) else {}
     kept = {name: value for name, value in old.items() if name not in dropped}
-    kind = 'SpatialEnsembleHook' if copies else 'SETMAHook'
-    hooks[place : place + 1] = [
-        {'type': kind, **kept, 'keep_prob': _KEEP_PROB[smoothing], **options}
-    ]
+    kind = {'type': 'SpatialEnsembleHook' if copies else 'SETMAHook'}
+    hooks[place : place + 1] = [{**kind, **kept, 'keep_prob': _KEEP_PROB[smoothing], **options}]
     cfg.custom_hooks = hooks
     return cfg
 
@@ -215,7 +183,5 @@ def _place_of_mover(cfg: Config, hooks: Sequence[Any]) -> int:
             if _MOVERS & {cls.__name__ for cls in getattr(kind, '__mro__', ())}:
                 places.append(index)
     if len(places) > 1:
-        raise OptionError(
-            f'custom_hooks must have at most one hook that moves a teacher, got {len(places)}'
-        )
+        raise OptionError(f'custom_hooks has {len(places)} hooks that move a teacher; keep one')
     return [*places, len(hooks)][0]

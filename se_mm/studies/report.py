@@ -17,7 +17,7 @@ from rich.console import Console
 from se_mm.studies.comparison import MIN_SEEDS, notes
 
 # Okabe and Ito's colour-blind safe palette.
-KINDS = {
+_DIFFERENCES = {
     '': ('#0072B2', 'o', -0.12, 'from the reference'),
     'matched_': ('#D55E00', 's', 0.12, 'from its TMA at the matched horizon'),
 }
@@ -32,17 +32,15 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
     def said(prefix: str) -> list[str]:
         names = [f'{prefix}{name}' for name in ('difference', 'low', 'high', 'verdict')]
         text = f'{signed} ({signed} to {signed}): {{}}'
-        lines = [
-            text.format(*row) if row[-1] else '' for row in rows[names].itertuples(index=False)
-        ]
-        return [line.replace(' (+nan to +nan)', '') for line in lines]
+        found = [text.format(*row) if row[-1] else '' for row in rows[names].to_numpy()]
+        return [line.replace(' (+nan to +nan)', '') for line in found]
 
     columns = {
-        'seeds': [len(values) for values in rows['values']],
+        'seeds': rows['values'].map(len),
         'mean': rows['mean'].map(number.format),
         'sd': rows['deviation'].map(number.format).replace('nan', ''),
-        'less the reference': said(''),
-        'less its matched TMA': said('matched_'),
+        'difference from the reference': said(''),
+        'difference from its matched TMA': said('matched_'),
     }
     marks = rows['cell'].eq(rows['reference']).map({True: ' (reference)', False: ''})
     return pd.DataFrame(columns).set_index(rows['cell'] + marks)
@@ -50,8 +48,7 @@ def table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def draw(rows: pd.DataFrame, title: str) -> Figure:
     """Plot each cell's seeds and mean, and the differences with their intervals."""
-    size = (10, 1.5 + 0.36 * len(rows))
-    figure = Figure(figsize=size, layout='constrained')
+    figure = Figure(figsize=(10, 1.5 + 0.36 * len(rows)), layout='constrained')
     left, right = figure.subplots(1, 2, sharey=True)
     places = range(len(rows))
     for place, values in zip(places, rows['values']):
@@ -60,11 +57,10 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
     left.set_yticks(places, rows['cell'], fontsize=9)
     left.invert_yaxis()
     left.set_xlabel(f'{rows["metric"].iloc[0]} (dots: seeds, bar: mean)')
-    for prefix, (colour, marker, shift, label) in KINDS.items():
+    for prefix, (colour, marker, shift, label) in _DIFFERENCES.items():
         where = [place + shift for place in places]
         right.hlines(where, rows[f'{prefix}low'], rows[f'{prefix}high'], color=colour, lw=2)
-        means = rows[f'{prefix}difference']
-        right.plot(means, where, marker, color=colour, ms=6, label=label)
+        right.plot(rows[f'{prefix}difference'], where, marker, color=colour, ms=6, label=label)
     right.axvline(0, color='0.3', lw=1)
     right.set_xlabel('difference in the mean, 95 % interval')
     figure.legend(loc='outside lower right', ncols=2, frameon=False, fontsize=9)
@@ -80,13 +76,13 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
 def write_report(
     results: pd.DataFrame, seeds: Sequence[int], command: str, folder: Path, console: Console
 ) -> None:
-    """Print the tables, and write all results, a figure of each table, and a page with all of them.
+    """Print the tables; write ``results.json``, a PNG of each table, and ``report.html``.
 
     Args:
         results: Of :func:`~se_mm.studies.comparison.compare`, with at least one row.
         seeds: The requested seeds.
         command: The command that trained the runs.
-        folder: Where to write ``results.json``, ``report.html`` and ``<group>_<metric>.png``.
+        folder: Where to write.
         console: Where to print.
     """
     sections = []
@@ -102,7 +98,6 @@ def write_report(
         sections.append({**section, 'picture': base64.b64encode(picture.getvalue()).decode()})
     results.to_json(folder / 'results.json', orient='records', indent=2, double_precision=15)
     templates = Environment(loader=PackageLoader('se_mm.studies'), autoescape=True)
-    page = templates.get_template('report.html').render(
-        sections=sections, command=command, min_seeds=MIN_SEEDS
-    )
-    (folder / 'report.html').write_text(page)
+    page = templates.get_template('report.html')
+    text = page.render(sections=sections, command=command, min_seeds=MIN_SEEDS)
+    (folder / 'report.html').write_text(text)

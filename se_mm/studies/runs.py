@@ -13,10 +13,9 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from itertools import count
 from pathlib import Path
-from queue import SimpleQueue
 from typing import IO, Any, Optional
 
 import torch
@@ -24,7 +23,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from se_mm.environment import processor
-from se_mm.smoothing.options import OptionError, did_you_mean
+from se_mm.smoothing.options import check_choice
 
 # Keys that MMEngine logs beside the metrics of an evaluation.
 _NO_METRICS = {'step', 'iter', 'epoch', 'time', 'data_time', 'memory'}
@@ -58,7 +57,8 @@ class Run:
         self.work_dir = work_dir
         self.command = list(command)
         self.iters = iters
-        self.identity = plain(self.command if identity is None else identity)
+        identity = self.command if identity is None else identity
+        self.identity = json.loads(json.dumps(identity, default=str))
         self.process: Optional[subprocess.Popen] = None
 
     @property
@@ -129,18 +129,15 @@ class Run:
 
     def done(self) -> int:
         """Return the number of iterations (or epochs) done."""
+        if self.metrics is not None:
+            return self.iters
         logged = [line.get('epoch', line['step']) for line in self.scalars() if 'loss' in line]
-        return self.iters if self.metrics else min([0, *logged][-1], self.iters)
+        return min([0, *logged][-1], self.iters)
 
     def check_reported(self, wanted: Sequence[str]) -> None:
         """Raise OptionError if the run is complete without one of the wanted metrics."""
-        found = self.metrics or dict.fromkeys(wanted)
-        for metric in wanted:
-            if metric not in found:
-                raise OptionError(
-                    f'metric must be one of those that {self.name} reported, {", ".join(found)}, '
-                    f'got {metric!r}.{did_you_mean(metric, found)}'
-                )
+        for metric in wanted if self.metrics else ():
+            check_choice(f'a metric of {self.name}', metric, self.metrics)
 
     def _read(self, file: str) -> dict[str, Any]:
         """Return the content of a file in the folder if it has this run's identity, else {}."""
@@ -154,14 +151,10 @@ class Run:
         write(self.work_dir / file, json.dumps({'identity': self.identity, **content}, indent=2))
 
 
-def plain(value: Any) -> Any:
-    """Convert a value to JSON types with sorted keys; other types become their text."""
-    return json.loads(json.dumps(value, sort_keys=True, default=str))
-
-
 def digest(value: Any) -> str:
     """Return a short hash of a value, independent of the order of keys."""
-    return hashlib.sha256(json.dumps(plain(value)).encode()).hexdigest()[:8]
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def write(path: Path, text: str) -> None:
@@ -184,11 +177,10 @@ def run_all(
         runs: All runs, including completed ones.
         console: Where to show progress.
         jobs: Number of runs at a time. None: one per GPU, or per core without GPUs.
-        wanted: Names of metrics that each run must report.
+        wanted: Names of metrics that each run must report, or else OptionError ends all.
         gpus: Number of GPUs to distribute the runs over. None: those of this machine.
 
     Raises:
-        OptionError: If a run did not report a metric; the others are stopped.
         RunFailure: If a run fails before any has succeeded, since all may fail in the same way.
     """
     for run in runs:
@@ -197,26 +189,25 @@ def run_all(
     console.print(f'{len(runs) - len(missing)} of {len(runs)} runs are already complete.')
     jobs = min(jobs or torch.cuda.device_count() or os.cpu_count() or 1, len(runs) or 1)
     gpus = torch.cuda.device_count() if gpus is None else gpus
-    devices: SimpleQueue[str] = SimpleQueue()
-    for index in range(jobs):
-        devices.put(_visible_gpu(index % gpus) if gpus else '')
+    devices = [_visible_gpu(index % gpus) if gpus else '' for index in range(jobs)]
 
     def say(run: Run, what: str) -> None:
         console.print(time.strftime('%X'), f'{run.name}: {what}', markup=False, soft_wrap=True)
 
     def train(run: Run) -> None:
-        device = devices.get()
+        device = devices.pop()
         say(run, 'started')
         try:
             run.train(device)
         finally:
-            devices.put(device)
+            devices.append(device)
 
     failures = []
     bars = Progress(console=console, speed_estimate_period=3600)
-    bar = bars.add_task('training', total=sum(run.iters for run in missing))
+    total, done = sum(run.iters for run in missing), sum(run.done() for run in missing)
+    bar = bars.add_task('training', total=total, completed=done)
     with bars, ThreadPoolExecutor(jobs) as pool:
-        pending: dict[Future, Run] = {pool.submit(train, run): run for run in missing}
+        pending = {pool.submit(train, run): run for run in missing}
         try:
             while pending:
                 for future in wait(pending, 1, FIRST_COMPLETED).done:

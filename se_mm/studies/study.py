@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Define what a comparison trains: groups of cells with the same seeds.
-
-A study is a file with ``configs`` and ``matrix``. Without a file, configs are compared as they are,
-or with a matrix from the command line.
-"""
+"""Define what a comparison trains: groups of cells with the same seeds."""
 
 from __future__ import annotations
 
@@ -16,12 +12,9 @@ from typing import Any, Optional
 from mmengine.config import Config
 
 from se_mm.engine.launch import config_file
-from se_mm.smoothing.options import OptionError, check_count, check_keys
+from se_mm.smoothing.options import OptionError, check_keys
 from se_mm.studies.matrix import Cell, matrix_cells, plain_cell, with_controls
 from se_mm.studies.runs import Run, write
-
-KEYS = ('configs', 'matrix', 'seeds', 'metrics', 'cfg_options')
-"""Keys of a study."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +22,9 @@ class Study:
     """Everything that a comparison trains.
 
     Attributes:
-        groups: Name -> cells that are compared with each other. The name is that of their config;
-            it is empty if each cell is a config of its own.
-        seeds: Seeds of the runs of each cell, unique.
+        groups: Name of a config -> cells that are compared with each other. Without a matrix there
+            is one group of no name, whose cells are the configs.
+        seeds: Seeds of the runs of each cell.
         metrics: Names of metrics of the final evaluation.
     """
 
@@ -40,31 +33,19 @@ class Study:
     metrics: Sequence[str]
 
     def reference(self, group: str) -> str:
-        """Return the name of the cell that the others of a group are compared to.
-
-        It is the first TMA of a matrix, and the first of several configs.
-        """
+        """Return the cell that the others are compared to: the first TMA, or the first config."""
         names = [cell.name for cell in self.groups[group]]
         return [*(name for name in names if group and name.startswith('TMA')), names[0]][0]
 
 
 def read_study(path: str) -> Optional[dict[str, Any]]:
-    """Read the options of :func:`make_study` from a file; None if it is a training config.
-
-    Its ``configs`` may also be a list of paths, relative to its folder.
-
-    Raises:
-        OptionError: If a key is unknown.
-    """
+    """Read the options of :func:`make_study` from a file; None if it is a training config."""
     study = Config.fromfile(path).to_dict()
     if 'matrix' not in study or 'model' in study:
         return None
-    check_keys(path, study, KEYS)
-    configs = study.get('configs', {})
-    if not isinstance(configs, Mapping):
-        configs = {Path(config).stem: config for config in configs}
-    study['configs'] = {name: str(Path(path).parent / config) for name, config in configs.items()}
-    return study
+    check_keys(path, study, ('configs', 'matrix', 'seeds', 'metrics', 'cfg_options'))
+    configs = study.get('configs', {}).items()
+    return {**study, 'configs': {name: str(Path(path).parent / cfg) for name, cfg in configs}}
 
 
 def make_study(study: Mapping[str, Any]) -> Study:
@@ -82,20 +63,15 @@ def make_study(study: Mapping[str, Any]) -> Study:
     for key in ('configs', 'seeds', 'metrics'):
         if not study.get(key):
             raise OptionError(f'a study must set {key}')
-    seeds, matrix = study['seeds'], study['matrix']
-    for seed in seeds:
-        check_count('seeds', seed)
-    if len(set(seeds)) < len(seeds):
-        raise OptionError(f'seeds must be unique, got {list(seeds)!r}')
     cfgs = {name: Config.fromfile(config_file(path)) for name, path in study['configs'].items()}
     for cfg in cfgs.values():
         cfg.merge_from_dict(study.get('cfg_options', {}))
-    if matrix:
-        matrix = [matrix] if isinstance(matrix, Mapping) else matrix
-        groups = {name: matrix_cells(cfg, matrix) for name, cfg in cfgs.items()}
+    if study['matrix']:
+        parts = study['matrix'] if isinstance(study['matrix'], list) else [study['matrix']]
+        groups = {name: matrix_cells(cfg, parts) for name, cfg in cfgs.items()}
     else:
         groups = {'': with_controls(plain_cell(name, cfg) for name, cfg in cfgs.items())}
-    return Study(groups, seeds, study['metrics'])
+    return Study(groups, list(dict.fromkeys(study['seeds'])), study['metrics'])
 
 
 def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[str, str, int], Run]:
@@ -110,34 +86,24 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
     """
     runs = {}
     cells = [(group, cell) for group, cells in study.groups.items() for cell in cells]
-    for group, cell in cells:
-        folder = work_dir / group / cell.folder
-        path = folder / 'config.py'
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            write(path, cell.config.pretty_text)
-        loop = cell.config.train_cfg
-        iters = loop.get('max_iters') or loop.get('max_epochs') or 1
-        for seed in study.seeds:
-            options = seed_options(cell.config, seed)
-            cfg = deepcopy(cell.config)
+    for seed in study.seeds:  # Seed by seed, so that an interrupted study has complete seeds.
+        for group, cell in cells:
+            folder = work_dir / group / cell.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / 'config.py').exists():
+                write(folder / 'config.py', cell.config.pretty_text)
+            cfg, options = deepcopy(cell.config), seed_options(cell.config, seed)
             cfg.merge_from_dict(options)
+            words = [*train, str(folder / 'config.py'), '--work-dir', str(folder / f'seed{seed}')]
+            words += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
             runs[group, cell.name, seed] = Run(
                 f'{group} {cell.name}, seed {seed}'.strip(),
                 folder / f'seed{seed}',
-                [
-                    *train,
-                    str(path),
-                    '--work-dir',
-                    str(folder / f'seed{seed}'),
-                    '--cfg-options',
-                    *(f'{key}={value}' for key, value in options.items()),
-                ],
-                iters,
+                words,
+                cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs') or 1,
                 cfg.to_dict(),
             )
-    # Seed by seed, so that an interrupted study has complete seeds.
-    return dict(sorted(runs.items(), key=lambda item: study.seeds.index(item[0][2])))
+    return runs
 
 
 def seed_options(cfg: Config, seed: int) -> dict[str, int]:
@@ -146,8 +112,7 @@ def seed_options(cfg: Config, seed: int) -> dict[str, int]:
     dataset = cfg.train_dataloader.dataset
     if isinstance(dataset.get('split'), dict) and 'num_labels' in dataset.split:
         options['train_dataloader.dataset.split.seed'] = seed
-    # For detection, each seed uses another fold.
     for index, part in enumerate(dataset.get('datasets', [])):
-        if 'fold' in part:
+        if 'fold' in part:  # For detection, each seed uses another fold.
             options[f'train_dataloader.dataset.datasets.{index}.fold'] = seed + 1
     return options

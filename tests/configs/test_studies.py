@@ -20,7 +20,6 @@ def test_study_has_all_smoothings_with_their_controls_over_ten_seeds(path):
         names = {cell.name for cell in cells}
         assert {name.split()[0] for name in names} == {'none', 'TMA', 'SE', 'STS'}
         for cell in cells:
-            assert not cell.note
             assert (cell.control in names) == cell.name.startswith(('SE', 'STS'))
         folders = {cell.folder for cell in cells}
         assert len(folders) == len(cells)

@@ -25,7 +25,17 @@ SHRUNK = [
 ]
 CONFIG = ROOT / 'configs/fixmatch/fixmatch_tma_conv4_1xb32_digits-2.py'
 METRIC = 'teacher/accuracy/top1'
-MATRIX = '--smoothing tma sts --keep-prob 0.5 --momentum 0.05 --granularity tensor'.split()
+MATRIX = [
+    '--smoothing',
+    'tma',
+    'sts',
+    '--keep-prob',
+    '0.5',
+    '--momentum',
+    '0.05',
+    '--granularity',
+    'tensor',
+]
 STUDY = f"""
 configs = dict(digits={str(CONFIG)!r})
 matrix = [
@@ -252,8 +262,6 @@ def test_each_run_is_a_job_where_slurm_is_asked_for(tools, monkeypatch):
         ((CONFIG, '--smoothing', 'tma', '--keep-prob', 0.5), 'keep_prob is no option of'),
         ((CONFIG, '--smoothing', 'se', '--keep-prob', 1.5), 'a number in [0, 1), got 1.5'),
         ((CONFIG, '--keep-prob', 0.5), 'smoothing must be one of'),
-        ((CONFIG, '--seeds', 1, 1), 'seeds must be unique, got [1, 1]'),
-        ((CONFIG, '--seeds', -1), 'seeds must be an integer >= 0, got -1'),
         ((CONFIG, '--jobs', 0), '--jobs must be an integer >= 1, got 0'),
         ((CONFIG, '--work-dir', '/proc/x'), '--work-dir must be a writable folder'),
         ((CONFIG, '--no-train'), 'has no completed run to compare'),

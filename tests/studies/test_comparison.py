@@ -75,12 +75,11 @@ def test_fewer_than_two_seeds_have_no_interval(other, count):
 
 
 def test_notes_say_what_is_missing_and_how_far_the_seeds_go():
-    rows = pd.DataFrame({'cell': ['TMA', 'SE'], 'note': ['', 'SE has no control']})
+    rows = pd.DataFrame({'cell': ['TMA', 'SE']})
     rows['values'] = [{0: 1.0, 1: 2.0}, {0: 1.0}]
     assert list(notes(rows, [0, 1])) == [
         'Bootstrap intervals over 2 seeds are too narrow, and fewer than 6 decide nothing; use 10 '
         'seeds.',
-        'SE has no control',
         'Missing runs of SE: seed 1.',
     ]
     assert 'No intervals with a single seed' in next(notes(rows, [0]))

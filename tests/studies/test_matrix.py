@@ -145,8 +145,12 @@ def test_wrong_matrix_is_one_line(matrix, message):
     assert '\n' not in str(raised.value)
 
 
-def test_average_that_is_no_momentum_has_no_control_and_says_so():
+def test_average_that_no_schedule_expresses_has_no_control():
     cfg = config()
-    cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, ema_type='StochasticWeightAverage')]
-    (cell,) = with_controls([plain_cell('swa', cfg)])
-    assert cell.control is None and 'swa has no control at the matched horizon' in cell.note
+    for average in (
+        dict(ema_type='StochasticWeightAverage'),
+        dict(momentum=dict(type='annealed', value=0.1, gamma=5)),
+    ):
+        cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, **average)]
+        (cell,) = with_controls([plain_cell('a', cfg)])
+        assert cell.control is None and cell.picks

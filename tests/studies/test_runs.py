@@ -141,7 +141,7 @@ def test_failure_before_any_success_ends_all_and_later_ones_are_told_at_the_end(
 
 def test_metric_that_no_run_reports_is_told_after_the_first_with_those_there_are(make):
     runs = [make('a'), make('b', 'wait')]
-    with pytest.raises(OptionError, match=r"those that a reported, .*, got 'acuracy/top1'") as told:
+    with pytest.raises(OptionError, match=r"a metric of a must be .*, got 'acuracy/top1'") as told:
         run_all(runs, quiet(), jobs=1, wanted=['acuracy/top1'])
     assert "Did you mean 'accuracy/top1'?" in str(told.value)
     assert runs[0].metrics and runs[1].metrics is None
