@@ -23,7 +23,7 @@ sys.path.insert(0, str(TOOLS.parent))  # Lets it run from a checkout.
 try:
     import se_mm  # noqa: F401 -- registers what configs name
     from se_mm.engine.launch import KeyValues, config_file, run_tool
-    from se_mm.smoothing.options import OptionError, check_count
+    from se_mm.smoothing.options import OptionError
     from se_mm.studies.comparison import compare
     from se_mm.studies.report import write_report
     from se_mm.studies.runs import RunFailure, run_all
@@ -55,11 +55,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def study_of(args: argparse.Namespace) -> Study:
-    """Build the study that the command line describes.
-
-    Raises:
-        OptionError: If the options contradict each other, or one is invalid.
-    """
+    """Build the study that the command line describes."""
     names = ('smoothing', 'keep_prob', 'momentum', 'granularity')
     axes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     paths = [config_file(path) for path in args.configs]
@@ -84,18 +80,13 @@ def main() -> None:
     console = Console()
     for kill in (signal.SIGINT, signal.SIGTERM):  # So that no training is left behind.
         signal.signal(kill, signal.default_int_handler)
-    if args.jobs is not None:
-        check_count('--jobs', args.jobs, 1)
     study, folder = study_of(args), args.work_dir.resolve()
     train = [sys.executable, str(TOOLS / 'train.py')]
     jobs, gpus = args.jobs, None
     if args.slurm:
         train = ['bash', str(TOOLS / 'slurm_train.sh'), args.slurm, 'compare']
         jobs, gpus = args.jobs or sys.maxsize, 0
-    try:
-        runs = runs_of(study, folder, train)
-    except OSError as error:
-        raise OptionError(f'--work-dir must be a writable folder: {error}') from error
+    runs = runs_of(study, folder, train)
     wanted = [run for run in runs.values() if run.metrics or not args.no_train]
     try:
         failures = run_all(wanted, console, jobs, study.metrics, gpus)

@@ -20,11 +20,9 @@ MIN_SEEDS = 6
 
 
 def paired_difference(one: pd.Series, other: pd.Series) -> dict[str, Any]:
-    """Compare the metric of two cells over the seeds that both have.
+    """Return the mean ``difference`` over the seeds that both have, its interval, and the verdict.
 
-    Returns:
-        ``difference``: mean of the differences; ``low`` and ``high``: its 95 % interval, NaN for
-        fewer than two seeds, which say nothing about the variation between seeds; ``verdict``.
+    ``low`` and ``high`` are the ends of its 95 % interval, NaN for fewer than two seeds.
     """
     values = (one - other).dropna()
     low, high = bootstrap_interval(values.to_numpy()) if len(values) > 1 else (np.nan, np.nan)
@@ -54,16 +52,10 @@ def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def compare(study: Study, runs: Mapping[tuple[str, str, int], Run]) -> pd.DataFrame:
-    """Compare the completed runs of a study.
+    """Compare the completed runs of a study: a row for each group, metric and cell that has one.
 
-    Args:
-        study: The study.
-        runs: Its runs: (name of the group, name of the cell, seed) -> run.
-
-    Returns:
-        A row for each group, metric and cell with a completed run. ``values`` has the metric of
-        each seed. The :func:`paired_difference` from the reference has the names ``difference``,
-        ..., and that from the control ``matched_difference``, ...
+    ``values`` has the metric of each seed. The :func:`paired_difference` from the reference has the
+    names ``difference``, ..., and that from the control ``matched_difference``, ...
     """
     complete = {key: run.metrics for key, run in runs.items() if run.metrics}
     measured = pd.DataFrame(complete, index=study.metrics, dtype=float).sort_index(axis=1)

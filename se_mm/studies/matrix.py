@@ -68,13 +68,12 @@ class Cell:
 def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]:
     """Return the cells of a matrix over a config, and their controls.
 
-    Args:
-        cfg: A training config. In each cell the hook that updates the teacher is replaced and keeps
-            its other options; if there is no such hook, one is added.
-        matrix: Dicts of ``smoothing`` and its options in :data:`AXES`, each a value or several.
+    In each cell the hook that updates the teacher is replaced and keeps its other options; if there
+    is no such hook, one is added.
 
-    Raises:
-        OptionError: If the matrix is invalid, or a cell does not fit the config.
+    Args:
+        cfg: A training config.
+        matrix: Dicts of ``smoothing`` and its options in :data:`AXES`, each a value or several.
     """
     cells = []
     for part in matrix:
@@ -170,11 +169,7 @@ def _with_hook(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Confi
 
 
 def _place_of_mover(cfg: Config, hooks: Sequence[Any]) -> int:
-    """Return the index of the hook that updates the teacher; if there is none, one past the last.
-
-    Raises:
-        OptionError: If there are several such hooks.
-    """
+    """Return the index of the hook that updates the teacher, or else one past the last."""
     places = []
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         for index, hook in enumerate(hooks):

@@ -78,12 +78,8 @@ def write_report(
 ) -> None:
     """Print the tables; write ``results.json``, a PNG of each table, and ``report.html``.
 
-    Args:
-        results: Of :func:`~se_mm.studies.comparison.compare`, with at least one row.
-        seeds: The requested seeds.
-        command: The command that trained the runs.
-        folder: Where to write.
-        console: Where to print.
+    ``results`` are those of :func:`~se_mm.studies.comparison.compare`, at least one row, and
+    ``command`` is what trained the runs.
     """
     sections = []
     for names, rows in results.groupby(['group', 'metric'], sort=False):

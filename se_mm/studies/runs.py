@@ -11,9 +11,11 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import IO, Any, Optional
@@ -28,7 +30,8 @@ from se_mm.smoothing.options import check_choice
 # Keys that MMEngine logs beside the metrics of an evaluation.
 _NO_METRICS = {'step', 'iter', 'epoch', 'time', 'data_time', 'memory'}
 _HOOK = 'default_hooks.final_evaluation.type=se_mm.studies.final_evaluation.FinalEvaluationHook'
-_LIBC = ctypes.CDLL(None)
+# Linux ends the process if its parent is killed: PR_SET_PDEATHSIG.
+_SET_UP = partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM) if sys.platform == 'linux' else None
 
 
 class RunFailure(Exception):
@@ -38,8 +41,7 @@ class RunFailure(Exception):
 class Run:
     """One training with a final evaluation, in its own process.
 
-    Its folder has ``run.json`` (what was run, where and when), ``log.txt``, the files of the
-    training and, once it is complete, ``metrics.json``.
+    Its folder has ``run.json`` (what, where and when), ``log.txt`` and, at last, ``metrics.json``.
 
     Args:
         name: Its name in messages.
@@ -72,14 +74,11 @@ class Run:
             places = (self.work_dir.with_name(f'{self.work_dir.name}.old-{n}') for n in count(1))
             self.work_dir.rename(next(place for place in places if not place.exists()))
 
-    def train(self, device: str = '') -> None:
+    def train(self, gpu: str = '') -> None:
         """Train and evaluate, from the last checkpoint if there is one, unless it is complete.
 
-        Args:
-            device: The GPU to use, as CUDA_VISIBLE_DEVICES names it. Empty: all.
-
-        Raises:
-            RunFailure: If the training ends with an error, or without an evaluation.
+        The GPU is named as in CUDA_VISIBLE_DEVICES; empty: all. Raises RunFailure if the training
+        ends with an error, or without an evaluation.
         """
         self.work_dir.parent.mkdir(parents=True, exist_ok=True)
         with self.work_dir.with_name(f'.{self.work_dir.name}.lock').open('w') as lock:
@@ -87,7 +86,7 @@ class Run:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.metrics is not None:
                 return
-            status = self._start(device, lock).wait()
+            status = self._start(gpu, lock).wait()
             last = (self.scalars() or [{}])[-1]
             metrics = {name: last[name] for name in last if name not in _NO_METRICS}
             if status != 0 or not metrics or 'loss' in metrics:
@@ -97,7 +96,7 @@ class Run:
                 raise RunFailure(f'{self.name} ended {what}; {log} ends with\n{tail}')
             self._write('metrics.json', metrics=metrics)
 
-    def _start(self, device: str, lock: IO[str]) -> subprocess.Popen:
+    def _start(self, gpu: str, lock: IO[str]) -> subprocess.Popen:
         """Start the process; it holds the lock until it ends."""
         starts = self._read('run.json').get('starts', [])
         command = self.command
@@ -106,17 +105,19 @@ class Run:
         else:
             self.set_aside()
         self.work_dir.mkdir(exist_ok=True)
-        self._write('run.json', starts=[*starts, {**_machine(), 'command': command}])
-        gpu = {'CUDA_VISIBLE_DEVICES': device} if device else {}
+        start = {'date': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'host': platform.node()}
+        start |= {'cpu': processor(), 'gpu': gpu, 'torch': torch.__version__, 'command': command}
+        self._write('run.json', starts=[*starts, start])
+        visible = {'CUDA_VISIBLE_DEVICES': gpu} if gpu else {}
         with (self.work_dir / 'log.txt').open('a') as log:
             self.process = subprocess.Popen(
                 command,
-                env={**os.environ, 'OMP_NUM_THREADS': '1', **gpu},
+                env={**os.environ, 'OMP_NUM_THREADS': '1', **visible},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[lock.fileno()],
-                preexec_fn=_end_with_parent,
+                preexec_fn=_SET_UP,
             )
         return self.process
 
@@ -187,20 +188,22 @@ def run_all(
         run.check_reported(wanted)
     missing = [run for run in runs if run.metrics is None]
     console.print(f'{len(runs) - len(missing)} of {len(runs)} runs are already complete.')
-    jobs = min(jobs or torch.cuda.device_count() or os.cpu_count() or 1, len(runs) or 1)
+    jobs = min(jobs or torch.cuda.device_count() or os.cpu_count() or 1, len(missing) or 1)
     gpus = torch.cuda.device_count() if gpus is None else gpus
-    devices = [_visible_gpu(index % gpus) if gpus else '' for index in range(jobs)]
+    names = [name.strip() for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')]
+    names = ([name for name in names if name] or [str(index) for index in range(gpus)])[:gpus]
+    free = [names[index % len(names)] if names else '' for index in range(jobs)]
 
     def say(run: Run, what: str) -> None:
         console.print(time.strftime('%X'), f'{run.name}: {what}', markup=False, soft_wrap=True)
 
     def train(run: Run) -> None:
-        device = devices.pop()
+        gpu = free.pop()
         say(run, 'started')
         try:
-            run.train(device)
+            run.train(gpu)
         finally:
-            devices.append(device)
+            free.append(gpu)
 
     failures = []
     bars = Progress(console=console, speed_estimate_period=3600)
@@ -227,21 +230,3 @@ def run_all(
                         run.process.terminate()
                 time.sleep(0.1)
     return failures
-
-
-def _visible_gpu(index: int) -> str:
-    """Name a GPU of this process for a process that it starts: a number or a UUID."""
-    names = [name for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',') if name.strip()]
-    return names[index].strip() if index < len(names) else str(index)
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to end this process when its parent is killed."""
-    if hasattr(_LIBC, 'prctl'):
-        _LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-
-
-def _machine() -> dict[str, str]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
-    date = time.strftime('%Y-%m-%dT%H:%M:%S%z')
-    return {'date': date, 'host': platform.node(), 'device': device, 'torch': torch.__version__}

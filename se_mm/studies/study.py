@@ -19,18 +19,13 @@ from se_mm.studies.runs import Run, write
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that a comparison trains.
+    """Everything that a comparison trains."""
 
-    Attributes:
-        groups: Name of a config -> cells that are compared with each other. Without a matrix there
-            is one group of no name, whose cells are the configs.
-        seeds: Seeds of the runs of each cell.
-        metrics: Names of metrics of the final evaluation.
-    """
-
+    # Name of a config -> cells that are compared with each other. Without a matrix there is one
+    # group of no name, whose cells are the configs.
     groups: Mapping[str, Sequence[Cell]]
     seeds: Sequence[int]
-    metrics: Sequence[str]
+    metrics: Sequence[str]  # Of the final evaluation.
 
     def reference(self, group: str) -> str:
         """Return the cell that the others are compared to: the first TMA, or the first config."""
@@ -49,16 +44,13 @@ def read_study(path: str) -> Optional[dict[str, Any]]:
 
 
 def make_study(study: Mapping[str, Any]) -> Study:
-    """Make a study.
+    """Make a study, or raise OptionError if an option is invalid or missing.
 
     Args:
         study: ``configs``: name -> path of a training config; ``matrix``: a dict or list of dicts
             over each config, see :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare
-            the configs as they are; ``seeds``; ``metrics``: names of metrics of the final
-            evaluation; ``cfg_options``: changes to every config, as dotted keys.
-
-    Raises:
-        OptionError: If an option is invalid or missing.
+            the configs as they are; ``seeds``; ``metrics`` of the final evaluation;
+            ``cfg_options``: changes to every config, as dotted keys.
     """
     for key in ('configs', 'seeds', 'metrics'):
         if not study.get(key):
@@ -78,11 +70,7 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
     """Return the runs of a study: (name of the group, name of the cell, seed) -> run.
 
     The config of each cell is written below the work dir, so that it can be read and trained alone.
-
-    Args:
-        study: The study.
-        work_dir: Work dir of the comparison.
-        train: Words of the training command before the config.
+    ``train`` has the words of the training command before the config.
     """
     runs = {}
     cells = [(group, cell) for group, cells in study.groups.items() for cell in cells]
