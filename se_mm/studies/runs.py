@@ -62,6 +62,7 @@ class Run:
         identity = self.command if identity is None else identity
         self.identity = json.loads(json.dumps(identity, default=str))
         self.process: Optional[subprocess.Popen] = None
+        self.stopped = False
 
     @property
     def metrics(self) -> Optional[dict[str, float]]:
@@ -82,9 +83,13 @@ class Run:
         """
         self.work_dir.parent.mkdir(parents=True, exist_ok=True)
         with self.work_dir.with_name(f'.{self.work_dir.name}.lock').open('w') as lock:
-            # Another comparison, or a process that a killed one left behind, may be training it.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if self.metrics is not None:
+            while not self.stopped:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:  # Another comparison, or what is left of it, trains it.
+                    time.sleep(0.5)
+            if self.stopped or self.metrics is not None:
                 return
             status = self._start(gpu, lock).wait()
             last = (self.scalars() or [{}])[-1]
@@ -95,6 +100,12 @@ class Run:
                 tail = '\n'.join(log.read_text().splitlines()[-15:])
                 raise RunFailure(f'{self.name} ended {what}; {log} ends with\n{tail}')
             self._write('metrics.json', metrics=metrics)
+
+    def stop(self) -> None:
+        """Stop training, or waiting for another comparison that trains it."""
+        self.stopped = True
+        if self.process is not None:
+            self.process.terminate()
 
     def _start(self, gpu: str, lock: IO[str]) -> subprocess.Popen:
         """Start the process; it holds the lock until it ends."""
@@ -226,7 +237,6 @@ def run_all(
             pool.shutdown(wait=False, cancel_futures=True)
             while not all(future.done() for future in pending):
                 for run in pending.values():
-                    if run.process is not None:
-                        run.process.terminate()
+                    run.stop()
                 time.sleep(0.1)
     return failures

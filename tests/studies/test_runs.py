@@ -52,13 +52,14 @@ def make(tmp_path):
     return run
 
 
+def fails(run):
+    with pytest.raises(RunFailure):
+        run.train()
+
+
 @pytest.fixture
 def in_background():
     """Starts a run, and stops it once its process is at work."""
-
-    def fails(run):
-        with pytest.raises(RunFailure):
-            run.train()
 
     def start_and_stop(run, checkpoint=False):
         thread = threading.Thread(target=fails, args=[run])
@@ -67,7 +68,7 @@ def in_background():
             time.sleep(0.05)
         if checkpoint:
             (run.work_dir / 'last_checkpoint').write_text('iter_1.pth')
-        run.process.terminate()
+        run.stop()
         thread.join()
 
     return start_and_stop
@@ -177,6 +178,21 @@ def test_two_comparisons_of_the_same_runs_train_each_once(make):
         thread.join()
     assert [starts(run) for run in runs[0]] == [['slow'], ['slow']]
     assert all(run.metrics for run in runs[1])
+
+
+def test_run_that_another_comparison_trains_can_be_stopped_without_it(make):
+    other, run = make('a', 'wait'), make('a', 'wait')
+    threads = [threading.Thread(target=fails, args=[other]), threading.Thread(target=run.train)]
+    threads[0].start()
+    while not (other.work_dir / 'starts').exists():
+        time.sleep(0.05)
+    threads[1].start()
+    run.stop()
+    threads[1].join(timeout=10)
+    assert not threads[1].is_alive()
+    assert run.process is None and other.process.poll() is None
+    other.stop()
+    threads[0].join()
 
 
 @pytest.mark.parametrize(
