@@ -29,7 +29,7 @@ EXTRAS = {
         'onedl-mmdetection>=3.5.1',
     ],
     'benchmark': ['timm', 'ema-pytorch'],
-    'compare': ['matplotlib', 'rich', 'scipy'],
+    'compare': ['jinja2', 'matplotlib', 'pandas', 'rich', 'scipy'],
     'embedded': ['scikit-learn', 'matplotlib', 'pillow'],
     'test': ['pytest', 'hypothesis', 'scipy', 'scikit-learn', 'matplotlib', 'pillow'],
 }
@@ -71,7 +71,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.13',
     packages=find_packages(include=['se_mm', 'se_mm.*']),
-    package_data={'se_mm.smoothing.kernels': ['*.c']},
+    package_data={'se_mm.smoothing.kernels': ['*.c'], 'se_mm.studies': ['templates/*']},
     ext_modules=[CPU_KERNEL],
     cmdclass={'build_py': BuildPy},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},

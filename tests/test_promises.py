@@ -115,7 +115,6 @@ def test_promise_12_no_tool_deletes():
     allowed = {
         'se_mm/checkpoints/write.py',  # Files of our own that did not become whole.
         'se_mm/engine/hooks/safe_checkpoint_hook.py',  # What max_keep_ckpts asks for.
-        'se_mm/evaluation/runs.py',  # A lock of our own: see below.
     }
     found = [
         f'{path.relative_to(ROOT)}:{number}: {line.strip()}'
@@ -126,7 +125,3 @@ def test_promise_12_no_tool_deletes():
         if DELETING.search(line)
     ]
     assert found == []
-
-
-def test_promise_12_no_run_of_a_comparison_is_removed():
-    assert 'rmtree' not in (ROOT / 'se_mm/evaluation/runs.py').read_text()

@@ -24,9 +24,9 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
 
-from se_mm.evaluation.runs import Run, RunFailure, run_all  # noqa: E402
 from se_mm.home import TOOLS, find_config  # noqa: E402
 from se_mm.smoothing.options import OptionError  # noqa: E402
+from se_mm.studies.runs import Run, RunFailure, run_all  # noqa: E402
 
 Results = dict[str, dict[str, float]]
 

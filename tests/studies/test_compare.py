@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The comparison over seeds, on trainings of a few iterations."""
 
-import fcntl
 import json
 import os
 import re
@@ -9,11 +8,12 @@ import signal
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from se_mm.evaluation.paired import paired_difference
 from se_mm.home import HOME as ROOT
+from se_mm.studies.comparison import paired_difference
 
 SHRUNK = [
     'train_dataloader.batch_size=4',
@@ -26,6 +26,7 @@ SHRUNK = [
 CONFIG = ROOT / 'configs/fixmatch/fixmatch_tma_conv4_1xb32_digits-2.py'
 METRIC = 'teacher/accuracy/top1'
 MATRIX = ('--smoothing', 'tma', 'sts', '--keep-prob', 0.5, '--momentum', 0.05)
+MATRIX += ('--granularity', 'tensor')
 STUDY = f"""
 configs = dict(digits={str(CONFIG)!r})
 matrix = [
@@ -89,39 +90,38 @@ def test_matrix_killed_half_way_goes_on_without_a_run_lost_or_done_twice(compare
 def test_results_are_what_the_runs_logged_pair_by_pair(compared):
     folder = compared.folder / 'compared'
     results = json.loads((folder / 'results.json').read_text())
-    assert [found['metric'] for found in results] == [METRIC, 'student/accuracy/top1']
-    cells = {cell['name']: cell for cell in results[0]['cells']}
-    assert list(cells) == [
+    assert [row['metric'] for row in results] == [METRIC] * 4 + ['student/accuracy/top1'] * 4
+    rows = {row['cell']: row for row in results[:4]}
+    assert list(rows) == [
         'TMA momentum 0.05',
-        'STS keep_prob 0.5 momentum 0.05',
-        'STS keep_prob 0.5 momentum 0.05 channel',
+        'STS keep_prob 0.5 momentum 0.05 granularity tensor',
+        'STS keep_prob 0.5 momentum 0.05 granularity channel',
         'TMA momentum 0.025',
     ]
     values = {}
-    for name, cell in cells.items():
-        values[name] = {int(seed): value for seed, value in cell['values'].items()}
-        assert sorted(values[name]) == [0, 1, 2]
+    for name, row in rows.items():
+        values[name] = pd.Series({int(seed): value for seed, value in row['values'].items()})
+        assert sorted(values[name].index) == [0, 1, 2]
         for seed, value in values[name].items():
-            run = folder / 'digits' / name.replace(' ', '_') / f'seed{seed}'
+            (run,) = folder.glob(f'digits/{name.replace(" ", "_")}-*/seed{seed}')
             path = max(run.glob('*/vis_data/scalars.json'))
             assert json.loads(path.read_text().splitlines()[-1])[METRIC] == value
             assert json.loads((run / 'split.json').read_text())['seed'] == seed
-        assert cell['mean'] == pytest.approx(np.mean(list(values[name].values())))
-    for name in list(cells)[1:3]:
+        assert row['mean'] == pytest.approx(np.mean(values[name]))
+    for name in list(rows)[1:3]:
         found = paired_difference(values[name], values['TMA momentum 0.025'])
-        difference = cells[name]['matched_difference']
-        assert difference['from'] == 'TMA momentum 0.025'
-        assert difference['mean'] == pytest.approx(found.mean)
-        assert difference['interval'] == pytest.approx(found.interval)
+        assert rows[name]['control'] == 'TMA momentum 0.025'
+        for key in ('difference', 'low', 'high'):
+            assert rows[name][f'matched_{key}'] == pytest.approx(found[key])
 
 
 def test_report_has_the_table_the_pictures_and_the_command(compared):
     folder = compared.folder / 'compared'
-    page, tables = (folder / 'report.html').read_text(), (folder / 'report.md').read_text()
-    for text in (page, tables):
-        assert 'compare.py study.py --work-dir compared' in text
+    page = (folder / 'report.html').read_text()
+    assert 'compare.py study.py --work-dir compared' in page
+    for text in (page, compared.output):
         assert 'Bootstrap intervals over 3 seeds are too narrow' in text
-    assert tables.count('| STS keep_prob 0.5 momentum 0.05 channel |') == 2
+        assert text.count('STS keep_prob 0.5 momentum 0.05 granularity channel') >= 2
     assert page.count('src="data:image/png;base64,') == 2
     assert not re.findall(r'(?:src|href)="(?!data:)', page)
     for picture in folder.glob('*.png'):
@@ -130,12 +130,20 @@ def test_report_has_the_table_the_pictures_and_the_command(compared):
     assert len(list(folder.glob('*.png'))) == 2
 
 
+def test_page_explains_itself(compared):
+    page = ' '.join((compared.folder / 'compared/report.html').read_text().split())
+    for word in ('TMA', 'SE', 'STS', 'Matched TMA'):
+        assert f'<b>{word}</b>:' in page
+    for word in ('teacher', 'student', 'seed', 'interval', 'cannot tell', 'run.json'):
+        assert word in page
+
+
 def test_page_opens_without_network_and_without_errors(compared, open_page):
     page = open_page(compared.folder / 'compared/report.html')
     assert page.title == 'Comparison of smoothings' and page.lang == 'en'
     assert page.errors == page.requests == []
     assert [drawn for drawn, alt in page.images if alt] == [True, True]
-    assert 'STS keep_prob 0.5 momentum 0.05 channel' in page.text
+    assert 'STS keep_prob 0.5 momentum 0.05 granularity channel' in page.text
     assert not open_page(compared.folder / 'compared/report.html', width=400).overflows
 
 
@@ -144,26 +152,71 @@ def test_one_seed_has_no_interval_and_it_says_why(compared):
     text = ' '.join(output.split())
     assert 'No intervals with a single seed' in text
     assert ' to +' not in text and ' to -' not in text
-    (cells,) = json.loads((compared.folder / 'compared/results.json').read_text())[:1]
-    differences = [cell['difference'] for cell in cells['cells']][1:]
-    assert {(d['interval'], d['verdict']) for d in differences} == {(None, 'one seed cannot tell')}
+    rows = json.loads((compared.folder / 'compared/results.json').read_text())
+    found = {(row['low'], row['verdict']) for row in rows if row['cell'] != row['reference']}
+    assert found == {(None, '1 seeds cannot tell')}
 
 
 def test_command_line_makes_the_same_matrix_as_a_study(compared):
     folder = compared.folder
     words = (CONFIG, *MATRIX, '--work-dir', 'again', '--seeds', 0, '--cfg-options', *SHRUNK)
     compared.succeed('compare.py', *words)
-    (results,) = json.loads((folder / 'again/results.json').read_text())
-    assert [cell['name'] for cell in results['cells']] == [
+    rows = json.loads((folder / 'again/results.json').read_text())
+    assert [row['cell'] for row in rows] == [
         'TMA momentum 0.05',
-        'STS keep_prob 0.5 momentum 0.05',
+        'STS keep_prob 0.5 momentum 0.05 granularity tensor',
         'TMA momentum 0.025',
     ]
-    for cell in results['cells']:
-        of_study = (
-            folder / 'compared/digits' / cell['name'].replace(' ', '_') / 'seed0/metrics.json'
-        )
-        assert json.loads(of_study.read_text())['metrics'][METRIC] == cell['values']['0']
+    for row in rows:
+        name = row['cell'].replace(' ', '_')
+        # Of the same config, so of the same name.
+        (of_study,) = folder.glob(f'compared/digits/{name}-*/seed0/metrics.json')
+        (own,) = folder.glob(f'again/*/{name}-*/seed0/metrics.json')
+        assert own.parents[1].name == of_study.parents[1].name
+        assert json.loads(of_study.read_text())['metrics'][METRIC] == row['values']['0']
+
+
+def test_another_setup_of_the_same_name_gets_another_folder(compared):
+    folder = compared.folder / 'compared'
+    before = {path: path.read_bytes() for path in folder.glob('**/metrics.json')}
+    words = ('--smoothing', 'tma', '--momentum', 0.05, '--seeds', 0, '--cfg-options', *SHRUNK)
+    (compared.folder / 'digits.py').write_text(f'_base_ = {str(CONFIG)!r}')
+    words = ('digits.py', '--work-dir', 'compared', *words, 'optim_wrapper.optimizer.lr=0.01')
+    output = compared.succeed('compare.py', *words)
+    assert '0 of 1 runs are already complete' in output
+    after = {path: path.read_bytes() for path in folder.glob('**/metrics.json')}
+    assert len(after) == len(before) + 1 and before.items() <= after.items()
+    # Another text of the same setup is the same: nothing is trained again.
+    (compared.folder / 'digits.py').write_text(f'# Mine.\n_base_ = [\n    {str(CONFIG)!r},\n]')
+    assert '1 of 1 runs are already complete' in compared.succeed('compare.py', *words)
+
+
+def test_run_killed_in_its_last_evaluation_is_evaluated_and_not_trained_again(tools):
+    words = (
+        CONFIG,
+        '--smoothing',
+        'tma',
+        '--seeds',
+        0,
+        '--work-dir',
+        '.',
+        '--cfg-options',
+        *SHRUNK,
+    )
+    tools.succeed('compare.py', *words)
+    (metrics,) = tools.folder.glob('**/metrics.json')
+    found = json.loads(metrics.read_text())['metrics']
+    (first,) = metrics.parent.glob('*/vis_data/scalars.json')
+    # As the kill would leave it: trained and saved, but neither evaluated nor complete.
+    lines = first.read_text().splitlines(keepends=True)
+    first.write_text(''.join(line for line in lines if '"loss"' in line))
+    metrics.rename(tools.folder / 'first.json')
+    checkpoint = metrics.with_name('iter_2.pth').stat().st_mtime_ns
+    assert '0 of 1 runs are already complete' in tools.succeed('compare.py', *words)
+    assert json.loads(metrics.read_text())['metrics'] == found
+    assert metrics.with_name('iter_2.pth').stat().st_mtime_ns == checkpoint
+    (_, second) = sorted(metrics.parent.glob('*/vis_data/scalars.json'))
+    assert '"loss"' not in second.read_text()
 
 
 def test_metric_that_no_run_reported_is_told_with_those_there_are(compared):
@@ -171,13 +224,6 @@ def test_metric_that_no_run_reported_is_told_with_those_there_are(compared):
     line = compared.fail('compare.py', *words)
     assert "got 'teacher/acuracy/top1'" in line
     assert f'Did you mean {METRIC!r}?' in line
-
-
-def test_work_dir_in_use_is_left_alone(compared):
-    with (compared.folder / 'compared/compare.lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        line = compared.fail('compare.py', *compared.words)
-    assert 'is in use by another comparison' in line
 
 
 def test_each_run_is_a_job_where_slurm_is_asked_for(tools, monkeypatch):
@@ -204,17 +250,13 @@ def test_each_run_is_a_job_where_slurm_is_asked_for(tools, monkeypatch):
     [
         (('nowhere.py',), "config file 'nowhere.py' does not exist"),
         ((CONFIG, CONFIG), 'configs must have distinct names'),
-        ((CONFIG, '--smoothing', 'tma', '--keep-prob', 0.5), 'keep_prob must be left out for'),
+        ((CONFIG, '--smoothing', 'tma', '--keep-prob', 0.5), 'keep_prob is no option of'),
         ((CONFIG, '--smoothing', 'se', '--keep-prob', 1.5), 'a number in [0, 1), got 1.5'),
-        ((CONFIG, '--keep-prob', 0.5), 'smoothing must be set'),
-        ((CONFIG, '--seeds', 1, 1), 'seeds must be unique, got [1, 1]'),
-        ((CONFIG, '--seeds', -1), 'seeds must be an integer >= 0, got -1'),
-        ((CONFIG, '--jobs', 0), '--jobs must be an integer >= 1, got 0'),
-        ((CONFIG, '--work-dir', '/proc/x'), "must be a writable folder, got '/proc/x'"),
+        ((CONFIG, '--keep-prob', 0.5), 'smoothing must be one of'),
         ((CONFIG, '--no-train'), 'has no completed run to compare'),
         (('wrong.py',), "wrong.py has no option 'matrx'"),
-        (('no_seeds.py',), 'no_seeds.py must set seeds'),
-        (('key.py',), "matrix[1] has no option 'granularty'"),
+        (('no_seeds.py',), 'a study must set seeds'),
+        (('key.py',), "matrix has no option 'granularty'"),
     ],
     ids=lambda value: None if isinstance(value, str) else ' '.join(map(str, value[-2:]))[-20:],
 )

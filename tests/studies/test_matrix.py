@@ -8,10 +8,10 @@ from mmengine.config import Config
 
 pytest.importorskip('mmpretrain')
 import se_mm  # noqa: F401
-from se_mm.evaluation.matrix import matched_momentum, matrix_cells, plain_cell, with_controls
 from se_mm.home import find_config
 from se_mm.smoothing import Rule, keep_prob_schedule, momentum_schedule
 from se_mm.smoothing.options import OptionError
+from se_mm.studies.matrix import matched_momentum, matrix_cells, plain_cell, with_controls
 
 
 def config(name='fixmatch_tma_conv4_1xb32_digits-2'):
@@ -34,8 +34,8 @@ def test_each_smoothing_varies_in_what_it_has_and_its_control_is_added():
         'TMA momentum 0.02': None,
         'STS keep_prob 0.5 momentum 0.02': 'TMA momentum 0.01',
         'STS keep_prob 0.75 momentum 0.02': 'TMA momentum 0.005',
-        'SE keep_prob 0.98': 'TMA momentum 0.02',
-        'SE keep_prob 0.98 channel': 'TMA momentum 0.02',
+        'SE keep_prob 0.98 granularity tensor': 'TMA momentum 0.02',
+        'SE keep_prob 0.98 granularity channel': 'TMA momentum 0.02',
         'TMA momentum 0.01': None,
         'TMA momentum 0.005': None,
     }
@@ -43,7 +43,7 @@ def test_each_smoothing_varies_in_what_it_has_and_its_control_is_added():
     assert hook_of(cells['TMA momentum 0.005']) == dict(
         type='SETMAHook', keep_prob=0.0, momentum=0.005
     )
-    assert hook_of(cells['SE keep_prob 0.98 channel']) == dict(
+    assert hook_of(cells['SE keep_prob 0.98 granularity channel']) == dict(
         type='SpatialEnsembleHook', keep_prob=0.98, granularity='channel'
     )
     folders = [cell.folder for cell in cells.values()]
@@ -77,6 +77,25 @@ def test_configs_as_they_are_get_controls_and_know_those_that_they_are():
     assert [(cell.name, cell.control) for cell in cells] == [(names[0], names[1]), (names[1], None)]
     (cell, control) = with_controls([plain_cell('a', config(names[0]))])
     assert cell.control == control.name == 'TMA momentum 0.05'
+
+
+def test_configs_that_differ_in_a_stock_average_are_two_cells():
+    cfgs = [config(), config()]
+    for cfg, momentum in zip(cfgs, (0.1, 0.2)):
+        cfg.custom_hooks = [dict(type='EMAHook', momentum=momentum)]
+        cfg.model = cfg.model.classifier
+        cfg.model.data_preprocessor = dict(type='ClsDataPreprocessor')
+    cells = [plain_cell('a', cfgs[0]), plain_cell('b', cfgs[1]), plain_cell('c', cfgs[1])]
+    assert [cell.name for cell in with_controls(cells)] == ['a', 'b']
+
+
+def test_folder_of_a_cell_is_that_of_the_meaning_of_its_config(tmp_path):
+    cfg = config()
+    (tmp_path / 'elsewhere.py').write_text(f'# Another text.\n{cfg.pretty_text}')
+    same = Config.fromfile(tmp_path / 'elsewhere.py')
+    assert plain_cell('a', same).folder == plain_cell('a', cfg).folder
+    cfg.optim_wrapper.optimizer.lr *= 2
+    assert plain_cell('a', same).folder != plain_cell('a', cfg).folder
 
 
 def test_average_of_the_config_itself_keeps_its_schedule_in_the_control():
@@ -113,15 +132,11 @@ def test_control_moves_as_far_at_every_update_as_the_mean_over_picks(p, q, m, ma
     'matrix, message',
     [
         ([dict(smoothing='sts', keepprob=0.5)], "no option 'keepprob'.*Did you mean 'keep_prob'"),
-        ([dict(keep_prob=0.5)], r'matrix\[0\].smoothing must be set to one or more of none, tma'),
+        ([dict(keep_prob=0.5)], "smoothing must be one of 'none', 'tma', .*got None"),
         ([dict(smoothing='ema')], "smoothing must be one of .*'tma'.*got 'ema'"),
-        ([dict(smoothing='tma', keep_prob=0.5)], 'keep_prob must be left out for .* tma'),
-        ([dict(smoothing='sts', keep_prob=[])], r'keep_prob must have at least one .*, got \[\]'),
-        (
-            [dict(smoothing='sts', keep_prob=1.0)],
-            r'STS keep_prob 1: keep_prob must be .*got 1.0',
-        ),
-        (['sts'], r"matrix\[0\] must be a dict .*, got 'sts'"),
+        ([dict(smoothing='tma', keep_prob=0.5)], 'keep_prob is no option of smoothing tma'),
+        ([dict(smoothing='sts', keep_prob=[])], r'keep_prob must be a number .*, got \[\]'),
+        ([dict(smoothing='sts', keep_prob=1.0)], r'STS keep_prob 1.0: keep_prob must be .*got 1.0'),
     ],
 )
 def test_wrong_matrix_is_one_line(matrix, message):
@@ -130,8 +145,12 @@ def test_wrong_matrix_is_one_line(matrix, message):
     assert '\n' not in str(raised.value)
 
 
-def test_average_that_is_no_momentum_has_no_control_and_says_so():
+def test_average_that_no_schedule_expresses_has_no_control():
     cfg = config()
-    cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, ema_type='StochasticWeightAverage')]
-    (cell,) = with_controls([plain_cell('swa', cfg)])
-    assert cell.control is None and 'swa has no control at the matched horizon' in cell.note
+    for average in (
+        dict(ema_type='StochasticWeightAverage'),
+        dict(momentum=dict(type='annealed', value=0.1, gamma=5)),
+    ):
+        cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, **average)]
+        (cell,) = with_controls([plain_cell('a', cfg)])
+        assert cell.control is None and cell.picks

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Expand a matrix of smoothings over any config into cells, and add the control of each.
+
+In expectation over its picks, a teacher with Spatial Ensemble equals a moving average with another
+momentum. This average is its control at the matched horizon. Only a comparison with the control
+shows the effect of the mechanism, and not merely of how fast the teacher follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Optional
+
+from mmengine.config import Config
+from mmengine.registry import HOOKS, DefaultScope
+
+from se_mm.engine.check import check_config
+from se_mm.smoothing import Rule
+from se_mm.smoothing.options import OptionError, check_choice, check_keys
+from se_mm.smoothing.schedules import constant, cosine, linear
+from se_mm.studies.runs import digest
+
+AXES = {
+    'none': (),
+    'tma': ('momentum',),
+    'se': ('keep_prob', 'granularity'),
+    'sts': ('keep_prob', 'momentum', 'match_horizon', 'granularity'),
+}
+"""Smoothing -> its options in a matrix."""
+_KEEP_PROB = {'none': 0.0, 'tma': 0.0, 'se': 0.99, 'sts': 0.7}
+# Options of a hook that define its smoothing, and its average.
+_METHOD = ('type', '_scope_', 'keep_prob', 'match_horizon', 'granularity')
+_AVERAGE = ('momentum', 'ema_type', 'gamma')
+# By name, since mmdet may not be installed.
+_MOVERS = {'SpatialEnsembleHook', 'EMAHook', 'MeanTeacherHook'}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of a study, trained with several seeds."""
+
+    name: str
+    config: Config  # Without a seed.
+    rule: Optional[Rule]  # How its teacher is updated; None if no hook of se_mm does it.
+    control: Optional[str] = None  # Name of the cell that is its TMA at the matched horizon.
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder, which another config of the same name does not share."""
+        return f'{re.sub(r"[^a-zA-Z0-9.-]+", "_", self.name)}-{digest(self.config.to_dict())}'
+
+    @property
+    def picks(self) -> bool:
+        """Whether its teacher is updated in parts, and is no moving average."""
+        return self.rule is not None and self.rule.keep_prob.plain() != 0
+
+    @property
+    def key(self) -> tuple[Optional[Rule], str]:
+        """Equal for cells that train the same."""
+        rest = self.config if self.rule is None else _with_hook(self.config, 'none', {})
+        return self.rule, digest(rest.to_dict())
+
+
+def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]:
+    """Return the cells of a matrix over a config, and their controls.
+
+    In each cell the hook that updates the teacher is replaced and keeps its other options; if there
+    is no such hook, one is added.
+
+    Args:
+        cfg: A training config.
+        matrix: Dicts of ``smoothing`` and its options in :data:`AXES`, each a value or several.
+    """
+    cells = []
+    for part in matrix:
+        check_keys('matrix', part, ['smoothing', *AXES['sts']])
+        axes = {k: v if v and isinstance(v, (list, tuple)) else [v] for k, v in part.items()}
+        smoothings = [check_choice('smoothing', s, AXES) for s in axes.pop('smoothing', [None])]
+        for name in axes:
+            if not any(name in AXES[smoothing] for smoothing in smoothings):
+                raise OptionError(f'{name} is no option of smoothing {", ".join(smoothings)}')
+        for smoothing in smoothings:
+            names = [name for name in AXES[smoothing] if name in axes]
+            default = {'keep_prob': _KEEP_PROB[smoothing]} if 'keep_prob' in AXES[smoothing] else {}
+            for values in product(*(axes[name] for name in names)):
+                cells.append(_cell(cfg, smoothing, {**default, **dict(zip(names, values))}))
+    return with_controls(cells)
+
+
+def plain_cell(name: str, cfg: Config) -> Cell:
+    """Make a cell of an unchanged config, or raise OptionError if it cannot be trained."""
+    try:
+        cell = Cell(name, cfg, check_config(cfg).rule)
+    except OptionError as error:
+        raise OptionError(f'{name}: {error}') from error
+    if cell.rule is None or cell.picks:
+        return cell
+    return replace(cell, rule=replace(cell.rule, match_horizon=False, granularity='tensor'))
+
+
+def with_controls(cells: Iterable[Cell]) -> list[Cell]:
+    """Remove duplicate cells, and add missing controls."""
+    found: dict[Any, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.key, cell)
+    for key, cell in list(found.items()):
+        momentum = matched_momentum(cell.rule) if cell.picks else None
+        if momentum is not None:
+            control = _cell(cell.config, 'tma', {'momentum': momentum})
+            if control.name in [other.name for other in found.values()]:  # With another config.
+                control = replace(control, name=f'{control.name} for {cell.name}')
+            control = found.setdefault(control.key, control)
+            found[key] = replace(cell, control=control.name)
+    return list(found.values())
+
+
+def matched_momentum(rule: Rule) -> Any:
+    """Return the momentum of the average that equals a teacher in expectation over its picks.
+
+    It is ``(1 - keep_prob) * momentum``, or with ``match_horizon`` the momentum itself, as in a
+    config; None if no schedule expresses it.
+    """
+    keep, momentum = rule.keep_prob, rule.momentum
+    if momentum is None:
+        return None
+    if rule.match_horizon or keep.function is constant:
+        changing, fixed = momentum, keep.parameters.get('value', 0.0)
+    else:
+        changing, fixed = keep, momentum.plain() if momentum.function is constant else None
+    if fixed is None or changing.function not in (constant, linear, cosine):
+        return None
+
+    def matched(value: float) -> float:
+        kept, weight = (fixed, value) if changing is momentum else (value, fixed)
+        # With match_horizon the momentum of the picked units is limited to 1.
+        return min(weight, 1 - kept) if rule.match_horizon else (1 - kept) * weight
+
+    numbers = {name: float(f'{matched(x):.12g}') for name, x in changing.parameters.items()}
+    return replace(changing, parameters=numbers).plain()
+
+
+def _cell(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Cell:
+    """Make a cell of a config with another smoothing, named after the options."""
+    words = ['none' if smoothing == 'none' else smoothing.upper()]
+    for name, value in options.items():
+        schedule = isinstance(value, Mapping)
+        words += [name, ' '.join(map(str, value.values())) if schedule else str(value)]
+    return plain_cell(' '.join(words), _with_hook(cfg, smoothing, options))
+
+
+def _with_hook(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Config:
+    """Return a copy of the config with another smoothing."""
+    cfg = deepcopy(cfg)
+    hooks = list(cfg.get('custom_hooks') or [])
+    place = _place_of_mover(cfg, hooks)
+    copies = smoothing in ('none', 'se')
+    dropped = [*_METHOD, *(_AVERAGE if copies or 'momentum' in options else ())]
+    dropped += ['fp32_teacher'] if copies else []
+    old = dict(hooks[place]) if place < len(hooks) else {}
+    kept = {name: value for name, value in old.items() if name not in dropped}
+    kind = {'type': 'SpatialEnsembleHook' if copies else 'SETMAHook'}
+    hooks[place : place + 1] = [{**kind, **kept, 'keep_prob': _KEEP_PROB[smoothing], **options}]
+    cfg.custom_hooks = hooks
+    return cfg
+
+
+def _place_of_mover(cfg: Config, hooks: Sequence[Any]) -> int:
+    """Return the index of the hook that updates the teacher, or else one past the last."""
+    places = []
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+        for index, hook in enumerate(hooks):
+            kind = hook.get('type') if isinstance(hook, Mapping) else type(hook)
+            kind = HOOKS.get(kind) if isinstance(kind, str) else kind
+            if _MOVERS & {cls.__name__ for cls in getattr(kind, '__mro__', ())}:
+                places.append(index)
+    if len(places) > 1:
+        raise OptionError(f'custom_hooks has {len(places)} hooks that move a teacher; keep one')
+    return [*places, len(hooks)][0]

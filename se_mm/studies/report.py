@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Report a comparison: tables, figures and a self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from rich.console import Console
+
+from se_mm.studies.comparison import MIN_SEEDS, notes
+
+# Okabe and Ito's colour-blind safe palette.
+_DIFFERENCES = {
+    '': ('#0072B2', 'o', -0.12, 'from the reference'),
+    'matched_': ('#D55E00', 's', 0.12, 'from its TMA at the matched horizon'),
+}
+
+
+def table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Format the rows of one group and metric of a comparison for reading."""
+    # Metrics in % have one decimal, shares three.
+    number = '{:.1f}' if rows['mean'].abs().max() > 1 else '{:.3f}'
+    signed = number.replace(':', ':+')
+
+    def said(prefix: str) -> list[str]:
+        names = [f'{prefix}{name}' for name in ('difference', 'low', 'high', 'verdict')]
+        text = f'{signed} ({signed} to {signed}): {{}}'
+        found = [text.format(*row) if row[-1] else '' for row in rows[names].to_numpy()]
+        return [line.replace(' (+nan to +nan)', '') for line in found]
+
+    columns = {
+        'seeds': rows['values'].map(len),
+        'mean': rows['mean'].map(number.format),
+        'sd': rows['deviation'].map(number.format).replace('nan', ''),
+        'difference from the reference': said(''),
+        'difference from its matched TMA': said('matched_'),
+    }
+    marks = rows['cell'].eq(rows['reference']).map({True: ' (reference)', False: ''})
+    return pd.DataFrame(columns).set_index(rows['cell'] + marks)
+
+
+def draw(rows: pd.DataFrame, title: str) -> Figure:
+    """Plot each cell's seeds and mean, and the differences with their intervals."""
+    figure = Figure(figsize=(10, 1.5 + 0.36 * len(rows)), layout='constrained')
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = range(len(rows))
+    for place, values in zip(places, rows['values']):
+        left.plot(list(values.values()), [place] * len(values), 'o', color='0.6', ms=4)
+    left.plot(rows['mean'], places, '|', color='black', ms=16, mew=2)
+    left.set_yticks(places, rows['cell'], fontsize=9)
+    left.invert_yaxis()
+    left.set_xlabel(f'{rows["metric"].iloc[0]} (dots: seeds, bar: mean)')
+    for prefix, (colour, marker, shift, label) in _DIFFERENCES.items():
+        where = [place + shift for place in places]
+        right.hlines(where, rows[f'{prefix}low'], rows[f'{prefix}high'], color=colour, lw=2)
+        right.plot(rows[f'{prefix}difference'], where, marker, color=colour, ms=6, label=label)
+    right.axvline(0, color='0.3', lw=1)
+    right.set_xlabel('difference in the mean, 95 % interval')
+    figure.legend(loc='outside lower right', ncols=2, frameon=False, fontsize=9)
+    for axes in (left, right):
+        axes.grid(axis='y', color='0.92')
+        axes.set_axisbelow(True)
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+    figure.suptitle(f'{title}, reference {rows["reference"].iloc[0]}', fontsize=11)
+    return figure
+
+
+def write_report(
+    results: pd.DataFrame, seeds: Sequence[int], command: str, folder: Path, console: Console
+) -> None:
+    """Print the tables; write ``results.json``, a PNG of each table, and ``report.html``.
+
+    ``results`` are those of :func:`~se_mm.studies.comparison.compare`, at least one row, and
+    ``command`` is what trained the runs.
+    """
+    sections = []
+    for names, rows in results.groupby(['group', 'metric'], sort=False):
+        title = ': '.join(filter(None, names))
+        section = {'title': title, 'table': table(rows), 'notes': list(notes(rows, seeds))}
+        text = '\n'.join(['', title, section['table'].to_string(), *section['notes']])
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        picture = io.BytesIO()
+        draw(rows, title).savefig(picture, format='png', dpi=130)
+        name = title.replace(': ', '_').replace('/', '_')
+        (folder / f'{name}.png').write_bytes(picture.getvalue())
+        sections.append({**section, 'picture': base64.b64encode(picture.getvalue()).decode()})
+    results.to_json(folder / 'results.json', orient='records', indent=2, double_precision=15)
+    templates = Environment(loader=PackageLoader('se_mm.studies'), autoescape=True)
+    page = templates.get_template('report.html')
+    text = page.render(sections=sections, command=command, min_seeds=MIN_SEEDS)
+    (folder / 'report.html').write_text(text)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Define what a comparison trains: groups of cells with the same seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from mmengine.config import Config
+
+from se_mm.engine.launch import config_file
+from se_mm.smoothing.options import OptionError, check_keys
+from se_mm.studies.matrix import Cell, matrix_cells, plain_cell, with_controls
+from se_mm.studies.runs import Run, write
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a comparison trains."""
+
+    # Name of a config -> cells that are compared with each other. Without a matrix there is one
+    # group of no name, whose cells are the configs.
+    groups: Mapping[str, Sequence[Cell]]
+    seeds: Sequence[int]
+    metrics: Sequence[str]  # Of the final evaluation.
+
+    def reference(self, group: str) -> str:
+        """Return the cell that the others are compared to: the first TMA, or the first config."""
+        names = [cell.name for cell in self.groups[group]]
+        return [*(name for name in names if group and name.startswith('TMA')), names[0]][0]
+
+
+def read_study(path: str) -> Optional[dict[str, Any]]:
+    """Read the options of :func:`make_study` from a file; None if it is a training config."""
+    study = Config.fromfile(path).to_dict()
+    if 'matrix' not in study or 'model' in study:
+        return None
+    check_keys(path, study, ('configs', 'matrix', 'seeds', 'metrics', 'cfg_options'))
+    configs = study.get('configs', {}).items()
+    return {**study, 'configs': {name: str(Path(path).parent / cfg) for name, cfg in configs}}
+
+
+def make_study(study: Mapping[str, Any]) -> Study:
+    """Make a study, or raise OptionError if an option is invalid or missing.
+
+    Args:
+        study: ``configs``: name -> path of a training config; ``matrix``: a dict or list of dicts
+            over each config, see :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare
+            the configs as they are; ``seeds``; ``metrics`` of the final evaluation;
+            ``cfg_options``: changes to every config, as dotted keys.
+    """
+    for key in ('configs', 'seeds', 'metrics'):
+        if not study.get(key):
+            raise OptionError(f'a study must set {key}')
+    cfgs = {name: Config.fromfile(config_file(path)) for name, path in study['configs'].items()}
+    for cfg in cfgs.values():
+        cfg.merge_from_dict(study.get('cfg_options', {}))
+    if study['matrix']:
+        parts = study['matrix'] if isinstance(study['matrix'], list) else [study['matrix']]
+        groups = {name: matrix_cells(cfg, parts) for name, cfg in cfgs.items()}
+    else:
+        groups = {'': with_controls(plain_cell(name, cfg) for name, cfg in cfgs.items())}
+    return Study(groups, list(dict.fromkeys(study['seeds'])), study['metrics'])
+
+
+def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[str, str, int], Run]:
+    """Return the runs of a study: (name of the group, name of the cell, seed) -> run.
+
+    The config of each cell is written below the work dir, so that it can be read and trained alone.
+    ``train`` has the words of the training command before the config.
+    """
+    runs = {}
+    cells = [(group, cell) for group, cells in study.groups.items() for cell in cells]
+    for seed in study.seeds:  # Seed by seed, so that an interrupted study has complete seeds.
+        for group, cell in cells:
+            folder = work_dir / group / cell.folder
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / 'config.py').exists():
+                write(folder / 'config.py', cell.config.pretty_text)
+            cfg, options = deepcopy(cell.config), seed_options(cell.config, seed)
+            cfg.merge_from_dict(options)
+            words = [*train, str(folder / 'config.py'), '--work-dir', str(folder / f'seed{seed}')]
+            words += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
+            runs[group, cell.name, seed] = Run(
+                f'{group} {cell.name}, seed {seed}'.strip(),
+                folder / f'seed{seed}',
+                words,
+                cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs') or 1,
+                cfg.to_dict(),
+            )
+    return runs
+
+
+def seed_options(cfg: Config, seed: int) -> dict[str, int]:
+    """Return the config options that set a seed: that of the run and of its label split or fold."""
+    options = {'randomness.seed': seed}
+    dataset = cfg.train_dataloader.dataset
+    if isinstance(dataset.get('split'), dict) and 'num_labels' in dataset.split:
+        options['train_dataloader.dataset.split.seed'] = seed
+    for index, part in enumerate(dataset.get('datasets', [])):
+        if 'fold' in part:  # For detection, each seed uses another fold.
+            options[f'train_dataloader.dataset.datasets.{index}.fold'] = seed + 1
+    return options
