@@ -3,8 +3,9 @@
 
 ``make demo`` runs it. With four labels a letter, FixMatch under TMA, SE and STS is compared with
 training on the labels alone. Pretrained without labels and probed with five a digit, BYOL under the
-three is compared with the untrained network. Each run trains an ordinary config with ``tools/train.py``; completed runs are not
-repeated. The result is a table and a picture in the work dir.
+three is compared with the untrained network. Each run trains an ordinary config with
+``tools/train.py``; completed runs are not repeated. The result is a table and a picture in the work
+dir.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Part:
 UNTRAINED = 'untrained'
 PARTS = (
     Part(
-        'FixMatch: 4 labels a letter, 3,920 images without',
+        '4 labels a letter: what unlabelled images add',
         {
             'labels alone': 'supervised_tma_conv4_1xb32_glyphs-4.py',
             'FixMatch, TMA': 'fixmatch_tma_conv4_1xb32_glyphs-4.py',
@@ -62,7 +63,7 @@ PARTS = (
         chance=5.0,
     ),
     Part(
-        'BYOL without labels, probed with 5 a digit',
+        '5 labels a digit: what pretraining without labels adds',
         {
             UNTRAINED: 'byol_tma_conv5_1xb128_digits.py',
             'BYOL, TMA': 'byol_tma_conv5_1xb128_digits.py',
@@ -139,7 +140,8 @@ def draw(results: dict[str, Results], path: Path) -> None:
             bars = axes.bar(places, heights, 0.37, label=label, color=COLOURS[index])
             axes.bar_label(bars, fmt='%.0f', fontsize=9)
         axes.axhline(part.chance, color='0.4', linestyle=':', linewidth=1)
-        axes.text(len(names) - 0.45, part.chance, 'chance', va='bottom', ha='right', fontsize=8)
+        axes.text(len(names) - 0.2, part.chance, 'chance', va='bottom', ha='right', fontsize=8)
+        axes.set_xlim(-0.55, len(names) - 0.2)
         axes.set_xticks(range(len(names)), [name.replace(', ', '\n') for name in names])
         axes.set_ylim(0, 108)
         axes.set_title(part.title)
@@ -167,7 +169,6 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Show in minutes what a teacher is good for.')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
     parser.add_argument('--iters', type=int, help='training iterations of each run')
-    parser.add_argument('--fresh', action='store_true', help='repeat completed runs')
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to every config'
     )
@@ -184,9 +185,6 @@ def main() -> int:
         return 2
     parts = {part: runs_of(part, work_dir, args.iters, args.cfg_options) for part in PARTS}
     runs = [run for part in parts.values() for run in part]
-    if args.fresh:
-        for run in runs:
-            run.set_aside()
     # Treat SIGTERM like Ctrl-C, so that no training process is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()

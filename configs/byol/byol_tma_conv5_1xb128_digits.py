@@ -18,9 +18,7 @@ model = dict(
 )
 
 _images = dict(type='Digits', size=16, pipeline=[dict(type='PackInputs')])
-_loader = dict(
-    batch_size=250, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
-)
+_loader = dict(batch_size=250, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
 train_dataloader = dict(
     batch_size=128,
     num_workers=0,

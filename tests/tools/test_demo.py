@@ -117,12 +117,12 @@ def test_complete_runs_are_not_repeated(demo):
 
 @pytest.fixture(scope='module')
 def failed(tmp_path_factory, tools_in):
-    """Tools in a folder in which the demo, told to begin anew, failed; it holds a user's file."""
+    """Tools in a folder in which the demo failed; it holds a user's file."""
     tools = tools_in(tmp_path_factory.mktemp('failed'))
     (tools.folder / 'byol-tma').mkdir()
     (tools.folder / 'byol-tma' / 'notes.txt').write_text('mine')
     wrong = 'custom_hooks.0.keep_prob=2'
-    tools.status, tools.output, _ = tools.run('demo.py', '--fresh', *arguments('.', wrong))
+    tools.status, tools.output, _ = tools.run('demo.py', *arguments('.', wrong))
     return tools
 
 
