@@ -44,6 +44,7 @@ def parse_args() -> argparse.Namespace:
     add('--keep-prob', type=float, nargs='+', help='of se and sts')
     add('--momentum', type=float, nargs='+', help="of tma and sts; default: the config's own")
     add('--granularity', nargs='+', help='of se and sts: tensor, layer, channel, ...')
+    add('--buffers', nargs='+', help='of tma, se and sts: copy, average, recalibrate, skip')
     add('--seeds', type=int, nargs='+', help="default: the study's, or 0 to 4")
     add('--metric', nargs='+', help='metrics of the last evaluation to compare')
     add('--work-dir', type=Path, default=Path('work_dirs/compare'))
@@ -56,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 
 def study_of(args: argparse.Namespace) -> Study:
     """Build the study that the command line describes."""
-    names = ('smoothing', 'keep_prob', 'momentum', 'granularity')
+    names = ('smoothing', 'keep_prob', 'momentum', 'granularity', 'buffers')
     axes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     paths = [config_file(path) for path in args.configs]
     configs = {Path(path).stem: path for path in paths}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from typing import Any, Optional
 from mmengine.fileio import join_path
 from mmengine.registry import DATASETS
 
-from se_mm.datasets.image_folder import OwnImages, check_classes, check_path
+from se_mm.datasets.image_folder import OwnImages, check_classes, check_path, warn_of_alike
 from se_mm.smoothing.options import OptionError, did_you_mean
 
 
@@ -83,7 +84,9 @@ class CSVDataset(OwnImages):
             raise OptionError(
                 f'{self.ann_file!r} must list at least one image below its header, got none'
             )
-        classes = self._given_classes or tuple(sorted({label for _, _, label in rows}))
+        classes = self._given_classes
+        if classes is None:
+            classes = warn_of_alike(self.ann_file, tuple(sorted({label for _, _, label in rows})))
         self._metainfo['classes'] = classes
         labels = {name: label for label, name in enumerate(classes)}
         lines: dict[str, int] = {}
@@ -168,9 +171,11 @@ class CSVDataset(OwnImages):
             names = ', '.join(repr(column) for column in header)
             if name in header:
                 raise OptionError(f'{where} must have the column {name!r} only once, got {names}')
+            hint = did_you_mean(name, header)
+            if len(header) == 1 and any(mark in header[0] for mark in ';\t|'):
+                hint = ' Separate values by commas.'
             raise OptionError(
-                f'{where}: {which}_column must be one of the columns {names}, got {name!r}.'
-                f'{did_you_mean(name, header)}'
+                f'{where}: {which}_column must be one of the columns {names}, got {name!r}.{hint}'
             )
         return header.index(name)
 
@@ -187,10 +192,11 @@ class CSVDataset(OwnImages):
         if not os.path.isfile(path):
             parent = Path(path).parent
             # Not all names in the folder, which may be a million.
-            same = [str(parent / name.name) for name in parent.glob(f'{Path(path).stem}.*')]
+            same = [str(name) for name in parent.glob(f'{glob.escape(Path(path).stem)}.*')]
+            hint = ' Separate folders by "/".' if '\\' in image else did_you_mean(path, same)
             raise OptionError(
                 f'{where}: {self.image_column} must name an image file, got {image!r}; there is no '
-                f'file {path!r}.{did_you_mean(path, same)}'
+                f'file {path!r}.{hint}'
             )
         return path
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Optional
+from typing import Any, NoReturn, Optional
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -82,7 +83,7 @@ class ImageFolder(OwnImages):
         with_label: Whether the subfolders are the classes; otherwise the images have no labels.
         classes: Names of the classes, in the order of the labels; a class may have no images.
             None: the names of the subfolders, sorted.
-        extensions: Extensions of image files, in lower case.
+        extensions: Extensions of image files, with their dots.
         unreadable: See :class:`OwnImages`.
         **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
 
@@ -101,7 +102,7 @@ class ImageFolder(OwnImages):
         **kwargs: Any,
     ) -> None:
         self.with_label = check_flag('with_label', with_label)
-        self.extensions = tuple(ending.lower() for ending in extensions)
+        self.extensions = _check_extensions(extensions)
         self._given_classes = check_classes((kwargs.get('metainfo') or {}).get('classes', classes))
         check_path('data_root', data_root)
         check_path('data_prefix', data_prefix, empty=True)
@@ -118,13 +119,14 @@ class ImageFolder(OwnImages):
         if not os.path.isdir(root):
             parent = os.path.dirname(root) or os.curdir
             near = _names(parent) if os.path.isdir(parent) else []
+            others = [path for name in near if (path := os.path.join(parent, name)) != root]
             raise OptionError(
-                f'data_root must be a folder, got {root!r}.'
-                f'{did_you_mean(root, [os.path.join(parent, name) for name in near])}'
+                f'data_root must be a folder, got {root!r}.{did_you_mean(root, others)}'
             )
         self._left_out: Counter[str] = Counter()
         if self.with_label:
             items = list(self._labelled(root))
+            self._warn_of_level(root, items)
         else:
             items = [{'img_path': path} for path in self._images(root)]
         if self._left_out:
@@ -149,7 +151,7 @@ class ImageFolder(OwnImages):
         folders = [name for name in names if os.path.isdir(os.path.join(root, name))]
         for name in sorted(set(names) - set(folders)):
             self._left_out[f'outside the subfolders ({os.path.splitext(name)[1] or name})'] += 1
-        classes = self._given_classes or tuple(folders)
+        classes = self._given_classes or warn_of_alike(root, tuple(folders))
         if unknown := [name for name in folders if name not in classes]:
             raise OptionError(
                 f'subfolders of {root!r} must be named by the classes {", ".join(classes)}, got '
@@ -161,10 +163,25 @@ class ImageFolder(OwnImages):
                 for path in self._images(os.path.join(root, name)):
                     yield {'img_path': path, 'gt_label': label}
 
+    def _warn_of_level(self, root: str, items: Sequence[dict]) -> None:
+        """Warn if all classes are folders of the same folders, as ``train`` and ``test`` are."""
+        below: dict[str, set[str]] = {}
+        for item in items:
+            name, *rest = os.path.relpath(item['img_path'], root).split(os.sep)
+            below.setdefault(name, set()).add(rest[0] if len(rest) > 1 else '')
+        if below and '' not in set.union(*below.values()) and set.intersection(*below.values()):
+            shared = ', '.join(sorted(set.intersection(*below.values()))[:3])
+            print_log(
+                f'ImageFolder {root!r}: all images of {", ".join(list(below)[:3])} are in folders '
+                f'such as {shared}; is data_root one level too high?',
+                logger='current',
+                level=logging.WARNING,
+            )
+
     def _images(self, folder: str) -> Iterator[str]:
         """Yield the image files in a folder and its subfolders, sorted by name."""
         seen = set()
-        for place, folders, names in os.walk(folder, followlinks=True):
+        for place, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
             # A link to a parent folder would loop forever.
             real = os.path.realpath(place)
             folders[:] = [] if real in seen else sorted(filter(_is_shown, folders))
@@ -179,7 +196,7 @@ class ImageFolder(OwnImages):
 
 
 def check_path(key: str, value: Any, empty: bool = False) -> str:
-    """Return ``value`` if it is a path.
+    """Return ``value`` if it is a local path.
 
     Args:
         key: The config key, for the message.
@@ -191,6 +208,8 @@ def check_path(key: str, value: Any, empty: bool = False) -> str:
     """
     if not isinstance(value, str) or not (value or empty):
         raise OptionError(f'{key} must be a path, got {value!r}')
+    if '://' in value:
+        raise OptionError(f'{key} must be on this machine, got {value!r}')
     return value
 
 
@@ -212,9 +231,46 @@ def check_classes(classes: Any) -> Optional[tuple[str, ...]]:
     return tuple(classes)
 
 
+def warn_of_alike(source: str, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return class names, with a warning of those that differ only in case or in encoding."""
+    first: dict[str, str] = {}
+    for name in classes:
+        other = first.setdefault(unicodedata.normalize('NFKC', name).casefold(), name)
+        if other != name:
+            print_log(
+                f'{source!r}: {other!r} and {name!r} are different classes, which differ only in '
+                f'capital letters or in the encoding of a character',
+                logger='current',
+                level=logging.WARNING,
+            )
+    return classes
+
+
 def _names(folder: str) -> list[str]:
     """Return the names in a folder, sorted, without hidden files and those of macOS."""
-    return sorted(filter(_is_shown, os.listdir(folder)))
+    try:
+        return sorted(filter(_is_shown, os.listdir(folder)))
+    except OSError as error:
+        _refuse(error)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    """Raise OptionError for a folder that cannot be listed."""
+    raise OptionError(
+        f'folder {error.filename!r} must be readable, got: {error.strerror}'
+    ) from error
+
+
+def _check_extensions(extensions: Any) -> tuple[str, ...]:
+    """Return extensions in lower case.
+
+    Raises:
+        OptionError: If they are not a list of extensions with their dots.
+    """
+    listed = not isinstance(extensions, str) and isinstance(extensions, Sequence)
+    if not listed or not extensions or any(not str(end).startswith('.') for end in extensions):
+        raise OptionError(f"extensions must be a list such as ['.jpg', '.png'], got {extensions!r}")
+    return tuple(end.lower() for end in extensions)
 
 
 def _is_shown(name: str) -> bool:

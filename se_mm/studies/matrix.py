@@ -26,9 +26,9 @@ from se_mm.studies.runs import digest
 
 AXES = {
     'none': (),
-    'tma': ('momentum',),
-    'se': ('keep_prob', 'granularity'),
-    'sts': ('keep_prob', 'momentum', 'match_horizon', 'granularity'),
+    'tma': ('momentum', 'buffers'),
+    'se': ('keep_prob', 'granularity', 'buffers'),
+    'sts': ('keep_prob', 'momentum', 'match_horizon', 'granularity', 'buffers'),
 }
 """Smoothing -> its options in a matrix."""
 _KEEP_PROB = {'none': 0.0, 'tma': 0.0, 'se': 0.99, 'sts': 0.7}

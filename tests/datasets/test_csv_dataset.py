@@ -72,6 +72,35 @@ def test_what_spreadsheets_write_is_read(text, root):
     assert [dataset[index]['gt_label'] for index in range(2)] == [1, 0]
 
 
+@pytest.mark.parametrize(
+    'text, classes',
+    [
+        ('image,label,\na.png,x,\nb.png,y,\n', ('x', 'y')),
+        ('image,label\ra.png,x\rb.png,y\r', ('x', 'y')),
+        ('image,label\nb.png,y\na.png,x', ('x', 'y')),
+        ('image,label\na.png,10\nb.png,9\n', ('10', '9')),
+        ('image,label\na.png,"x, y"\nb.png,x\n', ('x', 'x, y')),
+        ('image,label\na.png,"say ""x"""\nb.png,x\n', ('say "x"', 'x')),
+        ('image,label\n./a.png,x\nsub/../b.png,y\n', ('x', 'y')),
+        ('image,label\na.png,nan\nb.png,None\n', ('None', 'nan')),
+        ('image,label\na.png,\U0001f41d\nb.png,虫\n', ('虫', '\U0001f41d')),
+    ],
+)
+def test_what_else_people_have_is_read(text, classes, root):
+    dataset = build(root, text)
+    assert dataset.metainfo['classes'] == classes and len(dataset) == 2
+
+
+@pytest.mark.parametrize('other', ['Bee', 'b\uff45e', 'BEE'])
+def test_classes_that_look_alike_are_said_to_be_different(other, root, capfd):
+    build(root, f'image,label\na.png,bee\nb.png,{other}\nd.png,ant\n')
+    said = capfd.readouterr()
+    assert 'are different classes, which differ only in' in said.out + said.err
+    build(root, f'image,label\na.png,bee\nb.png,{other}\n', classes=['bee', other])
+    said = capfd.readouterr()
+    assert 'different classes' not in said.out + said.err
+
+
 def test_columns_may_have_other_names(root):
     options = dict(image_column='Datei', label_column='Größe')
     dataset = build(root, 'label,Datei,Größe\nx,a.png,klein\ny,b.png,groß\n', **options)
@@ -113,7 +142,40 @@ def test_indices_and_pipelines_work_as_in_other_data_sets(root):
             "line 1: image_column must be one of the columns 'imgae', 'label', got 'image'. "
             "Did you mean 'imgae'?",
         ),
-        ('image;label\na.png;x\n', "must be one of the columns 'image;label', got 'image'."),
+        (
+            'image;label\na.png;x\n',
+            "must be one of the columns 'image;label', got 'image'. Separate values by commas.",
+        ),
+        ('image\tlabel\na.png\tx\n', "got 'image'. Separate values by commas."),
+        ('image|label\na.png|x\n', "got 'image'. Separate values by commas."),
+        ('image label\na.png x\n', "must be one of the columns 'image label', got 'image'."),
+        ('a.png,x\nb.png,y\n', "must be one of the columns 'a.png', 'x', got 'image'."),
+        ('{"image": "a.png"}\n', 'must be one of the columns'),
+        ('<html>\n', "must be one of the columns '<html>', got 'image'."),
+        ('Image,Label\na.png,x\n', "got 'image'. Did you mean 'Image'?"),
+        ('image,image_label\na.png,x\n', "got 'label'. Did you mean 'image_label'?"),
+        ('image,label\nsub\\c.png,x\n', "got 'sub\\\\c.png'; there is no file"),
+        ('image,label\n**.png,x\n', "line 2: image must name an image file, got '**.png'"),
+        ('image,label\n[.png,x\n', "line 2: image must name an image file, got '[.png'"),
+        ('image,label\na.png?raw,x\n', "got 'a.png?raw'; there is no file"),
+        ('image,label\nA.png,x\n', "got 'A.png'; there is no file"),
+        ('image,label\nhttp://a/b.png,x\n', "got 'http://a/b.png'; there is no file"),
+        ('image,label\na.png\0,x\n', 'line 2: image must name an image file'),
+        ('image,label\n.,x\n', "line 2: image must name an image file, got '.'"),
+        ('image,label\n..,x\n', 'line 2: image must be inside the folder'),
+        ('image,label\n~/a.png,x\n', "line 2: image must name an image file, got '~/a.png'"),
+        ('image,label\n"a.png",x,"",\n', 'line 2 must have 2 values, as many as the header, got 4'),
+        (
+            'image,label\na.png,x\n# end\n',
+            'line 3 must have 2 values, as many as the header, got 1',
+        ),
+        ('image,label\n' + 'a' * 140_000 + ',x\n', 'line 2: not a CSV file: field larger than'),
+        ('image,label\n' + 'a' * 4_000 + ',x\n', 'line 2: image must name an image file'),
+        ('image,label\na.png,x\nimages/b.png,x\n', 'line 3: image must name an image file'),
+        ('image,label\n"a.png"x,x\n', "line 2: not a CSV file: ',' expected after"),
+        ('image,label\na.png,x\n'.encode('utf-16'), r"line 1 must be UTF-8, got b'\xff'"),
+        (b'\x1f\x8b\x08\0', r"line 1 must be UTF-8, got b'\x8b'"),
+        (b'image,label\r\na.png,x\r\nb.png,\x80\r\n', r"line 3 must be UTF-8, got b'\x80'"),
         ('image,Label\na.png,x\n', "columns 'image', 'Label', got 'label'. Did you mean"),
         ('image,label,image\n', "line 1 must have the column 'image' only once"),
         ('image,label\na.png,x\nb.png,\n', 'line 3: label must not be empty'),

@@ -21,6 +21,7 @@ from se_mm.datasets.image_files import (
     names_of,
     paths_of,
 )
+from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.smoothing import OptionError
 
 pytest.importorskip('mmcv')
@@ -112,6 +113,23 @@ def test_links_are_followed_once_and_a_dangling_one_is_named(root):
         (dict(classes='ants'), "classes must be a list of names, got 'ants'"),
         (dict(with_label='no'), "with_label must be True or False, got 'no'"),
         (dict(unreadable='ignore'), "unreadable must be one of .*, got 'ignore'"),
+        (dict(extensions='.jpg'), r"extensions must be a list such as \['.jpg'.*, got '.jpg'"),
+        (dict(extensions=['jpg']), r"extensions must be a list such as .*, got \['jpg'\]"),
+        (dict(extensions=[1]), r'extensions must be a list such as .*, got \[1\]'),
+        (dict(extensions=[]), r'extensions must be a list such as .*, got \[\]'),
+        (dict(extensions=['.gif']), 'no file ends in .gif'),
+        (dict(data_root='ROOT/ants/2.jpg'), "data_root must be a folder, got '.*/ants/2.jpg'\\.$"),
+        (dict(data_root='$HOME'), r"data_root must be a folder, got '\$HOME'"),
+        (dict(data_root='s3://bucket/x'), "data_root must be on this machine, got 's3://bucket/x'"),
+        (
+            dict(data_prefix='bee'),
+            "data_root must be a folder, got '.*/bee'. Did you mean '.*bees'",
+        ),
+        (dict(data_prefix=None), 'data_prefix must be a path, got None'),
+        (dict(classes=['ants', 'wasps']), 'must be named by the classes ants, wasps, got bees'),
+        (dict(classes=['Ants', 'Bees']), 'must be named by the classes Ants, Bees, got ants, bees'),
+        (dict(classes=['ants ', 'bees']), 'must be named by the classes ants , bees, got ants'),
+        (dict(metainfo=dict(classes=['ants'])), 'must be named by the classes ants, got bees'),
     ],
 )
 def test_wrong_option_is_one_line(options, message, root):
@@ -250,6 +268,75 @@ def test_any_names_of_classes_and_files_are_read_back(tmp_path_factory, tree):
     names = names_of(dataset)
     root.rename(moved)
     assert names_of(ImageFolder(str(moved))) == names
+
+
+@pytest.mark.parametrize(
+    'names, warned',
+    [
+        (('train/ants/1.png', 'train/bees/1.png', 'test/ants/1.png', 'test/bees/1.png'), True),
+        (('my_images/ants/1.png', 'my_images/bees/1.png'), True),
+        (('ants/day 1/1.png', 'ants/day 2/1.png', 'bees/day 1/1.png'), True),
+        (('ants/day 1/1.png', 'ants/2.png', 'bees/day 1/1.png'), False),
+        (('ants/nest a/1.png', 'bees/hive b/1.png'), False),
+        (('ants/1.png', 'bees/1.png'), False),
+    ],
+)
+def test_folder_one_level_too_high_is_said(names, warned, tmp_path, capfd):
+    for name in names:
+        image(tmp_path / name)
+    ImageFolder(str(tmp_path))
+    said = capfd.readouterr()
+    assert ('is data_root one level too high?' in said.out + said.err) == warned
+
+
+@pytest.mark.parametrize('other', ['Ants', 'ＡＮＴＳ', 'ａnts'])
+def test_folders_that_look_alike_are_said_to_be_different_classes(other, root, capfd):
+    image(root / other / '1.jpg')
+    assert len(ImageFolder(str(root)).metainfo['classes']) == 3
+    said = capfd.readouterr()
+    assert 'are different classes, which differ only in' in said.out + said.err
+
+
+@pytest.mark.parametrize('listing', ['listdir', 'scandir'])
+def test_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(listing, root, monkeypatch):
+    whole = getattr(os, listing)
+
+    def forbidden(path):
+        if str(path).endswith('ants' if listing == 'scandir' else root.name):
+            raise PermissionError(13, 'Permission denied', str(path))
+        return whole(path)
+
+    monkeypatch.setattr(os, listing, forbidden)
+    with pytest.raises(OptionError, match='must be readable, got: Permission denied'):
+        ImageFolder(str(root))
+
+
+@pytest.mark.parametrize(
+    'name',
+    [b'\xff.png', b'a\nb.png', b'\xe2\x80\x8b.png', b' .png', b'-.png', b'%d{}.png', b'"\'.png'],
+)
+def test_odd_names_of_files_are_read_and_written_into_splits(name, root):
+    source = root / 'ants/deep er/1.PNG'
+    shutil.copy(source, os.path.join(os.fsencode(root / 'ants'), name))
+    dataset = ImageFolder(str(root), pipeline=LOAD)
+    assert len(dataset) == 5 and all(item['img'].shape == (6, 8, 3) for item in dataset)
+    found = draw_split(
+        'ImageFolder',
+        dataset.metainfo['classes'],
+        dataset.get_gt_labels(),
+        num_labels=4,
+        seed=0,
+        names=names_of(dataset),
+    )
+    found.save(root / 'split.json')
+    again = LabelSplit.load(root / 'split.json')
+    again.check(
+        root / 'split.json',
+        'ImageFolder',
+        dataset.metainfo['classes'],
+        dataset.get_gt_labels(),
+        names_of(dataset),
+    )
 
 
 def test_it_is_built_from_a_config(root):

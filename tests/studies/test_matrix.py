@@ -50,6 +50,23 @@ def test_each_smoothing_varies_in_what_it_has_and_its_control_is_added():
     assert len(set(folders)) == len(folders)
 
 
+def test_statistics_are_an_axis_and_a_control_has_those_of_its_cell():
+    statistics = ['copy', 'average']
+    matrix = [
+        dict(smoothing='tma', momentum=0.02, buffers=statistics),
+        dict(smoothing='se', keep_prob=0.98, buffers=statistics),
+    ]
+    cells = {cell.name: cell for cell in matrix_cells(config(), matrix)}
+    assert {name: cell.control for name, cell in cells.items()} == {
+        'TMA momentum 0.02 buffers copy': None,
+        'TMA momentum 0.02 buffers average': None,
+        'SE keep_prob 0.98 buffers copy': 'TMA momentum 0.02 buffers copy',
+        'SE keep_prob 0.98 buffers average': 'TMA momentum 0.02 buffers average',
+    }
+    (cell,) = matrix_cells(config(), [dict(smoothing='se', keep_prob=0.98, buffers='average')])[1:]
+    assert hook_of(cell)['buffers'] == 'average'
+
+
 def test_other_options_and_hooks_of_a_config_stay():
     cfg = config()
     cfg.custom_hooks = [
