@@ -3,7 +3,7 @@
 #
 # CIFAR-10 as a folder of images for each class; each training is two and a half minutes on one
 # core, six seeds of run and split take an hour and a half on two:
-#   python tools/compare.py configs/studies/fixmatch_cifar10-1000.py --work-dir work_dirs/cifar10
+#   python tools/compare.py configs/studies/fixmatch_conv6_cifar10.py --work-dir work_dirs/cifar10
 configs = {'1000-labels': '../fixmatch/fixmatch_tma_conv6_1xb32_cifar10-1000.py'}
 buffers = ['copy', 'average']
 matrix = [
