@@ -99,15 +99,18 @@ def runs_of(part: Part, work_dir: Path, iters: int | None, options: list[str]) -
     runs = []
     for name, config in part.configs.items():
         path = find_config(config)
-        length = iters or Config.fromfile(path).train_cfg.max_iters
+        cfg = Config.fromfile(path)
+        length = iters or cfg.train_cfg.max_iters
         changes: tuple[str, ...] = ()
         if name == UNTRAINED:
             length, changes = min(length, STILL_ITERS), STILL
         changes += (f'train_cfg.max_iters={length}', f'train_cfg.val_interval={length}')
         folder = work_dir / name.replace(', ', '-').replace(' ', '-').lower()
         command = [sys.executable, str(TOOLS / 'train.py'), str(path), '--work-dir', str(folder)]
-        command += ['--cfg-options', *changes, *options]
-        runs.append(Run(name, folder, command, length))
+        changes += tuple(options)
+        command += ['--cfg-options', *changes]
+        # Results of another config are not reused.
+        runs.append(Run(name, folder, command, length, identity=[cfg.to_dict(), changes]))
     return runs
 
 

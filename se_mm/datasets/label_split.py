@@ -131,11 +131,6 @@ class LabelSplit:
                 )
         digest = digest_data(labels, names)
         if self.digest != digest:
-            if names is not None and self.digest == digest_data(labels):
-                raise OptionError(
-                    f'{where} must hold the names of the image files, got a split of an earlier '
-                    f'version; draw it again, which picks the same images for the same seed'
-                )
             files = 'other image files, ' if names is not None else ''
             raise OptionError(
                 f'{where} was drawn from {files}other labels or another order of the images: its '

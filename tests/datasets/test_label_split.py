@@ -347,9 +347,9 @@ def test_split_knows_the_image_files_and_not_where_they_are():
 
 def test_split_without_file_names_is_refused_where_there_are_files():
     labels = np.array([0, 1, 0, 1])
-    earlier = draw_split('Set', 'ab', labels, 2)
-    with pytest.raises(OptionError, match='must hold the names of the image files'):
-        earlier.check('split.json', 'Set', 'ab', labels, FILES)
+    without = draw_split('Set', 'ab', labels, 2)
+    with pytest.raises(OptionError, match='drawn from other image files'):
+        without.check('split.json', 'Set', 'ab', labels, FILES)
 
 
 @settings(max_examples=100, deadline=None)
