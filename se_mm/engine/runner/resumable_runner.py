@@ -57,7 +57,7 @@ class ResumableRunner(Runner):
 
     ranks: Optional[list[dict[str, dict[str, Tensor]]]] = None
     """What each rank has for itself, while a checkpoint is saved by all ranks."""
-    _resume: Any
+    _resume: Any  # As the next two, MMEngine's, whose types mypy cannot tell.
     _load_from: Any
     _train_dataloader: Any
     _resuming = False
