@@ -27,7 +27,7 @@ from se_mm.smoothing.options import OptionError, did_you_mean
 try:  # Since NumPy 2.
     from numpy._core import multiarray
 except ImportError:
-    from numpy.core import multiarray
+    from numpy.core import multiarray  # type: ignore[no-redef]
 
 TRUST = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 """PyTorch's own environment variable; 1 loads any class, which can run code."""
@@ -85,7 +85,7 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
 def check_training_checkpoint(path: str, checkpoint: Any) -> None:
     """Raise OptionError unless a run can resume from a checkpoint."""
     parts = checkpoint if isinstance(checkpoint, Mapping) else {}
-    meta = parts.get('meta') if isinstance(parts.get('meta'), Mapping) else {}
+    meta: Any = parts.get('meta') if isinstance(parts.get('meta'), Mapping) else {}
     counts = [meta.get(key) for key in ('epoch', 'iter')]
     if not isinstance(parts.get('state_dict'), Mapping) or not all(
         isinstance(count, int) and count >= 0 for count in counts
@@ -188,8 +188,8 @@ def mmengine_classes() -> list[Any]:
     dtypes = {type(np.dtype(kind)) for kind in kinds}
     functions = [
         # NumPy 2 renamed the module; a checkpoint may come from either side.
-        _known_as(f'numpy.{core}.multiarray', function.__name__, function)
-        for function in (multiarray._reconstruct, multiarray.scalar)
+        _known_as(f'numpy.{core}.multiarray', name, getattr(multiarray, name))
+        for name in ('_reconstruct', 'scalar')
         for core in ('core', '_core')
     ]
     statistics = [

@@ -346,7 +346,7 @@ def _check_file(key: str, dataset: Mapping, classes: tuple[str, ...], learned: b
 
 def _check_sources(loader: Mapping) -> None:
     """Reject a multi-source sampler that would wait forever for images of an empty source."""
-    sampler = loader.get('sampler')
+    sampler: Any = loader.get('sampler')
     ratio = sampler.get('source_ratio') if isinstance(sampler, Mapping) else None
     if not isinstance(ratio, (list, tuple)):
         return

@@ -37,7 +37,7 @@ def draw_coco_split(
     check_number('percent', percent, 0, 100, open_low=True, open_high=True)
     check_count('fold', fold, 1)
     check_count('seed', seed)
-    ids = sorted(image_ids)  # type: ignore[type-var]
+    ids = sorted(image_ids)
     count = max(1, round(percent * len(ids) / 100))
     if count >= len(ids):
         raise OptionError(

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sized
+from typing import Any, cast
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
@@ -30,11 +31,11 @@ def check_train_loader(loader: DataLoader, model: Any) -> None:
     Raises:
         OptionError: If the first iteration would fail for one of these reasons.
     """
-    batches = loader.batch_sampler
+    batches: Any = loader.batch_sampler
     sampler = getattr(batches, 'sampler', loader.sampler)
     endless = isinstance(batches, MultiSourceBatchSampler) or isinstance(sampler, InfiniteSampler)
     if not endless and hasattr(batches, '__len__') and not len(batches):
-        images, ranks = len(loader.dataset), get_world_size()
+        images, ranks = len(cast(Sized, loader.dataset)), get_world_size()
         shared = f' for {ranks} processes' if ranks > 1 else ''
         raise OptionError(
             f'train_dataloader must give a batch, got {images} images{shared} in batches of '

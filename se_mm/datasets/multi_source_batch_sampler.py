@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Optional
+from typing import Any, Optional
 
 import numpy as np
 from mmengine.dist import get_dist_info
@@ -65,7 +65,7 @@ class MultiSourceBatchSampler(Sampler):
 
     def __init__(
         self,
-        sampler: Sampler,
+        sampler: Any,
         batch_size: int,
         mu: Optional[int] = None,
         batch_sizes: Optional[list[int]] = None,
@@ -79,12 +79,11 @@ class MultiSourceBatchSampler(Sampler):
             )
         check_count('batch_size', batch_size, 1)
         if batch_sizes is None:
-            if len(sizes) > 1:
-                mu = check_count('mu', 1 if mu is None else mu, 1)
-            elif mu is not None:
+            if mu is not None and len(sizes) < 2:
                 raise OptionError(
                     f'mu must be left out for a data set without unlabelled images, got {mu!r}'
                 )
+            mu = check_count('mu', 1 if mu is None else mu, 1)
             batch_sizes = [batch_size, *(batch_size * mu for _ in sizes[1:])]
         elif not isinstance(batch_sizes, (list, tuple)):
             raise OptionError(f'batch_sizes must be a list of integers, got {batch_sizes!r}')

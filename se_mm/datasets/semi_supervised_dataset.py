@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, Optional, Union
+from typing import Any, Literal, Optional, Union
 
 import numpy as np
 import torch
@@ -70,7 +70,7 @@ class SemiSupervisedDataset(Dataset):
         self,
         labelled: dict,
         split: Union[str, dict, None] = None,
-        unlabelled: Union[dict, bool, None] = None,
+        unlabelled: Union[dict, Literal[False], None] = None,
         labelled_pipeline: Optional[list] = None,
         unlabelled_pipeline: Optional[list] = None,
         unreadable: str = 'error',
@@ -233,7 +233,7 @@ def build_dataset(key: str, config: Mapping) -> BaseDataset:
 
 
 @contextmanager
-def _drawn(key: tuple[int, int, int]) -> Iterator[None]:
+def _drawn(key: tuple[int, ...]) -> Iterator[None]:
     """Seed the global generators with a key, and restore them in the main process."""
     # Generators of a worker are not used for anything else.
     with rng_untouched() if get_worker_info() is None else nullcontext():

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
@@ -272,7 +272,7 @@ def _build(entry: Any) -> Any:
 def _build_model(cfg: Config) -> tuple[nn.Module, str]:
     """The model of a config: on the meta device, which costs nothing, else on the CPU."""
     model = copy.deepcopy(cfg.model)
-    if isinstance(cfg.get('data_preprocessor'), Mapping) and isinstance(model, Mapping):
+    if isinstance(cfg.get('data_preprocessor'), Mapping) and isinstance(model, MutableMapping):
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     if isinstance(model, nn.Module):
         return model, 'cpu'
@@ -321,14 +321,14 @@ def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
     groups: dict[tuple[str, str], list[TensorPair]] = {}
     rules: dict[tuple[str, str], Optional[Rule]] = {}
     for member, pair in smoother.pairs.items():
-        part, rule = settings.part_of(member.name), member.rule
+        part, own = settings.part_of(member.name), member.rule
         if not member.is_parameter and not isinstance(settings.rule_of(member.name), str):
             source = f'buffers={smoother.buffers!r}'
         else:
             source = 'default' if part is None else f'overrides[{part!r}]'
-        key = source, words[rule] if isinstance(rule, str) else str(rule)
+        key = source, words[own] if isinstance(own, str) else str(own)
         groups.setdefault(key, []).append(pair)
-        rules[key] = rule if isinstance(rule, Rule) else None
+        rules[key] = own if isinstance(own, Rule) else None
     for (source, how), pairs in sorted(groups.items(), key=lambda item: item[0][0] != 'default'):
         rule = rules[source, how]
         filled = [pair for pair in pairs if pair.teacher.numel()]

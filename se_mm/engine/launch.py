@@ -152,13 +152,13 @@ def merge_options(cfg: Config, args: argparse.Namespace) -> None:
             if isinstance(loader.get('collate_fn'), dict):
                 # A config inherited as `mmpretrain::...` has a scope in every dict, and Runner
                 # passes the items of this one to the collate function.
-                loader.collate_fn.pop('_scope_', None)
+                loader['collate_fn'].pop('_scope_', None)
             if args.no_pin_memory:
-                loader.pin_memory = False
+                loader['pin_memory'] = False
             if not loader.get('num_workers'):
-                loader.persistent_workers = False
+                loader['persistent_workers'] = False
             if get_device() == 'cpu':
-                loader.pin_memory = False  # Useless, and PyTorch warns.
+                loader['pin_memory'] = False  # Useless, and PyTorch warns.
 
 
 def build_runner(cfg: Config) -> Runner:

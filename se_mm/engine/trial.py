@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from itertools import islice
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import torch
 from mmengine.evaluator import BaseMetric, DumpResults, Evaluator
@@ -248,7 +248,7 @@ def _few_images(loader: DataLoader) -> Optional[DataLoader]:
     if batches is None or isinstance(dataset, IterableDataset):
         return None
     if type(batches) is BatchSampler:
-        share = list(islice(loader.sampler, len(dataset)))
+        share = list(islice(loader.sampler, len(cast(Sized, dataset))))
         size = batches.batch_size
         count = min(max(size, LEAST), MOST, len(share))
         # Spread, since the images of a class often follow each other.

@@ -8,10 +8,9 @@ from typing import Any
 import torch.utils.data as torch_data
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
-from torch import nn
 from torch.utils.data import DataLoader
 
 from se_mm.datasets.image_files import keep_readable
@@ -66,7 +65,7 @@ class EvaluationLoop(BaseLoop):
         return 'test' if self.runner._test_loop is self else 'val'
 
     @property
-    def _model(self) -> nn.Module:
+    def _model(self) -> BaseModel:
         model = self.runner.model
         return model.module if is_model_wrapper(model) else model
 

@@ -34,8 +34,8 @@ the log files.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Sized
+from typing import Any, cast
 
 import torch
 from mmengine.dataset import DefaultSampler
@@ -141,7 +141,8 @@ class ProbeLoop(EvaluationLoop):
 
     def _read_bank(self, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], Tensor]:
         """Return features and labels of the whole bank on every rank, in the sampler's order."""
-        self.runner.logger.info(f'ProbeLoop: reading {len(self.bank.dataset)} images of the bank')
+        size = len(cast(Sized, self.bank.dataset))
+        self.runner.logger.info(f'ProbeLoop: reading {size} images of the bank')
         features: dict[str, list[Tensor]] = {who: [] for who in modules}
         labels = []
         for batch in self.bank:
@@ -149,7 +150,6 @@ class ProbeLoop(EvaluationLoop):
                 features[who].append(_gathered(part))
             labels.append(_gathered(labels_of(batch['data_samples'])))
         # The sampler repeats the first images so that all ranks have the same number.
-        size = len(self.bank.dataset)
         bank = {who: torch.cat(parts)[:size] for who, parts in features.items()}
         return bank, torch.cat(labels)[:size]
 
@@ -179,7 +179,8 @@ class ProbeLoop(EvaluationLoop):
                 for score, label in zip(scores, labels.unsqueeze(1), strict=True)
             ]
         )
-        for key, value in self.evaluator.evaluate(len(self.dataloader.dataset)).items():
+        size = len(cast(Sized, self.dataloader.dataset))
+        for key, value in self.evaluator.evaluate(size).items():
             # 'accuracy/top1' becomes 'top1', unless another metric has a 'top1' too.
             short = f'{name}/{key.split("/", 1)[-1]}'
             metrics[f'{name}/{key}' if short in metrics else short] = value
@@ -224,7 +225,7 @@ class ProbeLoop(EvaluationLoop):
                 f'{type(sampler).__name__}; leave it out for the default'
             )
         for probe in self.probes:
-            probe.check(len(self.bank.dataset))
+            probe.check(len(cast(Sized, self.bank.dataset)))
         self._check_classes()
         modules = self._modules()
         with rng_untouched(), frozen(modules.values()):

@@ -100,7 +100,7 @@ class KNNProbe(Probe):
 
     def scores(self, features: Tensor) -> Tensor:
         """See :meth:`Probe.scores`."""
-        return torch.cat([self._votes(queries) for queries in features.split(QUERY_CHUNK)])
+        return torch.cat([self._votes(queries) for queries in torch.split(features, QUERY_CHUNK)])
 
     def _votes(self, queries: Tensor) -> Tensor:
         device = get_device()
@@ -108,7 +108,9 @@ class KNNProbe(Probe):
         similarities = queries.new_empty(len(queries), 0)
         labels = similarities.long()
         for bank, bank_labels in zip(
-            self._features.split(BANK_CHUNK), self._labels.split(BANK_CHUNK), strict=True
+            torch.split(self._features, BANK_CHUNK),
+            torch.split(self._labels, BANK_CHUNK),
+            strict=True,
         ):
             candidates = queries @ F.normalize(bank.to(device), dim=1).T
             candidates, nearest = candidates.topk(min(self.k, len(bank)), dim=1)
@@ -161,7 +163,7 @@ class LinearProbe(Probe):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        if len(labels.unique()) < 2:
+        if len(torch.unique(labels)) < 2:
             raise OptionError('LinearProbe needs a bank of at least two classes, got one')
         self._model: Any = make_pipeline(
             StandardScaler(), LogisticRegression(C=self.C, max_iter=self.max_iter)

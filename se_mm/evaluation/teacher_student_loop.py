@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from copy import deepcopy
+from typing import cast
 
 import torch
 from mmengine.evaluator import Evaluator
@@ -103,7 +104,7 @@ class TeacherStudentLoop(EvaluationLoop):
         metrics = {
             f'{who}/{name}': value
             for who, evaluator in self.evaluators.items()
-            for name, value in evaluator.evaluate(len(self.dataloader.dataset)).items()
+            for name, value in evaluator.evaluate(len(cast(Sized, self.dataloader.dataset))).items()
         }
         self.runner.call_hook(f'after_{self._stage}_epoch', metrics=metrics)
         self.runner.call_hook(f'after_{self._stage}')

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union, cast
 
 from se_mm.smoothing.options import OptionError, check_choice, check_count
 from se_mm.smoothing.schedules import MOMENTUM_SCHEDULES, Schedule, running_mean
@@ -148,7 +148,7 @@ def _segment(saved: Mapping[str, Any]) -> Segment:
 
 def _rule(saved: Mapping[str, Any]) -> SmoothedTensors:
     rule = Rule(
-        _schedule(saved['keep_prob']),
+        cast(Schedule, _schedule(saved['keep_prob'])),  # Only a momentum is 'other'.
         _schedule(saved['momentum']),
         bool(saved['match_horizon']),
         check_choice('granularity', saved['granularity'], GRANULARITIES),

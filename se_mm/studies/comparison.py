@@ -67,11 +67,11 @@ def compare(study: Study, runs: Mapping[tuple[str, str, int], Run]) -> pd.DataFr
             own = values[cell.name]
             if own is None:
                 continue
-            row = {'group': group, 'metric': metric, 'cell': cell.name, 'reference': reference}
-            row |= {'control': cell.control, 'values': own.to_dict()}
+            row: dict[str, Any] = {'group': group, 'metric': metric, 'cell': cell.name}
+            row |= {'reference': reference, 'control': cell.control, 'values': own.to_dict()}
             row |= {'mean': own.mean(), 'deviation': own.std()}
             for prefix, name in (('', reference), ('matched_', cell.control)):
-                other = values.get(name) if name != cell.name else None
+                other = values.get(name) if name is not None and name != cell.name else None
                 found = {} if other is None else paired_difference(own, other)
                 for key in ('difference', 'low', 'high', 'verdict'):
                     row[f'{prefix}{key}'] = found.get(key, '' if key == 'verdict' else np.nan)

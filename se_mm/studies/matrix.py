@@ -108,7 +108,7 @@ def with_controls(cells: Iterable[Cell]) -> list[Cell]:
     for cell in cells:
         found.setdefault(cell.key, cell)
     for key, cell in list(found.items()):
-        momentum = matched_momentum(cell.rule) if cell.picks else None
+        momentum = matched_momentum(cell.rule) if cell.rule and cell.picks else None
         if momentum is not None:
             control = _cell(cell.config, 'tma', {'momentum': momentum})
             if control.name in [other.name for other in found.values()]:  # With another config.
@@ -124,6 +124,7 @@ def matched_momentum(rule: Rule) -> Any:
     It is ``(1 - keep_prob) * momentum``, or with ``match_horizon`` the momentum itself, as in a
     config; None if no schedule expresses it.
     """
+    fixed: Any
     keep, momentum = rule.keep_prob, rule.momentum
     if momentum is None:
         return None

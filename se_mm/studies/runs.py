@@ -116,7 +116,8 @@ class Run:
         else:
             self.set_aside()
         self.work_dir.mkdir(exist_ok=True)
-        start = {'date': time.strftime('%Y-%m-%dT%H:%M:%S%z'), 'host': platform.node()}
+        date = time.strftime('%Y-%m-%dT%H:%M:%S%z')
+        start: dict[str, Any] = {'date': date, 'host': platform.node()}
         start |= {'cpu': processor(), 'gpu': gpu, 'torch': torch.__version__, 'command': command}
         self._write('run.json', starts=[*starts, start])
         visible = {'CUDA_VISIBLE_DEVICES': gpu} if gpu else {}
@@ -148,8 +149,9 @@ class Run:
 
     def check_reported(self, wanted: Sequence[str]) -> None:
         """Raise OptionError if the run is complete without one of the wanted metrics."""
-        for metric in wanted if self.metrics else ():
-            check_choice(f'a metric of {self.name}', metric, self.metrics)
+        metrics = self.metrics or {}
+        for metric in wanted if metrics else ():
+            check_choice(f'a metric of {self.name}', metric, metrics)
 
     def _read(self, file: str) -> dict[str, Any]:
         """Return the content of a file in the folder if it has this run's identity, else {}."""

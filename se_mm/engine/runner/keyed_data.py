@@ -43,6 +43,7 @@ class KeyedLoader(DataLoader):
 
     begin: Optional[Place] = None
     _current: Place = (0, 0)
+    _order: _Order
 
     @classmethod
     def of(cls, loader: DataLoader, seed: int, rank: int) -> DataLoader:
@@ -85,7 +86,7 @@ class KeyedLoader(DataLoader):
         while True:
             yield from super().__iter__()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Any:
         begin, self.begin = self.begin, None
         # A generator, since MMEngine's loop by iterations makes an iterator that is not used.
         if begin is None:
@@ -185,6 +186,7 @@ class _Order:
     def _pass(self, epoch: int, first: int) -> Iterator[list[int]]:
         if self.endless:
             yield from self._shuffled(first)
+        sampler: Any
         for sampler in (getattr(self._batches, 'sampler', None), self._batches):
             if hasattr(sampler, 'set_epoch'):
                 sampler.set_epoch(epoch)
@@ -241,7 +243,7 @@ class _WorkerInit:
         self._init_fn = init_fn
 
     def __call__(self, worker: int) -> None:
-        info = get_worker_info()
+        info: Any = get_worker_info()
         vars(info)['dataset'] = info.dataset.dataset
         if self._init_fn is not None:
             self._init_fn(worker)

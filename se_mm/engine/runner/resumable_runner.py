@@ -57,6 +57,9 @@ class ResumableRunner(Runner):
 
     ranks: Optional[list[dict[str, dict[str, Tensor]]]] = None
     """What each rank has for itself, while a checkpoint is saved by all ranks."""
+    _resume: Any  # As the next two, MMEngine's, whose types mypy cannot tell.
+    _load_from: Any
+    _train_dataloader: Any
     _resuming = False
     _chosen: tuple[str, Any] = ('', None)  # The checkpoint to resume from, until it is loaded.
 

@@ -29,6 +29,9 @@ class DistributionAlignment(nn.Module):
         OptionError: If an option is out of range.
     """
 
+    predicted: Tensor
+    wanted: Tensor
+
     def __init__(self, num_classes: int, target: str = 'uniform', momentum: float = 0.01) -> None:
         super().__init__()
         check_count('num_classes', num_classes, 2)

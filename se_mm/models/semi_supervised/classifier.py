@@ -6,7 +6,7 @@ from __future__ import annotations
 import inspect
 import logging
 from copy import deepcopy
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -136,7 +136,7 @@ class SemiSupervisedClassifier(BaseModel):
 
     def forward(
         self,
-        inputs: Union[Tensor, dict],
+        inputs: Any,
         data_samples: Any = None,
         mode: str = 'tensor',
     ) -> Any:

@@ -27,7 +27,7 @@ class PseudoLabelQuality:
             weights: Weights of the pseudo-labels, shape (N,); those above 0 are accepted.
             truth: True labels, shape (N,), int64; negative if unknown.
         """
-        if self._counts is None:
+        if self._counts is None or self._histogram is None:
             self._counts = truth.new_zeros(3, 2)
             self._histogram = truth.new_zeros(probabilities.shape[1])
         labels = probabilities.argmax(dim=1)
@@ -49,7 +49,7 @@ class PseudoLabelQuality:
             accepted ones. Second, each class's share in [0, 1] of the accepted ones. Both are empty
             if there was nothing to count.
         """
-        if self._counts is None:
+        if self._counts is None or self._histogram is None:
             return {}, []
         counts, histogram = self._counts, self._histogram
         self._counts = self._histogram = None
