@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Optional, Union, cast
+from typing import Any, NamedTuple, Optional, Union
 
 from se_mm.smoothing.options import OptionError, check_choice, check_count
 from se_mm.smoothing.schedules import MOMENTUM_SCHEDULES, Schedule, running_mean
@@ -148,8 +148,9 @@ def _segment(saved: Mapping[str, Any]) -> Segment:
 
 def _rule(saved: Mapping[str, Any]) -> SmoothedTensors:
     rule = Rule(
-        cast(Schedule, _schedule(saved['keep_prob'])),  # Only a momentum is 'other'.
-        _schedule(saved['momentum']),
+        _schedule(saved['keep_prob']),
+        # 'other' is an average without a momentum.
+        None if saved['momentum'] == 'other' else _schedule(saved['momentum']),
         bool(saved['match_horizon']),
         check_choice('granularity', saved['granularity'], GRANULARITIES),
     )
@@ -162,10 +163,8 @@ def _plain(schedule: Optional[Schedule]) -> Any:
     )
 
 
-def _schedule(saved: Any) -> Optional[Schedule]:
-    """Return the inverse of :func:`_plain`; None, an average without a momentum, is 'other'."""
-    if saved == 'other':
-        return None
+def _schedule(saved: Any) -> Schedule:
+    """Return the inverse of :func:`_plain`."""
     parameters = {key: value for key, value in saved.items() if key != 'type'}
     schedule = Schedule(_FUNCTIONS[saved['type']], parameters)
     schedule(0, 1)  # Fails if a parameter is missing.
