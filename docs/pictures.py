@@ -295,7 +295,7 @@ def draw_evidence() -> Figure:
     }
     figure, axes = plt.subplots(figsize=(6.4, 3.4), layout='constrained')
     axes.axhline(0, color='0.4', linewidth=1)
-    axes.text(-0.42, -1.4, 'the student', fontsize=8, color='0.3')
+    axes.text(0.5, 0.4, 'the student', fontsize=8, color='0.3', ha='center')
     colours = (BLUE, GREEN, ORANGE)
     for shift, colour, (label, kind) in zip((-0.2, 0, 0.2), colours, kinds.items()):
         leads = [
