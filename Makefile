@@ -7,7 +7,7 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-faults lint format test-floor test-frameworks test-libraries test-onedl docs lock clean
+.PHONY: help demo test test-slow test-faults lint format test-floor test-frameworks test-libraries test-onedl docs lock clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,7 +16,10 @@ demo: .venv/built  ## Show in minutes what a teacher gains: 4 labels a class, an
 	$(BIN)/python tools/demo.py
 
 test: lint  ## Check style and types, and run the tests, on up to four cores.
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow" --ignore tests/faults
+
+test-slow: .venv/built  ## Start the tools and launchers as a user does; build and try the wheel.
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow tests
 
 test-faults: .venv/built  ## Kill runs, damage files, mutate configs: the whole of tests/faults.
 	SE_MM_FAULTS=full $(BIN)/python -m pytest -n 2 --dist worksteal tests/faults

@@ -12,6 +12,27 @@ import torch
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 torch.set_num_threads(int(os.environ['OMP_NUM_THREADS']))
 
+SLOW = (
+    'tests/configs/test_detector_configs.py',
+    'tests/engine/runner/test_launched_runs.py',
+    'tests/engine/runner/test_launched_semi_supervised.py',
+    'tests/studies/test_compare.py',
+    'tests/test_packaging.py',
+    'tests/tools/',
+)
+"""Tests that start many programs, as a user does: ``make test-slow`` runs them."""
+QUICK = ('test_check_config.py', 'test_train.py')
+"""What ``make test`` runs of them nevertheless."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the slow tests."""
+    root = Path(__file__).parents[1]
+    for item in items:
+        path = item.path.relative_to(root).as_posix()
+        if path.startswith(SLOW) and not path.endswith(QUICK):
+            item.add_marker(pytest.mark.slow)
+
 
 def _browser():
     """``tests/browser.py``, which no package holds."""

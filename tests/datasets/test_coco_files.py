@@ -263,7 +263,7 @@ def places_in(content, above=()):
             yield from places_in(value, (*above, key))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(st.data())
 def test_file_with_any_values_is_read_as_by_mmdet_or_refused_in_one_line(tmp_path_factory, data):
     coco = deepcopy(DigitScenes(num_images=2).coco())
@@ -292,7 +292,7 @@ BOX = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=50)
 @given(st.lists(BOX, min_size=1, max_size=12))
 def test_boxes_are_counted_as_mmdet_takes_them(tmp_path_factory, boxes):
     datasets = pytest.importorskip('mmdet.datasets')

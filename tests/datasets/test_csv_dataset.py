@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mmengine.dataset import Compose
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, init_default_scope
 
 import se_mm.datasets.csv_dataset  # noqa: F401 -- registers CSVDataset
@@ -93,6 +94,7 @@ def test_what_else_people_have_is_read(text, classes, root):
 
 @pytest.mark.parametrize('other', ['Bee', 'b\uff45e', 'BEE'])
 def test_classes_that_look_alike_are_said_to_be_different(other, root, capfd):
+    MMLogger.get_instance(f'alike {other}', log_level='WARNING')
     build(root, f'image,label\na.png,bee\nb.png,{other}\nd.png,ant\n')
     said = capfd.readouterr()
     assert 'are different classes, which differ only in' in said.out + said.err

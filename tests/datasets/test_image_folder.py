@@ -247,7 +247,7 @@ NAMES = st.text(
 ).filter(lambda name: not name.startswith('.') and len(name.encode()) < 200)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.dictionaries(NAMES, st.lists(NAMES, min_size=1, unique=True), min_size=2, max_size=4))
 def test_any_names_of_classes_and_files_are_read_back(tmp_path_factory, tree):
     tree = {name: inner for name, inner in tree.items() if name != '__MACOSX'}
@@ -284,6 +284,7 @@ def test_any_names_of_classes_and_files_are_read_back(tmp_path_factory, tree):
 def test_folder_one_level_too_high_is_said(names, warned, tmp_path, capfd):
     for name in names:
         image(tmp_path / name)
+    MMLogger.get_instance(f'level {len(names)} {warned}', log_level='WARNING')
     ImageFolder(str(tmp_path))
     said = capfd.readouterr()
     assert ('is data_root one level too high?' in said.out + said.err) == warned
@@ -292,6 +293,7 @@ def test_folder_one_level_too_high_is_said(names, warned, tmp_path, capfd):
 @pytest.mark.parametrize('other', ['Ants', 'ＡＮＴＳ', 'ａnts'])
 def test_folders_that_look_alike_are_said_to_be_different_classes(other, root, capfd):
     image(root / other / '1.jpg')
+    MMLogger.get_instance(f'alike {other}', log_level='WARNING')
     assert len(ImageFolder(str(root)).metainfo['classes']) == 3
     said = capfd.readouterr()
     assert 'are different classes, which differ only in' in said.out + said.err
