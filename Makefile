@@ -12,7 +12,7 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-demo: .venv/built  ## Show in minutes what a teacher gains: 4 labels a class, and none.
+demo: .venv/built  ## Show in minutes what a teacher gains where labels are few.
 	$(BIN)/python tools/demo.py
 
 test: lint  ## Check style and types, and run the tests, on up to four cores.
