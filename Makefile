@@ -10,7 +10,7 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 .PHONY: help demo test test-slow test-faults lint format test-floor test-frameworks test-libraries test-onedl docs lock clean
 
 help:  ## Show this help.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 demo: .venv/built  ## Show in minutes what a teacher gains where labels are few.
 	$(BIN)/python tools/demo.py
