@@ -1,23 +1,9 @@
 # FixMatch on CIFAR-10 small enough for one CPU core: six convolutions, 32 labelled and 3 x 32
 # unlabelled images an iteration, views made of whole batches. CIFAR-10 as a folder of images for
 # each class, `train` and `test`. What a config adds: the number of labels and the hook.
-_base_ = './fixmatch.py'
+_base_ = ['./fixmatch.py', './batch_views.py']
 
 data_root = 'data/cifar10'
-_flip = dict(type='RandomHorizontalFlip')
-_crop = dict(type='RandomCrop', size=32, padding=4, padding_mode='reflect')
-# One operation of random magnitude, applied with probability 0.5.
-_operation = dict(
-    type='RandomApply',
-    p=0.5,
-    transforms=[
-        dict(
-            type='RandomChoice',
-            transforms=[dict(type='RandAugment', num_ops=1, magnitude=m) for m in range(31)],
-        )
-    ],
-)
-_square = dict(type='RandomErasing', p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0), value=127)
 
 model = dict(
     type='FixMatch',
@@ -35,7 +21,7 @@ model = dict(
         mean=[120.0] * 3,
         std=[64.0] * 3,
         to_rgb=True,
-        views=[[_flip, _crop], [_flip, _crop, _operation, _operation, _square]],
+        views=[_base_.weak_batch_view, _base_.strong_batch_view],
         groups=8,
     ),
 )

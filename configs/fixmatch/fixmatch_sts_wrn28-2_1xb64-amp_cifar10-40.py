@@ -5,27 +5,10 @@
 # the images of one of 8 groups have their random numbers in common, and the square lies within the
 # image.
 #   bash tools/dist_train.sh configs/fixmatch/fixmatch_sts_wrn28-2_1xb64-amp_cifar10-40.py 1
-_base_ = './fixmatch_sts_wrn28-2_1xb64_cifar10-40.py'
-
-_flip = dict(type='RandomHorizontalFlip')
-_crop = dict(type='RandomCrop', size=32, padding=4, padding_mode='reflect')
-# One operation of random magnitude, applied with probability 0.5.
-_operation = dict(
-    type='RandomApply',
-    p=0.5,
-    transforms=[
-        dict(
-            type='RandomChoice',
-            transforms=[dict(type='RandAugment', num_ops=1, magnitude=m) for m in range(31)],
-        )
-    ],
-)
-_square = dict(type='RandomErasing', p=1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0), value=127)
+_base_ = ['./fixmatch_sts_wrn28-2_1xb64_cifar10-40.py', '../_base_/batch_views.py']
 
 model = dict(
-    data_preprocessor=dict(
-        views=[[_flip, _crop], [_flip, _crop, _operation, _operation, _square]], groups=8
-    )
+    data_preprocessor=dict(views=[_base_.weak_batch_view, _base_.strong_batch_view], groups=8)
 )
 train_dataloader = dict(
     num_workers=2,
