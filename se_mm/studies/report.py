@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 
+from se_mm.history.page import embedded, page, png
 from se_mm.studies.comparison import MIN_SEEDS, notes
 
 # Okabe and Ito's colour-blind safe palette.
@@ -87,13 +86,13 @@ def write_report(
         section = {'title': title, 'table': table(rows), 'notes': list(notes(rows, seeds))}
         text = '\n'.join(['', title, section['table'].to_string(), *section['notes']])
         console.print(text, markup=False, highlight=False, soft_wrap=True)
-        picture = io.BytesIO()
-        draw(rows, title).savefig(picture, format='png', dpi=130)
+        picture = png(draw(rows, title))
         name = title.replace(': ', '_').replace('/', '_')
-        (folder / f'{name}.png').write_bytes(picture.getvalue())
-        sections.append({**section, 'picture': base64.b64encode(picture.getvalue()).decode()})
+        (folder / f'{name}.png').write_bytes(picture)
+        alt = f'Seeds and differences of {title}, as in the table above'
+        sections.append({**section, 'picture': embedded(picture, alt)})
     results.to_json(folder / 'results.json', orient='records', indent=2, double_precision=15)
     templates = Environment(loader=PackageLoader('se_mm.studies'), autoescape=True)
-    page = templates.get_template('report.html')
-    text = page.render(sections=sections, command=command, min_seeds=MIN_SEEDS)
-    (folder / 'report.html').write_text(text)
+    report = templates.get_template('report.html')
+    body = report.render(sections=sections, command=command, min_seeds=MIN_SEEDS)
+    (folder / 'report.html').write_text(page('Comparison of smoothings', body))
