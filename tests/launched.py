@@ -10,6 +10,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+SHRUNK = [
+    'train_dataloader.batch_size=4',
+    'train_dataloader.batch_sampler.mu=1',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'train_cfg.max_iters=2',
+    'train_cfg.val_interval=2',
+]
+"""Options by which a small FixMatch config trains two iterations."""
+
 
 def free_port():
     """A port that nobody listens at, as an environment variable's value."""

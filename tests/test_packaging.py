@@ -16,17 +16,10 @@ import yaml
 from se_mm import home
 from se_mm.__main__ import commands
 from se_mm.version import __version__
+from tests.launched import SHRUNK
 
 pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[1]
-SHRUNK = [
-    'train_dataloader.batch_size=4',
-    'train_dataloader.batch_sampler.mu=1',
-    'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False',
-    'train_cfg.max_iters=2',
-    'train_cfg.val_interval=2',
-]
 CONFIG = 'fixmatch_sts_conv4_1xb32_digits-2.py'
 
 

@@ -101,13 +101,12 @@ def runs_of(part: Part, work_dir: Path, iters: int | None, options: list[str]) -
         path = find_config(config)
         cfg = Config.fromfile(path)
         length = iters or cfg.train_cfg.max_iters
-        changes: tuple[str, ...] = ()
-        if name == UNTRAINED:
-            length, changes = min(length, STILL_ITERS), STILL
-        changes += (f'train_cfg.max_iters={length}', f'train_cfg.val_interval={length}')
+        still = name == UNTRAINED
+        length = min(length, STILL_ITERS) if still else length
+        changes = [f'train_cfg.max_iters={length}', f'train_cfg.val_interval={length}']
+        changes = [*(STILL if still else ()), *changes, *options]
         folder = work_dir / name.replace(', ', '-').replace(' ', '-').lower()
         command = [sys.executable, str(TOOLS / 'train.py'), str(path), '--work-dir', str(folder)]
-        changes += tuple(options)
         command += ['--cfg-options', *changes]
         # Results of another config are not reused.
         runs.append(Run(name, folder, command, length, identity=[cfg.to_dict(), changes]))

@@ -14,15 +14,8 @@ from PIL import Image
 
 from se_mm.home import HOME as ROOT
 from se_mm.studies.comparison import paired_difference
+from tests.launched import SHRUNK
 
-SHRUNK = [
-    'train_dataloader.batch_size=4',
-    'train_dataloader.batch_sampler.mu=1',
-    'train_dataloader.num_workers=0',
-    'train_dataloader.persistent_workers=False',
-    'train_cfg.max_iters=2',
-    'train_cfg.val_interval=2',
-]
 CONFIG = ROOT / 'configs/fixmatch/fixmatch_tma_conv4_1xb32_digits-2.py'
 METRIC = 'teacher/accuracy/top1'
 MATRIX = ('--smoothing', 'tma', 'sts', '--keep-prob', 0.5, '--momentum', 0.05)
