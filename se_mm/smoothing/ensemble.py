@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from se_mm.smoothing.options import OptionError, check_count
-from se_mm.smoothing.settings import COPY, RECALIBRATE, Average, Settings
+from se_mm.smoothing.settings import RECALIBRATE, Average, Settings
 from se_mm.smoothing.smoother import Smoother
 from se_mm.smoothing.tensors import unwrapped
 
@@ -99,7 +99,8 @@ class SpatialEnsemble(nn.Module):
         granularity: What a unit is: ``'tensor'``, ``'layer'``, ``'channel'`` or ``'element'``.
         overrides: Part of a tensor's name -> ``dict(keep_prob=, momentum=, granularity=)``,
             ``'copy'`` or ``'skip'``.
-        buffers: ``'copy'``, ``'average'`` or ``'skip'``.
+        buffers: ``'copy'``, ``'average_norms'``, ``'average'`` or ``'skip'``. None:
+            ``'average_norms'`` with a momentum below 1 and a keep_prob above 0, else ``'copy'``.
         match_horizon: Use ``momentum / (1 - keep_prob)``, at most 1.
         fp32_teacher: Average bfloat16 and float16 tensors in float32 beside them.
         interval: Calls of :meth:`update` from one update to the next, at least 1.
@@ -128,7 +129,7 @@ class SpatialEnsemble(nn.Module):
         *,
         granularity: str = 'tensor',
         overrides: Optional[Mapping[str, Any]] = None,
-        buffers: str = 'copy',
+        buffers: Optional[str] = None,
         match_horizon: bool = False,
         fp32_teacher: bool = True,
         interval: int = 1,
@@ -179,7 +180,7 @@ class SpatialEnsemble(nn.Module):
         owner: Optional[nn.Module] = None,
         rename: Callable[[str], str] = str,
         inherited: Optional[Callable[[int], Average]] = None,
-        buffers: str = COPY,
+        buffers: Optional[str] = None,
     ) -> SpatialEnsemble:
         """Make a teacher of a module that is there already, without a copy.
 
@@ -189,7 +190,7 @@ class SpatialEnsemble(nn.Module):
             owner: The module whose buffer ``steps`` counts the updates; None: the new one.
             rename: Maps the teacher's tensor names to those of messages, overrides and picks.
             inherited: The average where ``settings.momentum`` is None, by update step.
-            buffers: Policy of buffers where ``settings.buffers`` is None.
+            buffers: Policy of buffers where ``settings.buffers`` is None; None: its default.
         """
         ensemble = cls.__new__(cls)
         nn.Module.__init__(ensemble)
@@ -204,7 +205,7 @@ class SpatialEnsemble(nn.Module):
         owner: Optional[nn.Module] = None,
         rename: Callable[[str], str] = str,
         inherited: Optional[Callable[[int], Average]] = None,
-        buffers: str = COPY,
+        buffers: Optional[str] = None,
     ) -> None:
         self.module = module
         self.settings = settings

@@ -14,7 +14,7 @@ from se_mm.smoothing.ensemble import SpatialEnsemble, never_compiled
 from se_mm.smoothing.guards import Guard, Watch
 from se_mm.smoothing.guards.watch import equal
 from se_mm.smoothing.schedules import Schedule
-from se_mm.smoothing.settings import COPY, Average, Settings
+from se_mm.smoothing.settings import Average, Settings
 from se_mm.smoothing.smoother import TeacherFault
 from se_mm.smoothing.tensors import named_tensors, unwrapped
 from se_mm.teachers.average import StockAverage
@@ -61,7 +61,7 @@ class Mover:
             owner=averaged,
             rename=teacher.student_name,
             inherited=self.inherited,
-            buffers='average' if averaged is not None and averaged.update_buffers else COPY,
+            buffers=teacher.buffers,
         )
         self.teacher = teacher
         self.following = False
