@@ -12,7 +12,7 @@ CORE_TESTS := tests/smoothing tests/engine tests/models tests/test_environment.p
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
-demo: .venv/built  ## Show in minutes what a teacher gains where labels are few.
+demo: .venv/built  ## Train FixMatch and BYOL with few labels in minutes, and compare the teachers.
 	$(BIN)/python tools/demo.py
 
 test: lint  ## Check style and types, and run the tests, on up to four cores.
@@ -21,7 +21,7 @@ test: lint  ## Check style and types, and run the tests, on up to four cores.
 test-slow: .venv/built  ## Start the tools and launchers as a user does; build and try the wheel.
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m slow tests
 
-test-faults: .venv/built  ## Kill runs, damage files, mutate configs: the whole of tests/faults.
+test-faults: .venv/built  ## Kill runs, damage checkpoints, mutate configs: all of tests/faults.
 	SE_MM_FAULTS=full $(BIN)/python -m pytest -n 2 --dist worksteal tests/faults
 
 lint: .venv/built  ## Check format, style and types.
@@ -29,7 +29,7 @@ lint: .venv/built  ## Check format, style and types.
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: .venv/built  ## Format the code and mend what can be mended.
+format: .venv/built  ## Format the code and apply automatic fixes.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -42,10 +42,10 @@ test-frameworks: .venv-frameworks/installed  ## Test the PyTorch class with Ligh
 test-onedl: .venv-onedl/installed  ## Test the core and the hooks with the OneDL forks.
 	.venv-onedl/bin/python -m pytest $(CORE_TESTS)
 
-test-libraries: .venv-libraries/installed  ## Train other OpenMMLab libraries' configs beside the stock hook.
+test-libraries: .venv-libraries/installed  ## Train configs of other OpenMMLab libraries, and compare with the stock hook.
 	.venv-libraries/bin/python -m pytest --disable-warnings tests/libraries
 
-docs: .venv-docs/installed  ## Build the documentation into build/docs; a bad reference is an error.
+docs: .venv-docs/installed  ## Build the documentation into build/docs; a broken reference is an error.
 	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
 .venv/installed: requirements/openmmlab.txt requirements/install.sh
@@ -77,5 +77,5 @@ lock:  ## Pin the newest versions that requirements/*.in allow (needs uv).
 	  --python-version 3.10 --no-python-downloads --no-deps --no-annotate --no-header \
 	  libraries.in > libraries.txt
 
-clean:  ## Remove the environments and what runs have written.
+clean:  ## Remove the environments and the output of runs.
 	rm -rf .venv .venv-floor .venv-onedl .venv-frameworks .venv-libraries .venv-docs work_dirs build dist *.egg-info se_mm/smoothing/kernels/*.so

@@ -1,8 +1,9 @@
-# BYOL, ResNet-50, ImageNet, 200 epochs, with an STS teacher: the recipe's average, applied to the
-# units that are picked at an update. 8 GPUs with 256 images each.
+# BYOL, ResNet-50, ImageNet, 200 epochs, with an STS teacher: the recipe's moving average, applied
+# only to the picked units. 8 GPUs with 256 images each.
 #
-# Reproduces nothing published: mmpretrain's BYOL recipe at half its batch (and so half its learning
-# rate), with the paper's keep_prob for BYOL. The paper's own recipe is byol_sts_r50_8xb32.py.
+# Reproduces nothing published: mmpretrain's BYOL recipe with half the batch size, and therefore
+# half the learning rate, but SETMAHook updates the teacher, with the paper's keep_prob for BYOL.
+# The paper's own recipe is byol_sts_r50_8xb32.py.
 #
 #   bash tools/dist_train.sh configs/byol_sts_r50_8xb256.py 8
 _base_ = './byol_se_r50_8xb256.py'

@@ -2,23 +2,23 @@
 #
 # Reproduces the code released with Spatial Ensemble (NeurIPS 2021, tengteng95/Spatial_Ensemble),
 # whose readme gives 72.7 / 90.9 top-1 / top-5 in linear evaluation. Not run here. It differs from
-# that code where that code is not to be followed: the first update copies everything, all ranks
-# make the same picks, and batch norm statistics follow the student.
+# that code on purpose: the first update copies everything, all ranks make the same picks, and
+# batch-norm statistics are copied from the student.
 #
 #   bash tools/dist_train.sh configs/byol_sts_r50_8xb32.py 8
-# then linear_r50_8xb32.py.
+# Then evaluate with linear_r50_8xb32.py.
 _base_ = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 
-# The teacher's momentum goes from 0.01 (the paper's 0.99) to 0 by a cosine over all iterations.
+# The teacher's momentum decays from 0.01 (0.99 in the paper) to 0 along a cosine over the run.
 model = dict(base_momentum=0.01)
 custom_hooks = [dict(type='SETMAHook', keep_prob=0.7)]
 
-# MMEngine hands the scope that it puts into inherited dicts to the collate function.
+# Without _delete_, MMEngine passes the inherited `_scope_` key to the collate function.
 train_dataloader = dict(
     batch_size=32,
     collate_fn=dict(_delete_=True, type='default_collate'),
-    # The folder by its name: `split` would look for it below another data_root, too.
+    # `data_prefix` names the folder; `split` would search for it under another data_root, too.
     dataset=dict(split='', data_prefix='train'),
 )
 auto_scale_lr = dict(base_batch_size=256)
@@ -29,7 +29,7 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-4),
 )
 
-# 10 epochs of warm-up from 1e-6, then a cosine to 0, both by iteration.
+# 10 epochs of warm-up from 1e-6, then a cosine to 0, both updated per iteration.
 warmup_epochs = 10
 max_epochs = 200
 param_scheduler = [

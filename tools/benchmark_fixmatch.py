@@ -356,10 +356,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--kekmodel', help='a clone of github.com/kekmodel/FixMatch-pytorch')
     parser.add_argument('--torchssl', help='a clone of github.com/TorchSSL/TorchSSL')
     parser.add_argument('--batch-size', type=int, default=8, help='labelled images per batch')
-    parser.add_argument('--mu', type=int, default=7, help='unlabelled per labelled image')
+    parser.add_argument('--mu', type=int, default=7, help='unlabelled images per labelled one')
     parser.add_argument('--iters', type=int, default=8, help='timed iterations')
     parser.add_argument('--warm-up', type=int, default=2, help='iterations before the timed ones')
-    parser.add_argument('--rounds', type=int, default=3, help='turns of each contestant')
+    parser.add_argument('--rounds', type=int, default=3, help='turns per contestant')
     parser.add_argument('--workers', type=int, default=1, help='worker processes per dataloader')
     parser.add_argument('--depth', type=int, default=28)
     parser.add_argument('--width', type=int, default=2)
@@ -409,7 +409,7 @@ def compare(args: argparse.Namespace) -> None:
         for name in names:
             views[name].append(rate(args, name, '--views'))
             rates[name].append(rate(args, name))
-            console.print(f'round {turn + 1}, {name}: {rates[name][-1]:.3f} iterations a second')
+            console.print(f'round {turn + 1}, {name}: {rates[name][-1]:.3f} iterations per second')
     machine = (
         f'{processor()}, {os.cpu_count()} cores, {args.threads} threads, '
         f'{"GPU" if torch.cuda.is_available() else "no GPU"}, torch {torch.__version__}; '
@@ -417,7 +417,10 @@ def compare(args: argparse.Namespace) -> None:
         f'{args.mu * args.batch_size}, {args.iters} iterations, {args.rounds} rounds'
     )
     lines = [machine, '']
-    for title, values in (('iterations a second', rates), ('unlabelled images a second', views)):
+    for title, values in (
+        ('iterations per second', rates),
+        ('unlabelled images per second', views),
+    ):
         fastest = max(statistics.median(values[peer]) for peer in peers)
         table = Table(title=title)
         header = ['', 'labels', 'strong view', 'median', 'least', 'most', 'of the faster peer']

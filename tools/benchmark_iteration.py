@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmark a whole training iteration, with each way of moving the teacher and without any.
+"""Benchmark a whole training iteration, with each teacher update and without any.
 
     python tools/benchmark_iteration.py
     python tools/benchmark_iteration.py --method fixmatch --amp --channels-last
@@ -188,17 +188,21 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--method', choices=CONFIGS, default='byol')
-    parser.add_argument('--amp', action='store_true', help='bfloat16')
-    parser.add_argument('--channels-last', action='store_true', help='lay out convolutions so')
-    parser.add_argument('--cudnn-benchmark', action='store_true', help='let cuDNN try its ways')
+    parser.add_argument('--amp', action='store_true', help='use bfloat16')
+    parser.add_argument(
+        '--channels-last', action='store_true', help='use the channels_last memory format'
+    )
+    parser.add_argument(
+        '--cudnn-benchmark', action='store_true', help='set torch.backends.cudnn.benchmark'
+    )
     parser.add_argument('--iters', type=int, default=8, help='iterations per turn')
     parser.add_argument(
         '--warm-up',
         type=int,
         default=12,
-        help='iterations before: a teacher is watched in ten',
+        help='untimed iterations; the first ten also check for other updates of the teacher',
     )
-    parser.add_argument('--turns', type=int, default=5, help='turns of each contestant')
+    parser.add_argument('--turns', type=int, default=5, help='turns per contestant')
     parser.add_argument('--batch-size', type=int, default=4)
     parser.add_argument('--size', type=int, default=64, help='height and width of the images')
     parser.add_argument('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
@@ -223,7 +227,7 @@ def measure(args: argparse.Namespace) -> None:
         f'{", ".join(how) or "float32"}, {where}; Python {platform.python_version()}, torch '
         f'{torch.__version__}, se_mm {se_mm.__version__}; medians of {args.iters * args.turns}.\n'
     )
-    print('| teacher | ms an iteration | to the stock teacher |\n|---|---|---|')
+    print('| teacher | ms per iteration | to the stock teacher |\n|---|---|---|')
     for name, median in medians.items():
         print(f'| {name} | {median:.1f} | {median / medians[STOCK[args.method]]:.3f} |', flush=True)
 

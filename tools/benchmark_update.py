@@ -4,7 +4,7 @@
     python tools/benchmark_update.py
 
 For each network the contestants take turns, one update at a time. The table has the median time of
-an update, its ratio to mmengine's average and to a single lerp over as many numbers (the lower
+an update, its ratio to mmengine's average and to a single lerp over as many elements (the lower
 bound for an average), and the memory that it allocates; on a GPU also the number of kernel launches
 and whether the host waits. In the sweep over sizes, the CPU caches are flushed before each update.
 timm and ema-pytorch are included if they are installed.
@@ -336,7 +336,7 @@ def parse_args() -> argparse.Namespace:
         '--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='default: all'
     )
     parser.add_argument('--keep-prob', type=float, default=0.7, help='for SE and STS')
-    parser.add_argument('--updates', type=int, default=60, help='timed updates of each contestant')
+    parser.add_argument('--updates', type=int, default=60, help='timed updates per contestant')
     parser.add_argument('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
     return parser.parse_args()
@@ -364,7 +364,9 @@ def main() -> None:
     per_number = {name: measure(name, args) for name in args.networks}
     small, large = (per_number.get(f'sweep_{millions}m') for millions in (SWEEP[0], SWEEP[-1]))
     if small and large:
-        print(f'\n## Time per picked number, {SWEEP[-1]} against {SWEEP[0]} million parameters\n')
+        print(
+            f'\n## Time per picked element: {SWEEP[-1]} million parameters relative to {SWEEP[0]}\n'
+        )
         print('| update | ratio |\n|---|---|')
         for contestant in small:
             print(f'| {contestant} | {large[contestant] / small[contestant]:.2f} |')

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Check that se_mm is right and fast on this machine's GPU, in at most 8 minutes.
+"""Check that se_mm is correct and fast on this machine's GPU, in at most 8 minutes.
 
     python tools/check_gpu.py
 
-Four parts: whether the kernel writes what PyTorch's operations write on the CPU, over
-granularities, dtypes and layouts; time, bandwidth, launches and waits of one update beside other
-libraries'; how fast views are made on the device; and iterations of BYOL and of FixMatch beside
-those with the stock teacher. What is wrong is listed at the end, and the exit status is then 1.
+It has four parts: comparisons of the kernel with PyTorch operations on the CPU, over granularities,
+dtypes and layouts; time, bandwidth, launches and waits of one update, and of other libraries'
+updates; the speed of batched views; and iterations of BYOL and FixMatch, also with the stock
+teacher. Problems are listed at the end, and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Check:
 
     def kernel(self) -> None:
         """Compare the kernel with PyTorch's operations on the CPU, for a minute."""
-        print('\n## The kernel against the plain way\n')
+        print('\n## The kernel against PyTorch operations\n')
         print('| granularity | cases | tensors | by a kernel | wrong |\n|---|---|---|---|---|')
         for granularity in GRANULARITIES:
             generator = random.Random(granularity)
@@ -266,7 +266,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--device', choices=('cuda', 'cpu'), default='cuda')
-    parser.add_argument('--smoke', action='store_true', help='tiny sizes, to see that it runs')
+    parser.add_argument(
+        '--smoke', action='store_true', help='use tiny sizes, only to check that it runs'
+    )
     return parser.parse_args()
 
 
@@ -283,7 +285,7 @@ def main() -> None:
     if check.wrong:
         print('\n## Wrong or slow\n\n' + '\n'.join(f'- {line}' for line in check.wrong))
         sys.exit(1)
-    print('\nAll is right, and as fast as it should be.')
+    print('\nAll results are correct and as fast as expected.')
 
 
 if __name__ == '__main__':

@@ -39,12 +39,12 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Compare smoothings over several seeds.')
     add = parser.add_argument
-    add('configs', nargs='+', help='a study, or configs to compare to the first of them')
-    add('--smoothing', nargs='+', help='compare these over each config: none, tma, se, sts')
-    add('--keep-prob', type=float, nargs='+', help='of se and sts')
-    add('--momentum', type=float, nargs='+', help="of tma and sts; default: the config's own")
-    add('--granularity', nargs='+', help='of se and sts: tensor, layer, channel, ...')
-    add('--buffers', nargs='+', help='of tma, se and sts: copy, average, recalibrate, skip')
+    add('configs', nargs='+', help='a study, or configs to compare with the first one')
+    add('--smoothing', nargs='+', help='smoothings to compare: none, tma, se, sts')
+    add('--keep-prob', type=float, nargs='+', help='for se and sts')
+    add('--momentum', type=float, nargs='+', help="for tma and sts; default: the config's own")
+    add('--granularity', nargs='+', help='for se and sts: tensor, layer, channel, element')
+    add('--buffers', nargs='+', help='for tma, se and sts: copy, average, recalibrate, skip')
     add('--seeds', type=int, nargs='+', help="default: the study's, or 0 to 4")
     add('--metric', nargs='+', help='metrics of the last evaluation to compare')
     add('--work-dir', type=Path, default=Path('work_dirs/compare'))
@@ -100,7 +100,7 @@ def main() -> None:
     if results.empty:
         raise OptionError(f'--work-dir={str(args.work_dir)!r} has no completed run to compare')
     write_report(results, study.seeds, shlex.join(['python', *sys.argv]), folder, console)
-    print(f'{args.work_dir} has report.html, results.json and the pictures.')
+    print(f'wrote report.html, results.json and pictures to {args.work_dir}')
     if failures:
         sys.exit('\n'.join(map(str, failures)))
 

@@ -30,7 +30,10 @@ def parse_args() -> argparse.Namespace:
         '--to', choices=FORMATS, required=True, help='the whole BYOL model, or a backbone'
     )
     parser.add_argument(
-        '--weights', choices=WEIGHTS, default='teacher', help='the network whose backbone is taken'
+        '--weights',
+        choices=WEIGHTS,
+        default='teacher',
+        help='the network whose backbone is extracted',
     )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     return parser.parse_args()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show in a few minutes what a teacher is good for where labels are few.
+"""Train FixMatch and BYOL with few labels in minutes, and compare their teachers.
 
-``make demo`` runs it. With four labels a letter, FixMatch under TMA, SE and STS is compared with
-training on the labels alone. Pretrained without labels and probed with five a digit, BYOL under the
-three is compared with the untrained network. Each run trains an ordinary config with
-``tools/train.py``; completed runs are not repeated. The result is a table and a picture in the work
-dir.
+``make demo`` runs it. With four labels per letter, FixMatch with TMA, SE and STS is compared with
+training on the labelled images only. BYOL with TMA, SE and STS is pretrained without labels, probed
+with five labels per digit, and compared with the untrained network. Each run trains an ordinary
+config with ``tools/train.py``; completed runs are not repeated. The result is a table and a picture
+in the work dir.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Part:
 UNTRAINED = 'untrained'
 PARTS = (
     Part(
-        '4 labels a letter: what unlabelled images add',
+        '4 labels per letter: the gain from unlabelled images',
         {
             'labels alone': 'supervised_tma_conv4_1xb32_glyphs-4.py',
             'FixMatch, TMA': 'fixmatch_tma_conv4_1xb32_glyphs-4.py',
@@ -63,7 +63,7 @@ PARTS = (
         chance=5.0,
     ),
     Part(
-        '5 labels a digit: what pretraining without labels adds',
+        '5 labels per digit: the gain from pretraining without labels',
         {
             UNTRAINED: 'byol_tma_conv5_1xb128_digits.py',
             'BYOL, TMA': 'byol_tma_conv5_1xb128_digits.py',
@@ -81,9 +81,9 @@ STILL_ITERS = 50
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ('#56B4E9', '#0072B2')
 EXPLANATION = (
-    'Top-1 accuracy in % on test images, of one training each, with seed 0. The three smoothings '
-    'have the same horizon, so what differs is the mechanism and not the speed; a single seed does '
-    'not decide which of them is better.'
+    'Top-1 accuracy in % on test images, from one training each, with seed 0. The three smoothings '
+    'have the same horizon, so only the method differs. A single seed does not decide which of '
+    'them is better.'
 )
 
 
@@ -168,7 +168,9 @@ def write_markdown(results: dict[str, Results], path: Path) -> None:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Show in minutes what a teacher is good for.')
+    parser = argparse.ArgumentParser(
+        description='Train FixMatch and BYOL with few labels, and compare their teachers.'
+    )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
     parser.add_argument('--iters', type=int, help='training iterations of each run')
     parser.add_argument(

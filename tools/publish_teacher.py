@@ -27,20 +27,22 @@ def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('checkpoint', help='the training checkpoint')
     parser.add_argument('out', help='the file to write')
-    parser.add_argument('--weights', choices=WEIGHTS, required=True, help='the network to take')
+    parser.add_argument('--weights', choices=WEIGHTS, required=True, help='the network to extract')
     parser.add_argument(
         '--prefix',
         nargs='+',
         default=[],
         metavar='NAME',
-        help="take only these parts, by their names in the student's model, such as backbone",
+        help='extract only these parts, named as in the student, such as backbone',
     )
     parser.add_argument(
         '--recalibrate',
         metavar='CONFIG',
-        help="compute the teacher's batch-norm statistics anew on this config's training batches",
+        help="recompute the teacher's batch-norm statistics on training batches of this config",
     )
-    parser.add_argument('--batches', type=int, default=50, help='number of these batches')
+    parser.add_argument(
+        '--batches', type=int, default=50, help='training batches for --recalibrate'
+    )
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     return parser.parse_args(args)
 

@@ -39,7 +39,11 @@ def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
         '--percent', type=float, nargs='+', default=[1, 2, 5, 10], help='labelled images, in %%'
     )
     parser.add_argument(
-        '--folds', type=int, nargs='+', default=[1, 2, 3, 4, 5], help='independent draws, from 1'
+        '--folds',
+        type=int,
+        nargs='+',
+        default=[1, 2, 3, 4, 5],
+        help='numbers of independent draws, from 1',
     )
     parser.add_argument('--seed', type=int, default=0, help='seed of all folds')
     parser.add_argument(

@@ -31,7 +31,7 @@ KEY = 'train_dataloader.dataset.labelled'
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        description=f'Draw the labelled images of the data set at the config key {KEY}.'
+        description=f'Draw the labelled images of the dataset at the config key {KEY}.'
     )
     parser.add_argument('config', help='config file')
     parser.add_argument('--num-labels', type=int, help='number of labelled images')
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--check-images',
         action='store_true',
-        help='read every image of all data sets of the config first, and list unreadable ones',
+        help='read every image of all datasets of the config first, and list unreadable ones',
     )
     parser.add_argument(
         '--cfg-options',
@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def build_labelled(cfg: Config, path: str) -> Any:
-    """Build the data set to draw labelled images from."""
+    """Build the dataset to draw labelled images from."""
     labelled: Any = cfg
     for key in KEY.split('.'):
         labelled = labelled.get(key) if isinstance(labelled, (Config, ConfigDict)) else None
@@ -83,7 +83,7 @@ def build_labelled(cfg: Config, path: str) -> Any:
 
 
 def image_sets(cfg: Config) -> dict[str, Any]:
-    """Build the data sets of a config, each once, by config key."""
+    """Build the datasets of a config, each once, by config key."""
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     train = cfg.train_dataloader.get('dataset') or {}
     parts = {
@@ -110,7 +110,7 @@ def image_sets(cfg: Config) -> dict[str, Any]:
 
 
 def check_images(cfg: Config) -> None:
-    """Report the unreadable images of all data sets; exit with status 1 if there are any."""
+    """Report the unreadable images of all datasets; exit with status 1 if there are any."""
     bad = 0
     for key, dataset in image_sets(cfg).items():
         paths = [path for path in paths_of(dataset) if path is not None]
@@ -129,8 +129,8 @@ def check_images(cfg: Config) -> None:
         )
         if deep := [path for path in paths if path not in faults and is_deep(path)]:
             print(
-                f'{key}: {len(deep)} images have more than 8 bits a channel, as {deep[0]}; only '
-                f'the upper 8 of 16 bits are read.'
+                f'{key}: {len(deep)} images have more than 8 bits per channel, such as {deep[0]}; '
+                f'only the upper 8 of 16 bits are read.'
             )
         bad += len(faults)
     if bad:

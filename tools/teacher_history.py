@@ -59,8 +59,8 @@ def distance_of(checkpoint: dict, name: str) -> tuple[bytes, str]:
     if both.kind is None:
         raise OptionError(f'checkpoint must hold a teacher, got {name!r} with a single model')
     note = (
-        'no record of se_mm is in it: another hook updated its teacher, so the origin of its units '
-        'is unknown; the plot shows the distance from its student.'
+        'the checkpoint has no record of se_mm: another hook updated its teacher, so the origin of '
+        'its units is unknown; the plot shows the distance from its student.'
     )
     print(note)
     found = distances(both.teacher, both.student)

@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--no-check',
         action='store_true',
-        help='test a checkpoint that lacks parameters of the model, or is of other classes',
+        help='test even if the checkpoint lacks parameters or was trained on other classes',
     )
     add_common_options(parser)
     return parser.parse_args()

@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--no-validate', action='store_true', help='do not validate while training')
     parser.add_argument(
-        '--no-check', action='store_true', help='do not try validation before training'
+        '--no-check', action='store_true', help='skip the trial validation before training'
     )
     parser.add_argument(
         '--auto-scale-lr',

@@ -1,5 +1,4 @@
-# FixMatch's views of photographs of 32 x 32 pixels, made of whole batches: what a data
-# preprocessor takes as `views`.
+# Batched views of FixMatch for photographs of 32 x 32 pixels: the `views` of a data preprocessor.
 _flip = dict(type='RandomHorizontalFlip')
 _crop = dict(type='RandomCrop', size=32, padding=4, padding_mode='reflect')
 # One operation of random magnitude, applied with probability 0.5.

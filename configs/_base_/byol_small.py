@@ -1,5 +1,5 @@
 # BYOL small enough for two CPU cores: images of 32 x 32, five convolutions, batches of 128, 600
-# iterations. What a config adds: the data (`train_dataset`, views in `pipeline`) and the hook.
+# iterations. A config adds the data (`train_dataset`, views in `pipeline`) and the hook.
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 

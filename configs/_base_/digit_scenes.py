@@ -1,5 +1,5 @@
-# Digits on photographs: one tenth of the scenes labelled, the others not. A digit is not its mirror
-# image, so there is no flip.
+# Digits on photographs, with one tenth of the scenes labelled. There is no flip, since mirrored
+# digits are not digits.
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 default_scope = 'mmdet'
 

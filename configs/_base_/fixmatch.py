@@ -1,6 +1,7 @@
-# What FixMatch and its kin have in common: where batches come from, who is evaluated, and the
-# published schedule: 2^20 steps of 64 labelled and 7 x 64 unlabelled images, SGD of learning rate
-# 0.03 with a cosine of 7/16 of a half turn, no weight decay of norms and biases.
+# Common settings of FixMatch and related methods: data loading, evaluation, and the published
+# schedule. It has 2^20 steps of 64 labelled and 7 x 64 unlabelled images, and SGD with learning
+# rate 0.03, a cosine schedule over 7/16 of a half period, and no weight decay for norm layers and
+# biases.
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
@@ -17,7 +18,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=250, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False)
 )
-# Distributed testing needs the sampler as well, so it is not left to the configs that add the data.
+# Set here because distributed testing needs the sampler as well.
 test_dataloader = val_dataloader
 val_cfg = dict(type='TeacherStudentLoop', on=['teacher', 'student'])
 val_evaluator = dict(type='Accuracy', topk=(1, 5))
@@ -29,7 +30,7 @@ optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4),
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
 )
-# lr cos(7 pi t / 16 T): a cosine from lr down to -lr in 16 T / 7 steps, of which T are made.
+# lr cos(7 pi t / 16 T): a cosine from lr to -lr over 16 T / 7 steps, which ends after T steps.
 param_scheduler = [
     dict(
         type='CosineAnnealingLR',

@@ -1,8 +1,8 @@
-# CIFAR-10, few of them labelled.
+# CIFAR-10 with few labels.
 _base_ = './fixmatch_wrn.py'
 
 model = dict(
-    # CIFAR's files are read in RGB order.
+    # The CIFAR files are already in RGB order.
     data_preprocessor=dict(
         mean=[125.307, 122.961, 113.8575], std=[51.5865, 50.847, 51.255], to_rgb=False
     )

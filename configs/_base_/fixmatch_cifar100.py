@@ -1,14 +1,14 @@
-# CIFAR-100, few of them labelled.
+# CIFAR-100 with few labels.
 _base_ = './fixmatch_wrn.py'
 
 model = dict(
     classifier=dict(backbone=dict(width=8), head=dict(num_classes=100, in_channels=512)),
-    # CIFAR's files are read in RGB order.
+    # The CIFAR files are already in RGB order.
     data_preprocessor=dict(
         mean=[129.304, 124.070, 112.434], std=[68.170, 65.392, 70.418], to_rgb=False
     ),
 )
-# The published value for this set is twice the others'.
+# The published value for CIFAR-100 is twice that of the other datasets.
 optim_wrapper = dict(optimizer=dict(weight_decay=1e-3))
 train_dataloader = dict(
     dataset=dict(

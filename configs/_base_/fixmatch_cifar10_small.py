@@ -1,13 +1,13 @@
-# FixMatch on CIFAR-10 small enough for one CPU core: six convolutions, 32 labelled and 3 x 32
-# unlabelled images an iteration, views made of whole batches. CIFAR-10 as a folder of images for
-# each class, `train` and `test`. What a config adds: the number of labels and the hook.
+# FixMatch on CIFAR-10, small enough for one CPU core: six convolutions, 32 labelled and 3 x 32
+# unlabelled images per iteration, batched views. Needs CIFAR-10 as images, in `train` and `test`
+# with a subfolder per class. A config adds the number of labels and the hook.
 _base_ = ['./fixmatch.py', './batch_views.py']
 
 data_root = 'data/cifar10'
 
 model = dict(
     type='FixMatch',
-    # Lower than the published 0.95, as far as confidence gets in so few iterations.
+    # Lower than the published 0.95, which confidences rarely reach in so few iterations.
     threshold=0.8,
     classifier=dict(
         type='ImageClassifier',

@@ -1,4 +1,4 @@
-# scikit-learn's handwritten digits, of which two of each are labelled.
+# scikit-learn's handwritten digits, with two labels for each digit.
 _base_ = './fixmatch_small.py'
 
 model = dict(classifier=dict(head=dict(num_classes=10)))

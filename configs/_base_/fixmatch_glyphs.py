@@ -1,4 +1,4 @@
-# Letters on photographs, few of them labelled; the test images are others.
+# Letters on photographs with few labels; the test images are separate.
 _base_ = './fixmatch_small.py'
 
 train_dataloader = dict(

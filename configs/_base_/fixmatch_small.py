@@ -1,5 +1,5 @@
 # FixMatch small enough for two CPU cores: four convolutions, 32 labelled and 4 x 32 unlabelled
-# images of 32 x 32 pixels an iteration. What a config adds: the data and the hook that moves the
+# images of 32 x 32 pixels per iteration. A config adds the data and the hook that updates the
 # teacher.
 _base_ = './fixmatch.py'
 
@@ -8,7 +8,7 @@ model = dict(
     classifier=dict(
         type='ImageClassifier',
         backbone=dict(type='ConvNet', channels=(16, 32, 64, 128), strides=(2, 1, 2, 2)),
-        # Flattens the map: where a stroke is tells letters apart.
+        # Flattens the feature map, since the position of a stroke distinguishes letters.
         neck=dict(
             type='LinearNeck',
             in_channels=128 * 4 * 4,
@@ -22,8 +22,8 @@ model = dict(
     data_preprocessor=dict(mean=[127.5] * 3, std=[63.75] * 3, to_rgb=True, groups=16),
 )
 
-# Views are made of whole batches. Letters and digits are not their mirror images, so there is no
-# flip. A dark letter on a light ground is the same as a light one on a dark ground.
+# Batched views. There is no flip, since mirrored letters and digits are not letters and digits.
+# Inverted colours do not change a letter.
 weak = [dict(type='RandomCrop', size=32, padding=3)]
 strong = [
     *weak,
@@ -31,7 +31,7 @@ strong = [
     dict(type='RandomInvert', p=0.5),
     dict(type='RandomGrayscale', p=0.5),
     dict(type='ColorJitter', brightness=0.6, saturation=0.5, hue=0.5),
-    # A square of 8 x 8 pixels.
+    # Erases a square of 8 x 8 pixels.
     dict(type='RandomErasing', p=1.0, scale=(1 / 16, 1 / 16), ratio=(1.0, 1.0), value=127),
 ]
 model['data_preprocessor']['views'] = [weak, strong]

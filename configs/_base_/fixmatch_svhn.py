@@ -1,4 +1,4 @@
-# SVHN, few of them labelled.
+# SVHN with few labels.
 _base_ = './fixmatch_wrn.py'
 
 model = dict(
@@ -6,7 +6,7 @@ model = dict(
         mean=[111.609, 113.161, 120.565], std=[50.498, 51.259, 50.245], to_rgb=True
     )
 )
-# A digit is not its mirror image: no flip.
+# There is no flip, since mirrored digits are not digits.
 weak = [dict(type='ReflectPad', padding=4), dict(type='RandomCrop', crop_size=32)]
 unlabelled_pipeline = [
     dict(type='MultiView', num_views=[1, 1], transforms=[weak, [*weak, *_base_.randaugment]]),

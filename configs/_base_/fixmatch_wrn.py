@@ -1,5 +1,5 @@
-# FixMatch as published, for photographs of 32 x 32 pixels. What a config adds: the data and the
-# hook that moves the teacher.
+# FixMatch as published, for photographs of 32 x 32 pixels. A config adds the data and the hook that
+# updates the teacher.
 _base_ = ['./fixmatch.py', './randaugment_2_10.py']
 
 model = dict(

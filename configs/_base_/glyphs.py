@@ -1,5 +1,5 @@
-# Glyphs on photographs, as two views for self-supervision and as they are for the probes.
-# A letter is not its mirror image, so there is no flip.
+# Glyphs on photographs, as two views for self-supervision and without augmentation for the probes.
+# There is no flip, since mirrored letters are not letters.
 view = [
     dict(type='RandomResizedCrop', scale=32, crop_ratio_range=(0.6, 1.0)),
     dict(
@@ -33,8 +33,7 @@ train_dataloader = dict(
     ),
 )
 
-# The probes learn from the training images without augmentation, and are measured on the test
-# images.
+# The probes are trained on training images without augmentation, and evaluated on test images.
 bank = dict(
     batch_size=250,
     num_workers=0,

@@ -1,6 +1,6 @@
-# The strong view of FixMatch as TorchSSL and USB have it, RandAugment(3, 5): three operations, then
-# a grey square of up to half the image's side. To use it, name this file in `_base_` in place of
-# randaugment_2_10.py.
+# The strong view of FixMatch as in TorchSSL and USB, RandAugment(3, 5): three operations, then a
+# grey square of up to half the image's side. To use it, replace randaugment_2_10.py in `_base_`
+# with this file.
 randaugment = [
     dict(type='FixMatchRandAugment', num_ops=3, prob=1.0),
     dict(

@@ -1,5 +1,6 @@
-# Soft Teacher with a small detector on digits on photographs, one tenth of the scenes labelled: 4
-# labelled and 4 unlabelled scenes an iteration, and labelled ones alone in the first half.
+# Soft Teacher with a small detector on digits on photographs, with one tenth of the scenes
+# labelled: 4 labelled and 4 unlabelled scenes per iteration, and only labelled scenes in the first
+# half.
 _base_ = ['./faster_rcnn_conv5.py', './digit_scenes.py']
 
 model = dict(

@@ -1,5 +1,5 @@
-# BYOL with an SE teacher on scikit-learn's handwritten digits, for `make demo`: as fast as TMA of
-# momentum 0.01.
+# BYOL with an SE teacher on scikit-learn's handwritten digits, for `make demo`. Same horizon as TMA
+# with momentum 0.01.
 #
 # Reproduces nothing published. On one CPU core, in two minutes:
 #   python tools/train.py configs/byol/byol_se_conv5_1xb128_digits.py

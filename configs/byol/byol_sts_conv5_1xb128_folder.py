@@ -1,7 +1,7 @@
-# BYOL with an STS teacher on a folder of your own images, without labels; subfolders are read too.
+# BYOL with an STS teacher on a folder of your own unlabelled images, including subfolders.
 #
-# Reproduces nothing published: a start for images of your own. They are cropped and reduced to 32 x
-# 32 pixels here; docs/howto/images.md has the lines for larger ones and a GPU.
+# Reproduces nothing published: a starting point for your own images. They are cropped and resized
+# to 32 x 32 pixels; docs/howto/images.md has a config for larger images and a GPU.
 #
 #   python tools/train.py configs/byol/byol_sts_conv5_1xb128_folder.py \
 #       --cfg-options train_dataloader.dataset.data_root=FOLDER
@@ -37,7 +37,7 @@ train_dataloader = dict(
     ),
 )
 
-# Without labels there is nothing to probe.
+# The probes need labels, so there is no validation.
 train_cfg = dict(val_interval=_base_.max_iters + 1)
 val_cfg = None
 val_dataloader = None

@@ -1,4 +1,4 @@
-# BYOL with an STS teacher on glyphs on photographs: as fast as TMA of momentum 0.01.
+# BYOL with an STS teacher on glyphs on photographs. Same horizon as TMA with momentum 0.01.
 #
 # Reproduces nothing published. On two CPU cores:
 #   python tools/train.py configs/byol/byol_sts_conv5_1xb128_glyphs.py

@@ -1,11 +1,11 @@
-# BYOL with a moving average (TMA) as teacher, on scikit-learn's 1,797 handwritten digits, for
-# `make demo`: pretrained without labels, probed with 5 labels a digit.
+# BYOL with a TMA teacher, on scikit-learn's 1,797 handwritten digits, for `make demo`: pretrained
+# without labels, probed with 5 labels per digit.
 #
 # Reproduces nothing published. On one CPU core, in two minutes:
 #   python tools/train.py configs/byol/byol_tma_conv5_1xb128_digits.py
 _base_ = '../_base_/byol_small.py'
 
-# Views are made of whole batches.
+# Batched views.
 _view = [
     dict(type='RandomAffine', degrees=20, shear=20, translate=(0.15, 0.15), scale=(0.75, 1.25)),
     dict(type='ColorJitter', brightness=0.4, contrast=0.4),
@@ -30,7 +30,7 @@ train_dataloader = dict(
 val_dataloader = dict(_loader, dataset=dict(_images, split='test'))
 val_cfg = dict(
     type='ProbeLoop',
-    # The probes learn from the first 50 training images.
+    # The probes are trained on the first 50 training images.
     bank=dict(_loader, dataset=dict(_images, split='train', indices=50)),
     probes=[dict(type='KNNProbe', k=1), dict(type='LinearProbe')],
     on=['teacher', 'student'],
@@ -47,5 +47,5 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=False, begin=40, end=max_iters, eta_min=0.0),
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
-# With keep_prob=0 the hook is the average alone.
+# With keep_prob=0, the hook is a plain moving average.
 custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.01)]

@@ -1,5 +1,5 @@
-# BYOL with a moving average (TMA) as teacher: ResNet-18 on 100,000 images of 52 letters on
-# photographs at full contrast, 100 epochs. It is what studies/byol_r18_glyphs-100k.py varies.
+# BYOL with a TMA teacher: ResNet-18 on 100,000 images of 52 letters on photographs at full
+# contrast, 100 epochs. studies/byol_r18_glyphs-100k.py compares variants of it.
 #
 # Reproduces nothing published; not measured here. On one GPU:
 #   python tools/train.py configs/byol/byol_tma_r18_1xb256_glyphs-100k.py
@@ -20,7 +20,7 @@ model = dict(
 
 images = dict(num_images=100_000, num_classes=52, contrast=1.0)
 train_dataloader = dict(batch_size=256, num_workers=8, dataset=images)
-# The probes learn from as many of the training images as fit the time of an evaluation.
+# The probes use only some of the training images, to keep evaluations short.
 val_cfg = dict(bank=dict(dataset=dict(images, num_images=20_000)))
 val_dataloader = dict(dataset=dict(images, num_images=10_000))
 test_cfg = val_cfg

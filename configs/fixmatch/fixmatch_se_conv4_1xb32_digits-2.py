@@ -1,4 +1,4 @@
-# FixMatch with an SE teacher on scikit-learn's digits, 2 labels for each, as fast as TMA of
+# FixMatch with an SE teacher on scikit-learn's digits, 2 labels for each. Same horizon as TMA with
 # momentum 0.05.
 #
 # Reproduces nothing published. On two CPU cores, in minutes:

@@ -1,6 +1,7 @@
 # FixMatch with an SE teacher on SVHN with 40 labels.
 #
-# Reproduces FixMatch's published schedule, with an SE teacher as slow as its average in the mean.
+# Reproduces FixMatch's published schedule, with an SE teacher that has the same horizon as its
+# average.
 #   bash tools/dist_train.sh configs/fixmatch/fixmatch_se_wrn28-2_1xb64_svhn-40.py 1
 _base_ = '../_base_/fixmatch_svhn.py'
 

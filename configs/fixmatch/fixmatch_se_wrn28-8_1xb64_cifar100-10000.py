@@ -1,6 +1,7 @@
 # FixMatch with an SE teacher on CIFAR-100 with 10,000 labels.
 #
-# Reproduces FixMatch's published schedule, with an SE teacher as slow as its average in the mean.
+# Reproduces FixMatch's published schedule, with an SE teacher that has the same horizon as its
+# average.
 #   bash tools/dist_train.sh configs/fixmatch/fixmatch_se_wrn28-8_1xb64_cifar100-10000.py 1
 _base_ = '../_base_/fixmatch_cifar100.py'
 

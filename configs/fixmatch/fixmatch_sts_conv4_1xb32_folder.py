@@ -1,8 +1,9 @@
-# FixMatch with an STS teacher on a folder of your own images: subfolders of labelled ones, a folder
-# of unlabelled ones, and subfolders of test images.
+# FixMatch with an STS teacher on your own images: labelled and test images in one subfolder per
+# class, unlabelled images in one folder.
 #
-# Reproduces nothing published: a start for images of your own, which are reduced to 32 x 32 pixels
-# here. With a GPU take larger ones, and mmpretrain's ResNet-50 in place of the backbone and neck.
+# Reproduces nothing published: a starting point for your own images, which are resized to 32 x 32
+# pixels. With a GPU, use larger images, and mmpretrain's ResNet-50 instead of this backbone and
+# neck.
 #
 #   python tools/train.py configs/fixmatch/fixmatch_sts_conv4_1xb32_folder.py --cfg-options \
 #       model.classifier.head.num_classes=3 \
@@ -12,7 +13,7 @@
 #       test_dataloader.dataset.data_root=data/my_images/test
 _base_ = '../_base_/fixmatch_small.py'
 
-# An image that cannot be read is named, counted and left out; 'error' ends the run instead.
+# 'skip' logs and leaves out images that cannot be read; 'error' ends the run instead.
 unreadable = 'skip'
 load = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(32, 32))]
 weak = [
@@ -31,7 +32,7 @@ train_dataloader = dict(
     num_workers=2,
     dataset=dict(
         labelled=dict(type='ImageFolder', data_root='data/my_images/labelled'),
-        # A file of labels instead of subfolders, with the columns image and label:
+        # Instead of subfolders, a CSV file with the columns image and label:
         # labelled=dict(type='CSVDataset', data_root='data/my_images', ann_file='labels.csv'),
         unlabelled=dict(
             type='ImageFolder', data_root='data/my_images/unlabelled', with_label=False
@@ -54,7 +55,7 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
-# Three classes have no top-5.
+# There is no top-5 accuracy with three classes.
 val_evaluator = dict(topk=(1,))
 test_evaluator = val_evaluator
 

@@ -1,4 +1,4 @@
-# FixMatch with an STS teacher on glyphs, 2 labels for each of 20 letters, as fast as TMA of
+# FixMatch with an STS teacher on glyphs, 2 labels for each of 20 letters. Same horizon as TMA with
 # momentum 0.05.
 #
 # Reproduces nothing published. On two CPU cores, in minutes:

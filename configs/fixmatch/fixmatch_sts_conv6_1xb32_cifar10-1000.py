@@ -1,7 +1,8 @@
-# FixMatch with an STS teacher on CIFAR-10 with 1,000 labels, as fast as TMA of momentum 0.01.
+# FixMatch with an STS teacher on CIFAR-10 with 1,000 labels. Same horizon as TMA with momentum
+# 0.01.
 #
-# Reproduces nothing published. CIFAR-10 as a folder of images for each class, `train` and `test`;
-# about two minutes on one core:
+# Reproduces nothing published. Needs CIFAR-10 as images, in `train` and `test` with a subfolder per
+# class. About two minutes on one core:
 #   python tools/train.py configs/fixmatch/fixmatch_sts_conv6_1xb32_cifar10-1000.py
 _base_ = '../_base_/fixmatch_cifar10_small.py'
 

@@ -1,9 +1,9 @@
-# FixMatch with an STS teacher on CIFAR-10 with 40 labels, for a GPU that a loader's workers cannot
-# keep busy: bfloat16, channels last, and views made on the GPU.
+# FixMatch with an STS teacher on CIFAR-10 with 40 labels, for a GPU that dataloader workers cannot
+# keep busy: bfloat16, channels last, and batched views on the GPU.
 #
 # Reproduces the schedule of fixmatch_sts_wrn28-2_1xb64_cifar10-40.py. Its views differ a little:
-# the images of one of 8 groups have their random numbers in common, and the square lies within the
-# image.
+# the images of each of the 8 groups share their random numbers, and the grey square lies completely
+# inside the image.
 #   bash tools/dist_train.sh configs/fixmatch/fixmatch_sts_wrn28-2_1xb64-amp_cifar10-40.py 1
 _base_ = ['./fixmatch_sts_wrn28-2_1xb64_cifar10-40.py', '../_base_/batch_views.py']
 

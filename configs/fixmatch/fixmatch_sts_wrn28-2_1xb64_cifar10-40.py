@@ -1,7 +1,7 @@
 # FixMatch with an STS teacher on CIFAR-10 with 40 labels.
 #
-# Reproduces FixMatch's published schedule, with the keep probability of 0.5 that the paper on
-# Spatial Ensemble has for it; whether its pseudo-labels were the teacher's is not known.
+# Reproduces FixMatch's published schedule, with keep_prob=0.5 as in the Spatial Ensemble paper.
+# Whether the teacher made the pseudo-labels in the paper is not known.
 #   bash tools/dist_train.sh configs/fixmatch/fixmatch_sts_wrn28-2_1xb64_cifar10-40.py 1
 _base_ = '../_base_/fixmatch_cifar10.py'
 

@@ -1,7 +1,7 @@
 # FixMatch with an STS teacher on CIFAR-100 with 10,000 labels.
 #
-# Reproduces FixMatch's published schedule, with the keep probability of 0.5 that the paper on
-# Spatial Ensemble has for it; whether its pseudo-labels were the teacher's is not known.
+# Reproduces FixMatch's published schedule, with keep_prob=0.5 as in the Spatial Ensemble paper.
+# Whether the teacher made the pseudo-labels in the paper is not known.
 #   bash tools/dist_train.sh configs/fixmatch/fixmatch_sts_wrn28-8_1xb64_cifar100-10000.py 1
 _base_ = '../_base_/fixmatch_cifar100.py'
 

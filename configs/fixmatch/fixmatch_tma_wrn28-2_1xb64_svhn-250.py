@@ -1,6 +1,7 @@
 # FixMatch with a TMA teacher on SVHN with 250 labels.
 #
-# Reproduces FixMatch's published schedule, with the teacher's labels and not the student's.
+# Reproduces FixMatch's published schedule, with pseudo-labels from the teacher instead of the
+# student.
 #   bash tools/dist_train.sh configs/fixmatch/fixmatch_tma_wrn28-2_1xb64_svhn-250.py 1
 _base_ = '../_base_/fixmatch_svhn.py'
 

@@ -1,4 +1,4 @@
-# Pseudo-label on glyphs, 4 labels for each of 20 letters; the average is what is evaluated.
+# Pseudo-labels on glyphs, 4 labels for each of 20 letters. The moving average is evaluated.
 #
 # Reproduces nothing published. On two CPU cores, in minutes:
 #   python tools/train.py configs/fixmatch/pseudolabel_tma_conv4_1xb32_glyphs-4.py

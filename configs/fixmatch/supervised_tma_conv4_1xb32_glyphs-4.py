@@ -1,4 +1,5 @@
-# The labelled glyphs alone, 4 for each of 20 letters: what FixMatch is measured against.
+# Supervised training on the labelled glyphs only, 4 for each of 20 letters: the baseline for
+# FixMatch.
 #
 # Reproduces nothing published. On two CPU cores, in minutes:
 #   python tools/train.py configs/fixmatch/supervised_tma_conv4_1xb32_glyphs-4.py

@@ -1,9 +1,8 @@
-# MoCo v2, ResNet-50, ImageNet, 200 epochs, with an STS teacher: the recipe's average, applied to
-# the units that are picked at an update.
+# MoCo v2, ResNet-50, ImageNet, 200 epochs, with an STS teacher: the recipe's moving average,
+# applied only to the picked units.
 #
-# Reproduces nothing published: mmpretrain's recipe, and the teacher's update by the last line:
-# the paper gives keep_prob=0.5 for MoCo, and no MoCo code of
-# its own was released.
+# Reproduces nothing published: mmpretrain's recipe, but SETMAHook updates the teacher. The paper
+# gives keep_prob=0.5 for MoCo; its code for MoCo was not released.
 #
 #   bash tools/dist_train.sh configs/moco/mocov2_sts_r50_8xb32.py 8
 _base_ = './mocov2_se_r50_8xb32.py'

@@ -1,9 +1,8 @@
-# Thirty teachers beside one supervised student on CIFAR-10: averages, SE and STS, of tensors and of
-# channels, at two horizons, with batch-norm statistics that are the student's, averaged, or
-# recalibrated.
+# Thirty teachers beside one supervised student on CIFAR-10: TMA, SE and STS, with tensor and
+# channel units, at two horizons, with copied, averaged and recalibrated batch-norm statistics.
 #
-# Reproduces nothing published. CIFAR-10 as a folder of images for each class, `train` and `test`;
-# five minutes on one core:
+# Reproduces nothing published. Needs CIFAR-10 as images, in `train` and `test` with a subfolder per
+# class. Five minutes on one core:
 #   python tools/train.py configs/shadows/supervised_shadows_conv6_1xb64_cifar10.py
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
@@ -53,8 +52,8 @@ optim_wrapper = dict(
 )
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 
-# Of one horizon h, the mean age of what a teacher holds, are an average of momentum 1 / h, SE of
-# keep_prob 1 - 1 / h, and STS of keep_prob 0.7 of momentum 1 / (0.3 h).
+# These have the same horizon h: TMA with momentum 1 / h, SE with keep_prob 1 - 1 / h, and STS with
+# keep_prob 0.7 and momentum 1 / (0.3 h).
 _teachers = dict()
 for _h in (30, 300):
     for _buffers in ('copy', 'average', 'recalibrate'):

@@ -1,5 +1,5 @@
-# Soft Teacher on digits on photographs, 10 % of the scenes labelled, with an SE teacher, as fast as
-# TMA of momentum 0.02.
+# Soft Teacher on digits on photographs, 10 % of the scenes labelled, with an SE teacher. Same
+# horizon as TMA with momentum 0.02.
 #
 # Reproduces nothing published. On two CPU cores, in minutes:
 #   python tools/train.py configs/softteacher/softteacher_se_faster-rcnn-conv5_1xb8_scenes-10.py

@@ -1,7 +1,8 @@
-# Soft Teacher, Faster R-CNN, ResNet-50, 1 % of COCO labelled, with an SE teacher as slow as the
-# recipe's average, of momentum 0.001. 8 GPUs with 1 labelled and 4 unlabelled images each.
+# Soft Teacher, Faster R-CNN, ResNet-50, 1 % of COCO labelled, with an SE teacher that has the same
+# horizon as the recipe's average with momentum 0.001. 8 GPUs with 1 labelled and 4 unlabelled
+# images each.
 #
-# Reproduces nothing published: mmdet's recipe with the teacher's update changed by the last line.
+# Reproduces nothing published: mmdet's recipe, but SpatialEnsembleHook updates the teacher.
 #
 #   python tools/split_coco.py data/coco/annotations/instances_train2017.json --percent 1 --folds 1
 #   bash tools/dist_train.sh configs/softteacher/softteacher_se_faster-rcnn-r50_8xb5_coco-1.py 8

@@ -1,5 +1,5 @@
-# Soft Teacher on digits on photographs, 10 % of the scenes labelled, with an averaged teacher,
-# momentum 0.02.
+# Soft Teacher on digits on photographs, 10 % of the scenes labelled, with a TMA teacher, momentum
+# 0.02.
 #
 # Reproduces nothing published. On two CPU cores, in minutes:
 #   python tools/train.py configs/softteacher/softteacher_tma_faster-rcnn-conv5_1xb8_scenes-10.py

@@ -1,5 +1,5 @@
-# The detector of softteacher_tma_faster-rcnn-conv5_1xb8_scenes-10.py on the labelled scenes alone,
-# as many iterations: what Soft Teacher is to be compared with.
+# The detector of softteacher_tma_faster-rcnn-conv5_1xb8_scenes-10.py, trained on the labelled
+# scenes only for the same number of iterations: the baseline for Soft Teacher.
 #
 # Reproduces nothing published. On two CPU cores, in minutes:
 #   python tools/train.py configs/softteacher/supervised_tma_faster-rcnn-conv5_1xb8_scenes-10.py

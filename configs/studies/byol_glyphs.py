@@ -1,8 +1,8 @@
-# BYOL on glyphs on photographs: what a teacher is moved by, in small.
+# BYOL on glyphs on photographs: a small comparison of smoothings.
 #
-# Each training is 400 iterations of 32 images, half a minute on one core, so that ten seeds of the
-# smoothings, of the ablations of keep_prob and granularity and of all their controls take forty
-# minutes on two:
+# Each training has 400 iterations of 32 images and takes half a minute on one core. Ten seeds of
+# the smoothings, the ablations of keep_prob and granularity, and all matched TMAs take forty
+# minutes on two cores:
 #   python tools/compare.py configs/studies/byol_glyphs.py --work-dir work_dirs/byol_glyphs
 configs = dict(byol='../byol/byol_tma_conv5_1xb128_glyphs.py')
 matrix = [

@@ -1,5 +1,5 @@
 # BYOL, ResNet-18 on 100,000 images of 52 letters at full contrast: the smoothings with their
-# controls, and the ablations of keep_prob and granularity, for one GPU or several.
+# matched TMAs, and ablations of keep_prob and granularity, on one or more GPUs.
 #
 # Reproduces nothing published; not measured here. Each training is 39,062 iterations of 256 images:
 #   python tools/compare.py configs/studies/byol_r18_glyphs-100k.py --work-dir work_dirs/byol_r18

@@ -1,5 +1,5 @@
-# FixMatch on CIFAR-10 with 40, 250 and 4,000 labels by its published schedule: the smoothings with
-# their controls, for one GPU or several. The paper's keep_prob of FixMatch is 0.5.
+# FixMatch on CIFAR-10 with 40, 250 and 4,000 labels and its published schedule: the smoothings with
+# their matched TMAs, on one or more GPUs. The paper's keep_prob for FixMatch is 0.5.
 #
 # Reproduces nothing published; not measured here. Each training is 2^20 iterations:
 #   python tools/compare.py configs/studies/fixmatch_cifar10.py --work-dir work_dirs/cifar10

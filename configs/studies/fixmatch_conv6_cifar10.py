@@ -1,8 +1,8 @@
-# FixMatch on CIFAR-10 with 1,000 labels: smoothings of one horizon, by whose batch-norm statistics
-# the teacher labels and is evaluated.
+# FixMatch on CIFAR-10 with 1,000 labels: smoothings with the same horizon, and different batch-norm
+# statistics of the teacher when it labels and is evaluated.
 #
-# CIFAR-10 as a folder of images for each class; each training is two and a half minutes on one
-# core, six seeds of run and split take an hour and a half on two:
+# Needs CIFAR-10 as images, in a folder per class. Each training takes two and a half minutes on one
+# core; six seeds of run and split take an hour and a half on two cores:
 #   python tools/compare.py configs/studies/fixmatch_conv6_cifar10.py --work-dir work_dirs/cifar10
 configs = {'1000-labels': '../fixmatch/fixmatch_tma_conv6_1xb32_cifar10-1000.py'}
 buffers = ['copy', 'average']

@@ -1,7 +1,8 @@
-# FixMatch on glyphs on photographs with 2, 4 and 10 labels for each of 20 letters, in small.
+# FixMatch on glyphs on photographs with 2, 4 and 10 labels for each of 20 letters: a small
+# comparison.
 #
-# Each training is 300 iterations of 16 labelled and 48 unlabelled images, half a minute on one
-# core: ten seeds of run and split take forty minutes on two.
+# Each training has 300 iterations of 16 labelled and 48 unlabelled images and takes half a minute
+# on one core. Ten seeds of run and split take forty minutes on two cores:
 #   python tools/compare.py configs/studies/fixmatch_glyphs.py --work-dir work_dirs/fixmatch_glyphs
 configs = {
     '2-labels': '../fixmatch/fixmatch_tma_conv4_1xb32_glyphs-2.py',

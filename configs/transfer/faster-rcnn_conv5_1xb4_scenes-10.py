@@ -10,7 +10,7 @@
 _base_ = '../_base_/softteacher_small.py'
 
 detector = _base_.detector
-# As it was pretrained: batch norm, here of all images that it has seen.
+# As in pretraining, the backbone has batch norm (norm_groups=None).
 detector.backbone.update(
     norm_groups=None,
     frozen_stages=1,
@@ -32,5 +32,5 @@ train_dataloader = dict(
     ),
 )
 val_cfg = dict(type='ValLoop')
-# Names what is wrong with the checkpoint, instead of training from random weights.
+# Reports a wrong checkpoint instead of training from random weights.
 custom_hooks = [dict(type='PretrainedCheckHook')]

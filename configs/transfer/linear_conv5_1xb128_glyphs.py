@@ -1,17 +1,17 @@
 # Linear evaluation of BYOL on glyphs on photographs.
 #
-# Reproduces nothing published: the layers of linear_r50_8xb32.py, without augmentation and at a
-# learning rate for 2,760 iterations. (Where batch norm follows, the weights of a linear layer only
-# grow by steps that are too long, and then turn too slowly.) On two CPU cores in 2 minutes, with a
-# checkpoint of the pretraining:
+# Reproduces nothing published: the layers of linear_r50_8xb32.py, without augmentation and with a
+# learning rate for 2,760 iterations. (In a linear layer followed by batch norm, steps that are too
+# large only increase the norm of the weights, and their direction then changes too slowly.) Takes 2
+# minutes on two CPU cores, and needs a pretraining checkpoint:
 #   python tools/train.py configs/transfer/linear_conv5_1xb128_glyphs.py --cfg-options \
 #       model.backbone.init_cfg.checkpoint=work_dirs/byol_sts_conv5_1xb128_glyphs/iter_600.pth
-# which evaluates the student. For the teacher add
+# This evaluates the student. For the teacher, add
 #       model.backbone.init_cfg.prefix=target_net.module.0.
 _base_ = ['../_base_/byol_small.py', '../_base_/glyphs.py']
 
 backbone = _base_.model.backbone
-backbone.frozen_stages = 5  # parameters and the statistics of BatchNorm
+backbone.frozen_stages = 5  # parameters and batch-norm statistics
 backbone.init_cfg = dict(type='Pretrained', checkpoint='', prefix='backbone.')
 preprocessor = _base_.model.data_preprocessor
 preprocessor.type = 'ClsDataPreprocessor'
@@ -40,5 +40,5 @@ test_cfg = dict(_delete_=True)
 
 default_hooks = dict(checkpoint=dict(by_epoch=True, interval=max_epochs))
 log_processor = dict(by_epoch=True)
-# Names what is wrong with the checkpoint, instead of evaluating random weights.
+# Reports a wrong checkpoint instead of evaluating random weights.
 custom_hooks = [dict(type='PretrainedCheckHook')]

@@ -1,8 +1,8 @@
-# Mask R-CNN, ResNet-50 FPN, COCO, 12 epochs, from a backbone that was pretrained here. 8 GPUs with
-# 2 images each.
+# Mask R-CNN, ResNet-50 FPN, COCO, 12 epochs, from a backbone pretrained with se_mm. 8 GPUs with 2
+# images each.
 #
-# Reproduces nothing published: mmdet's recipe, with no layer frozen and batch norm synchronised, as
-# is usual for backbones whose pretraining was self-supervised.
+# Reproduces nothing published: mmdet's recipe, with no frozen layers and synchronised batch norm,
+# as is usual for self-supervised backbones.
 #
 #   python tools/publish_teacher.py work_dirs/byol_sts_r50_8xb32/epoch_200.pth backbone.pth \
 #       --weights teacher --prefix backbone
@@ -21,5 +21,5 @@ model = dict(
     ),
     neck=dict(norm_cfg=norm_cfg),
 )
-# Names what is wrong with the checkpoint, instead of training from random weights.
+# Reports a wrong checkpoint instead of training from random weights.
 custom_hooks = [dict(type='PretrainedCheckHook')]

@@ -8,7 +8,7 @@ import torch
 def test_all_parts_run_and_find_nothing_wrong_on_the_cpu(tools):
     output = tools.succeed('check_gpu.py', '--device', 'cpu', '--smoke')
     for heading in (
-        'The kernel against the plain way',
+        'The kernel against PyTorch operations',
         'One update of a ResNet-50',
         'Views of 32 x 32 pixels',
         'An iteration of byol',

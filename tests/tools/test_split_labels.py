@@ -195,7 +195,7 @@ val_cfg = dict(type='ProbeLoop', bank=dict(dataset=bank))
     assert 'train_dataloader.dataset.labelled: all 6 image files can be read.' in output
     assert 'val_dataloader.dataset: 2 of 4 image files cannot be read.' in output
     assert 'test_dataloader' not in output
-    assert 'unlabelled: 1 images have more than 8 bits a channel, as free/deep.png' in output
+    assert 'unlabelled: 1 images have more than 8 bits per channel, such as free/deep.png' in output
 
 
 def test_images_of_a_config_without_labels_are_checked(tools):
