@@ -1,5 +1,4 @@
-# MoCo v2 with an SE teacher on CIFAR-10, as slow as the average of
-# mocov2_tma_conv6_1xb128_cifar10.py.
+# MoCo v2 with an SE teacher on CIFAR-10. Same horizon as mocov2_tma_conv6_1xb128_cifar10.py.
 #
 # Reproduces nothing published. About five minutes on one core:
 #   python tools/train.py configs/moco/mocov2_se_conv6_1xb128_cifar10.py

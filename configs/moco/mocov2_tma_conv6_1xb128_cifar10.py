@@ -1,14 +1,14 @@
-# MoCo v2 with its moving average (TMA) on CIFAR-10, probed by nearest neighbours and linearly.
+# MoCo v2 with a TMA teacher on CIFAR-10, evaluated with a kNN and a linear probe.
 #
-# Reproduces nothing published. CIFAR-10 as a folder of images for each class, `train` and `test`;
-# about five minutes on one core:
+# Reproduces nothing published. Needs CIFAR-10 as images, in `train` and `test` with a subfolder per
+# class. About five minutes on one core:
 #   python tools/train.py configs/moco/mocov2_tma_conv6_1xb128_cifar10.py
 custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
 default_scope = 'mmpretrain'
 
 data_root = 'data/cifar10'
 
-# Views are made of whole batches.
+# Batched views.
 _view = [
     dict(type='RandomResizedCrop', size=32, scale=(0.3, 1.0), antialias=False),
     dict(type='RandomHorizontalFlip'),

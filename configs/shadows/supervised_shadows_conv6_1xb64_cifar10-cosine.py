@@ -1,6 +1,6 @@
 # Thirty teachers beside one supervised student on CIFAR-10, as in
-# supervised_shadows_conv6_1xb64_cifar10.py, with a learning rate that falls to zero: what is left
-# for an average to gain where the schedule averages too.
+# supervised_shadows_conv6_1xb64_cifar10.py, but with a learning rate that decays to zero. It shows
+# how much a teacher still gains with such a schedule.
 #
 # Reproduces nothing published. Five minutes on one core:
 #   python tools/train.py configs/shadows/supervised_shadows_conv6_1xb64_cifar10-cosine.py

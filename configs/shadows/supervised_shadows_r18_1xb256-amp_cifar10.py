@@ -1,8 +1,8 @@
 # Thirty teachers beside one supervised ResNet-18 on CIFAR-10, as in
 # supervised_shadows_conv6_1xb64_cifar10.py, for a GPU: bfloat16 and channels last.
 #
-# Reproduces nothing published; not measured here. CIFAR-10 as a folder of images for each class;
-# sized for minutes on one large GPU:
+# Reproduces nothing published; not measured here. Needs CIFAR-10 as images, in a folder per class.
+# Takes minutes on one large GPU:
 #   python tools/compare.py supervised_shadows_r18_1xb256-amp_cifar10 --seeds 0 1 2
 _base_ = './supervised_shadows_conv6_1xb64_cifar10.py'
 

@@ -1,7 +1,7 @@
-# MoCo v2 on CIFAR-10: first the momentum of its average, swept until the best lies inside; then SE
-# and STS of that horizon, and the paper's STS, which leaves the momentum and is twice as slow.
+# MoCo v2 on CIFAR-10: a sweep over the momentum of TMA whose best value is not at its ends, SE and
+# STS with the horizon of TMA at momentum 0.01, and the paper's STS, whose horizon is twice as long.
 #
-# CIFAR-10 as a folder of images for each class; each training is five minutes on one core:
+# Needs CIFAR-10 as images, in a folder per class. Each training takes five minutes on one core:
 #   python tools/compare.py configs/studies/moco_conv6_cifar10.py --work-dir work_dirs/moco
 configs = dict(moco='../moco/mocov2_tma_conv6_1xb128_cifar10.py')
 matrix = [
