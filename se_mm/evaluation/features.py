@@ -28,18 +28,15 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def pooled(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Compute one feature vector per image.
+    """Compute one feature vector per image, shape (N, D), float32.
 
     If a backbone returns several feature maps, the last one is used. A map (N, C, H, W) is averaged
     over its positions. For tokens (N, L, C), the result is the class token if the backbone has one
     (it comes first, as in mmpretrain), else the mean of the tokens.
 
     Args:
-        module: A backbone in evaluation mode, see :func:`frozen`.
+        module: A backbone in evaluation mode.
         inputs: Preprocessed images, shape (N, 3, H, W), on the device of ``module``.
-
-    Returns:
-        Shape (N, D), float32, on the device of ``module``.
 
     Raises:
         TypeError: If the output is not a floating-point tensor, or a tuple or list ending in one.
@@ -61,15 +58,7 @@ def pooled(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def prepared(data_preprocessor: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Preprocess the images of a batch as the model would.
-
-    Args:
-        data_preprocessor: The model's data preprocessor.
-        batch: A batch of a dataloader, collated or pseudo-collated.
-
-    Returns:
-        Shape (N, 3, H, W), on the device of the preprocessor.
-    """
+    """Preprocess the images of a batch as the model would; it may be pseudo-collated."""
     inputs = batch['inputs']
     if not isinstance(inputs, Tensor):
         # mmpretrain's SelfSupDataPreprocessor would interpret a list of images as views.

@@ -18,9 +18,8 @@ from torch import Tensor
 
 from se_mm.smoothing.options import OptionError, check_count, check_number
 
-# Limit the memory for similarities: 1024 x 65536 in fp32 are 256 MB.
 QUERY_CHUNK = 1024
-BANK_CHUNK = 65536
+"""Images compared with the bank at a time: with 128,000 features, 0.5 GB of similarities."""
 
 
 class Probe(ABC):
@@ -34,14 +33,7 @@ class Probe(ABC):
         self.name = name
 
     def check(self, size: int) -> None:  # noqa: B027 -- most probes accept a bank of any size
-        """Reject a bank that is too small, before anything is computed.
-
-        Args:
-            size: Number of images in the bank.
-
-        Raises:
-            OptionError: If the probe needs more images.
-        """
+        """Raise OptionError if a bank of ``size`` images is too small, before it is read."""
 
     @abstractmethod
     def fit(self, features: Tensor, labels: Tensor) -> None:
@@ -66,7 +58,7 @@ class Probe(ABC):
 
 @TASK_UTILS.register_module()
 class KNNProbe(Probe):
-    """Weighted k-nearest-neighbour classifier, without training.
+    """Weighted k-nearest-neighbour classifier, without training; the bank is moved to the GPU.
 
     A neighbour with cosine similarity s votes for its class with weight exp(s / temperature):
     Wu et al., *Unsupervised Feature Learning via Non-Parametric Instance Discrimination*,
@@ -76,9 +68,6 @@ class KNNProbe(Probe):
         k: Number of neighbours, at least 1 and at most the size of the bank.
         temperature: Above 0; smaller values give more weight to the nearest neighbours.
         name: See :class:`Probe`.
-
-    Raises:
-        OptionError: If ``k`` or ``temperature`` is out of range.
     """
 
     def __init__(self, k: int = 20, temperature: float = 0.07, name: str = 'knn') -> None:
@@ -94,35 +83,22 @@ class KNNProbe(Probe):
             )
 
     def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Store the bank without copying it; see :meth:`Probe.fit`."""
+        """Store the bank; see :meth:`Probe.fit`."""
         self.check(len(features))
-        self._features, self._labels = features, labels
+        self._bank = F.normalize(features.to(get_device()), dim=1)
+        self._labels = labels.to(get_device())
 
     def scores(self, features: Tensor) -> Tensor:
         """See :meth:`Probe.scores`."""
         return torch.cat([self._votes(queries) for queries in torch.split(features, QUERY_CHUNK)])
 
     def _votes(self, queries: Tensor) -> Tensor:
-        device = get_device()
-        queries = F.normalize(queries.to(device), dim=1)
-        similarities = queries.new_empty(len(queries), 0)
-        labels = similarities.long()
-        for bank, bank_labels in zip(
-            torch.split(self._features, BANK_CHUNK),
-            torch.split(self._labels, BANK_CHUNK),
-            strict=True,
-        ):
-            candidates = queries @ F.normalize(bank.to(device), dim=1).T
-            candidates, nearest = candidates.topk(min(self.k, len(bank)), dim=1)
-            # Merge the best neighbours so far with the best of this chunk.
-            similarities = torch.cat([similarities, candidates], dim=1)
-            labels = torch.cat([labels, bank_labels.to(device)[nearest]], dim=1)
-            similarities, best = similarities.topk(min(self.k, similarities.shape[1]), dim=1)
-            labels = labels.gather(1, best)
+        similarities = F.normalize(queries.to(self._bank), dim=1) @ self._bank.T
+        similarities, nearest = similarities.topk(self.k, dim=1)
         # softmax is exp(s / temperature) up to a factor per row, and cannot overflow
         weights = (similarities / self.temperature).softmax(dim=1)
-        votes = queries.new_zeros(len(queries), int(self._labels.max()) + 1)
-        return votes.scatter_add_(1, labels, weights).cpu()
+        votes = weights.new_zeros(len(queries), int(self._labels.max()) + 1)
+        return votes.scatter_add_(1, self._labels[nearest], weights).cpu()
 
 
 @TASK_UTILS.register_module()
@@ -138,36 +114,24 @@ class LinearProbe(Probe):
         max_iter: Maximum number of L-BFGS iterations, at least 1. A probe that reaches it is used
             as it is.
         name: See :class:`Probe`.
-
-    Raises:
-        OptionError: If ``C`` or ``max_iter`` is out of range or scikit-learn is not installed.
     """
 
     def __init__(self, C: float = 1.0, max_iter: int = 200, name: str = 'linear') -> None:
-        super().__init__(name)
-        self.C = check_number('C', C, 0, float('inf'), open_low=True)
-        self.max_iter = check_count('max_iter', max_iter, low=1)
-        try:
-            import sklearn.linear_model  # noqa: F401 -- fail before training if it is missing
-        except ImportError as error:
-            raise OptionError('LinearProbe needs scikit-learn, which is not installed') from error
-
-    def fit(self, features: Tensor, labels: Tensor) -> None:
-        """See :meth:`Probe.fit`.
-
-        Raises:
-            OptionError: If the bank has a single class.
-        """
-        from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        if len(torch.unique(labels)) < 2:
-            raise OptionError('LinearProbe needs a bank of at least two classes, got one')
+        super().__init__(name)
+        check_number('C', C, 0, float('inf'), open_low=True)
+        check_count('max_iter', max_iter, low=1)
         self._model: Any = make_pipeline(
-            StandardScaler(), LogisticRegression(C=self.C, max_iter=self.max_iter)
+            StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)
         )
+
+    def fit(self, features: Tensor, labels: Tensor) -> None:
+        """See :meth:`Probe.fit`."""
+        from sklearn.exceptions import ConvergenceWarning
+
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', ConvergenceWarning)
             self._model.fit(features.numpy(), labels.numpy())

@@ -61,10 +61,7 @@ class SmoothedModel(BaseAveragedModel):
         self._total: Optional[int] = None
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Make one update, if one is due.
-
-        Args:
-            model: The student.
+        """Make one update from the student, if one is due.
 
         Raises:
             TeacherFault: If a tensor of the student has got another shape, or is gone.

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,6 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from se_mm.smoothing.options import OptionError, check_count
-
-Transform = Callable[[Tensor], Tensor]
 
 
 class BatchViews:
@@ -48,46 +46,38 @@ class BatchViews:
         if not views:
             raise OptionError(f'views must have a list of transforms for each view, got {views!r}')
         self.groups = check_count('groups', groups, 1)
-        self._views = [_composed(view) for view in views]
+        self._views = [nn.Sequential(*_transforms(view)) for view in views]
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """All views of some images.
-
-        Args:
-            images: ``(N, 3, H, W)`` uint8.
-        """
+        """Make all views of images, ``(N, 3, H, W)`` uint8."""
         return [self.view(images, index) for index in range(len(self._views))]
 
     def view(self, images: Tensor, index: int) -> Tensor:
-        """One of the views of some images."""
+        """Make one of the views."""
         view = self._views[index]
         return torch.cat([view(group) for group in images.chunk(self.groups)])
 
 
-def _composed(configs: Any) -> Transform:
+def _transforms(configs: Any) -> list[nn.Module]:
     from torchvision.transforms import v2
 
     if not isinstance(configs, Sequence) or not all(isinstance(c, Mapping) for c in configs):
         raise OptionError(f'a view must be a list of configs of transforms, got {configs!r}')
-    return v2.Compose([_transform(config) for config in configs] or [nn.Identity()])
-
-
-def _transform(config: Mapping[str, Any]) -> Transform:
-    from torchvision.transforms import v2
-
-    options = {**config}
-    name = options.pop('type', None)
-    kind = getattr(v2, str(name), None)
-    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
-        raise OptionError(
-            f"a view's transform must be one of torchvision.transforms.v2, got type={name!r}"
-        )
-    if 'transforms' in options:
-        options['transforms'] = [_transform(inner) for inner in options['transforms']]
-    try:
-        made: Transform = kind(**options)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f'{name} of a view cannot be built: {error}') from error
+    made = []
+    for config in configs:
+        options = {**config}
+        name = options.pop('type', None)
+        kind = getattr(v2, str(name), None)
+        if not isinstance(kind, type) or not issubclass(kind, nn.Module):
+            raise OptionError(
+                f"a view's transform must be one of torchvision.transforms.v2, got type={name!r}"
+            )
+        if 'transforms' in options:
+            options['transforms'] = _transforms(options['transforms'])
+        try:
+            made.append(kind(**options))
+        except (TypeError, ValueError) as error:
+            raise OptionError(f'{name} of a view cannot be built: {error}') from error
     return made
 
 
