@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 
-from se_mm.history.page import embedded, page, png
+from se_mm.page import embedded, page, png
 from se_mm.studies.comparison import MIN_SEEDS, notes
 
 # Okabe and Ito's colour-blind safe palette.

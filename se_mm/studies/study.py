@@ -11,10 +11,11 @@ from typing import Any, Optional
 
 from mmengine.config import Config
 
+from se_mm.checkpoints.write import whole_file
 from se_mm.engine.launch import config_file
 from se_mm.smoothing.options import OptionError, check_keys
 from se_mm.studies.matrix import Cell, matrix_cells, plain_cell, with_controls
-from se_mm.studies.runs import Run, write
+from se_mm.studies.runs import Run
 
 
 @dataclass(frozen=True)
@@ -76,21 +77,20 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
     cells = [(group, cell) for group, cells in study.groups.items() for cell in cells]
     for seed in study.seeds:  # Seed by seed, so that an interrupted study has complete seeds.
         for group, cell in cells:
-            folder = work_dir / group / cell.folder
-            folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / 'config.py').exists():
-                write(folder / 'config.py', cell.config.pretty_text)
+            config = work_dir / group / cell.folder / 'config.py'
+            if not config.exists():
+                with whole_file(None, config) as file:
+                    file.write_text(cell.config.pretty_text)
             cfg, options = deepcopy(cell.config), seed_options(cell.config, seed)
             cfg.merge_from_dict(options)
-            words = [*train, str(folder / 'config.py'), '--work-dir', str(folder / f'seed{seed}')]
-            words += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-            runs[group, cell.name, seed] = Run(
+            name, folder = (
                 f'{group} {cell.name}, seed {seed}'.strip(),
-                folder / f'seed{seed}',
-                words,
-                cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs') or 1,
-                cfg.to_dict(),
+                config.parent / f'seed{seed}',
             )
+            words = [*train, str(config), '--work-dir', str(folder), '--cfg-options']
+            words += [f'{key}={value}' for key, value in options.items()]
+            length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs') or 1
+            runs[group, cell.name, seed] = Run(name, folder, words, length, cfg.to_dict())
     return runs
 
 

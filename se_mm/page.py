@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from html import escape
 
 from jinja2 import Environment
 from matplotlib import pyplot as plt
@@ -27,7 +28,8 @@ def png(figure: Figure) -> bytes:
 
 def embedded(picture: bytes, alt: str) -> str:
     """Embed a PNG in an HTML page, with an alternative text."""
-    return _PICTURE.render(data=base64.b64encode(picture).decode(), alt=alt)
+    data = base64.b64encode(picture).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -36,7 +38,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 _templates = Environment(autoescape=True, trim_blocks=True)
-_PICTURE = _templates.from_string('<img alt="{{ alt }}" src="data:image/png;base64,{{ data }}">')
 _TABLE = _templates.from_string("""<div class="wide"><table><thead>
 <tr>{% for cell in header %}<th scope="col">{{ cell }}</th>{% endfor %}</tr>
 </thead><tbody>
