@@ -32,13 +32,7 @@ WHOLE = (
 
 
 class EvaluationLoop(BaseLoop):
-    """A loop that evaluates teacher and student on every readable image exactly once.
-
-    Args:
-        runner: The runner.
-        dataloader: The labelled evaluation images; ``val_dataloader`` or ``test_dataloader``.
-        on: ``'teacher'``, ``'student'`` or a list of both.
-    """
+    """A loop that evaluates teacher and student on every readable image exactly once."""
 
     def __init__(
         self, runner: Runner, dataloader: DataLoader | dict, on: str | Sequence[str]

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,18 +54,3 @@ def pooled(module: nn.Module, inputs: Tensor) -> Tensor:
         has_class_token = getattr(module, 'cls_token', None) is not None
         output = output[:, 0] if has_class_token else output.mean(dim=1)
     return output.float()
-
-
-def prepared(data_preprocessor: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Preprocess the images of a batch as the model would; it may be pseudo-collated."""
-    inputs = batch['inputs']
-    if not isinstance(inputs, Tensor):
-        # mmpretrain's SelfSupDataPreprocessor would interpret a list of images as views.
-        inputs = torch.stack(list(inputs))
-    data = {'inputs': inputs, 'data_samples': batch['data_samples']}
-    return data_preprocessor(data, False)['inputs']
-
-
-def labels_of(data_samples: Iterable[Any]) -> Tensor:
-    """Return the labels of a batch, shape (N,), int64, on the CPU."""
-    return torch.cat([sample.gt_label.reshape(1).cpu().long() for sample in data_samples])

@@ -27,13 +27,10 @@ class PretrainedCheckHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Compare modules with their checkpoints, before the weights are initialised.
 
-        Args:
-            runner: The runner. A run that only validates or tests is not checked.
-
         Raises:
             OptionError: If a checkpoint cannot be read or lacks a tensor of its module.
         """
-        if not isinstance(runner._train_loop, BaseLoop):
+        if not isinstance(runner._train_loop, BaseLoop):  # A validation or a test.
             return
         for name, module in plain_model(runner.model).named_modules():
             configs = getattr(module, 'init_cfg', None) or []

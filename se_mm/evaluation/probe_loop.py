@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence, Sized
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader
 
 from se_mm.datasets.class_checks import check_metrics, check_same_classes
 from se_mm.evaluation.evaluation_loop import NETWORKS, EvaluationLoop, checked_classes
-from se_mm.evaluation.features import frozen, labels_of, pooled, prepared
+from se_mm.evaluation.features import frozen, pooled
 from se_mm.evaluation.probes import Probe
 from se_mm.rng import rng_untouched
-from se_mm.smoothing.options import OptionError, did_you_mean
+from se_mm.smoothing.options import OptionError
 from se_mm.teachers import bound_teacher
 from se_mm.teachers.base import submodule
 
@@ -52,8 +52,8 @@ class ProbeLoop(EvaluationLoop):
             counterpart of it is used for the teacher.
 
     Raises:
-        OptionError: If an option is invalid, or does not fit the model or the data. The latter is
-            checked on the first image before the first iteration.
+        OptionError: If an option is invalid, or before the first iteration if it does not fit the
+            model or the data.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ProbeLoop(EvaluationLoop):
             bank = {'sampler': dict(type='DefaultSampler', shuffle=False), **bank}
         loader = runner.build_dataloader(bank, seed=runner.seed)
         self.bank: DataLoader = self._checked('bank', loader, bank)
-        self.probes = [_build_probe(probe) for probe in probes]
+        self.probes: list[Probe] = [TASK_UTILS.build(probe) for probe in probes]
         self.layer = layer
         # Hooks that keep a teacher beside the model create it in before_run, after the loops exist.
         runner.register_hook(_CheckHook(self), priority='VERY_LOW')
@@ -84,7 +84,7 @@ class ProbeLoop(EvaluationLoop):
             bank, images = self._read_bank(modules), self._read_images(modules)
             for who in self.on:
                 for probe in self.probes:
-                    fitted = copy.copy(probe)  # Dropped afterwards, with the features it may keep.
+                    fitted = deepcopy(probe)  # Dropped afterwards, with the features it may keep.
                     fitted.fit(bank[who], bank['labels'])
                     scores = fitted.scores(images[who])
                     self._measure(f'{who}_{probe.name}', scores, images['labels'], metrics)
@@ -112,9 +112,15 @@ class ProbeLoop(EvaluationLoop):
 
     def _features(self, modules: Mapping[str, nn.Module], batch: Any) -> dict[str, Tensor]:
         """Return the features of a batch by network, and its ``labels``."""
-        inputs = prepared(self._model.data_preprocessor, batch)
+        inputs, samples = batch['inputs'], batch['data_samples']
+        if not isinstance(inputs, Tensor):
+            # mmpretrain's SelfSupDataPreprocessor would interpret a list of images as views.
+            inputs = torch.stack(list(inputs))
+        data = {'inputs': inputs, 'data_samples': samples}
+        inputs = self._model.data_preprocessor(data, False)['inputs']
         features = {who: pooled(module, inputs) for who, module in modules.items()}
-        return {**features, 'labels': labels_of(batch['data_samples'])}
+        labels = torch.cat([sample.gt_label.reshape(1).cpu().long() for sample in samples])
+        return {**features, 'labels': labels}
 
     def _measure(
         self, name: str, scores: Tensor, labels: Tensor, metrics: dict[str, float]
@@ -163,10 +169,8 @@ class ProbeLoop(EvaluationLoop):
         self._check_classes()
         modules = self._modules()
         with rng_untouched(), frozen(modules.values()):
-            for key, loader in (
-                (f'{self._stage}_dataloader', self.dataloader),
-                ('bank', self.bank),
-            ):
+            loaders = {f'{self._stage}_dataloader': self.dataloader, 'bank': self.bank}
+            for key, loader in loaders.items():
                 sample = loader.dataset[0]
                 _check_sample(key, sample)
             try:
@@ -195,16 +199,6 @@ class _CheckHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         self.loop.check()
-
-
-def _build_probe(config: dict) -> Probe:
-    kind = config.get('type')
-    if isinstance(kind, str) and TASK_UTILS.get(kind) is None:
-        raise OptionError(
-            f'probes.type must be KNNProbe, LinearProbe or a class registered in TASK_UTILS, got '
-            f'{kind!r}.{did_you_mean(kind, TASK_UTILS.module_dict)}'
-        )
-    return TASK_UTILS.build(config)
 
 
 def _check_sample(key: str, sample: Any) -> None:

@@ -7,35 +7,31 @@ To add a probe, register a subclass of :class:`Probe` in ``mmengine.registry.TAS
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from mmengine.device import get_device
 from mmengine.registry import TASK_UTILS
 from torch import Tensor
 
 from se_mm.smoothing.options import OptionError, check_count, check_number
 
-QUERY_CHUNK = 1024
-"""Images compared with the bank at a time: with 128,000 features, 0.5 GB of similarities."""
 
-
-class Probe(ABC):
-    """Base of classifiers that are fitted to labelled features and score others.
+class Probe:
+    """A classifier of scikit-learn that is fitted to labelled features and scores others.
 
     Args:
         name: Its name in metrics: ``teacher_{name}/top1``.
+        model: The classifier; it must have ``predict_proba``.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, model: Any) -> None:
         self.name = name
+        self.model = model
 
-    def check(self, size: int) -> None:  # noqa: B027 -- most probes accept a bank of any size
+    def check(self, size: int) -> None:
         """Raise OptionError if a bank of ``size`` images is too small, before it is read."""
 
-    @abstractmethod
     def fit(self, features: Tensor, labels: Tensor) -> None:
         """Fit the probe to the bank.
 
@@ -43,8 +39,13 @@ class Probe(ABC):
             features: Shape (N, D), float32, on the CPU.
             labels: Shape (N,), int64, on the CPU, all at least 0.
         """
+        from sklearn.exceptions import ConvergenceWarning
 
-    @abstractmethod
+        self.check(len(features))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', ConvergenceWarning)
+            self.model.fit(features.numpy(), labels.numpy())
+
     def scores(self, features: Tensor) -> Tensor:
         """Score every class for every image; call after :meth:`fit`.
 
@@ -54,11 +55,15 @@ class Probe(ABC):
         Returns:
             Shape (M, largest label of the bank + 1), float32, on the CPU; rows sum to 1.
         """
+        known = torch.from_numpy(self.model.classes_)
+        scores = torch.zeros(len(features), int(known.max()) + 1)
+        scores[:, known] = torch.from_numpy(self.model.predict_proba(features.numpy())).float()
+        return scores
 
 
 @TASK_UTILS.register_module()
 class KNNProbe(Probe):
-    """Weighted k-nearest-neighbour classifier, without training; the bank is moved to the GPU.
+    """Weighted k-nearest-neighbour classifier, without training.
 
     A neighbour with cosine similarity s votes for its class with weight exp(s / temperature):
     Wu et al., *Unsupervised Feature Learning via Non-Parametric Instance Discrimination*,
@@ -71,9 +76,16 @@ class KNNProbe(Probe):
     """
 
     def __init__(self, k: int = 20, temperature: float = 0.07, name: str = 'knn') -> None:
-        super().__init__(name)
+        from sklearn.neighbors import KNeighborsClassifier
+
         self.k = check_count('k', k, low=1)
-        self.temperature = check_number('temperature', temperature, 0, float('inf'), open_low=True)
+        check_number('temperature', temperature, 0, float('inf'), open_low=True)
+
+        def weights(distances: np.ndarray) -> np.ndarray:
+            # Relative to the nearest, whose weight is 1, so that not all vanish.
+            return np.exp((distances.min(axis=1, keepdims=True) - distances) / temperature)
+
+        super().__init__(name, KNeighborsClassifier(k, metric='cosine', weights=weights))
 
     def check(self, size: int) -> None:
         """See :meth:`Probe.check`."""
@@ -82,28 +94,10 @@ class KNNProbe(Probe):
                 f'k must be at most {size}, the number of images in the bank, got {self.k}'
             )
 
-    def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Store the bank; see :meth:`Probe.fit`."""
-        self.check(len(features))
-        self._bank = F.normalize(features.to(get_device()), dim=1)
-        self._labels = labels.to(get_device())
-
-    def scores(self, features: Tensor) -> Tensor:
-        """See :meth:`Probe.scores`."""
-        return torch.cat([self._votes(queries) for queries in torch.split(features, QUERY_CHUNK)])
-
-    def _votes(self, queries: Tensor) -> Tensor:
-        similarities = F.normalize(queries.to(self._bank), dim=1) @ self._bank.T
-        similarities, nearest = similarities.topk(self.k, dim=1)
-        # softmax is exp(s / temperature) up to a factor per row, and cannot overflow
-        weights = (similarities / self.temperature).softmax(dim=1)
-        votes = weights.new_zeros(len(queries), int(self._labels.max()) + 1)
-        return votes.scatter_add_(1, self._labels[nearest], weights).cpu()
-
 
 @TASK_UTILS.register_module()
 class LinearProbe(Probe):
-    """Multinomial logistic regression on standardised features, by scikit-learn (L-BFGS).
+    """Multinomial logistic regression on standardised features (L-BFGS).
 
     Deterministic, without augmentation, and takes seconds for a few thousand images, so it suits
     monitoring a run. The linear evaluation reported in papers is a separate training, see
@@ -121,24 +115,7 @@ class LinearProbe(Probe):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        super().__init__(name)
         check_number('C', C, 0, float('inf'), open_low=True)
         check_count('max_iter', max_iter, low=1)
-        self._model: Any = make_pipeline(
-            StandardScaler(), LogisticRegression(C=C, max_iter=max_iter)
-        )
-
-    def fit(self, features: Tensor, labels: Tensor) -> None:
-        """See :meth:`Probe.fit`."""
-        from sklearn.exceptions import ConvergenceWarning
-
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', ConvergenceWarning)
-            self._model.fit(features.numpy(), labels.numpy())
-
-    def scores(self, features: Tensor) -> Tensor:
-        """See :meth:`Probe.scores`."""
-        known = torch.from_numpy(self._model.classes_)
-        scores = torch.zeros(len(features), int(known.max()) + 1)
-        scores[:, known] = torch.from_numpy(self._model.predict_proba(features.numpy())).float()
-        return scores
+        logistic = LogisticRegression(C=C, max_iter=max_iter)
+        super().__init__(name, make_pipeline(StandardScaler(), logistic))

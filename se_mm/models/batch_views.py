@@ -37,9 +37,6 @@ class BatchViews:
             ``torchvision.transforms.v2`` (https://pytorch.org/vision/stable/transforms.html). The
             option ``transforms``, as that of ``RandomChoice``, may hold configs in turn.
         groups: Groups of a batch, at least 1.
-
-    Raises:
-        OptionError: If there is no view, or a transform is unknown or refuses its options.
     """
 
     def __init__(self, views: Sequence[Sequence[Mapping[str, Any]]], groups: int = 32) -> None:
@@ -66,18 +63,10 @@ def _transforms(configs: Any) -> list[nn.Module]:
     made = []
     for config in configs:
         options = {**config}
-        name = options.pop('type', None)
-        kind = getattr(v2, str(name), None)
-        if not isinstance(kind, type) or not issubclass(kind, nn.Module):
-            raise OptionError(
-                f"a view's transform must be one of torchvision.transforms.v2, got type={name!r}"
-            )
+        kind = getattr(v2, options.pop('type'))
         if 'transforms' in options:
             options['transforms'] = _transforms(options['transforms'])
-        try:
-            made.append(kind(**options))
-        except (TypeError, ValueError) as error:
-            raise OptionError(f'{name} of a view cannot be built: {error}') from error
+        made.append(kind(**options))
     return made
 
 
@@ -85,12 +74,8 @@ def _transforms(configs: Any) -> list[nn.Module]:
 class BatchViewsPreprocessor(BaseDataPreprocessor):
     """A data preprocessor that makes the views of self-supervised methods on the model's device.
 
-    The pipeline of the data set then packs each image once, as uint8, all of one size.
-
-    Args:
-        views: See :class:`BatchViews`.
-        groups: See :class:`BatchViews`.
-        **options: Options of mmpretrain's ``SelfSupDataPreprocessor``, such as ``mean``.
+    The pipeline of the data set then packs each image once, as uint8, all of one size. Options are
+    those of :class:`BatchViews` and of mmpretrain's ``SelfSupDataPreprocessor``, such as ``mean``.
     """
 
     def __init__(self, views: Any, groups: int = 32, **options: Any) -> None:
@@ -101,12 +86,7 @@ class BatchViewsPreprocessor(BaseDataPreprocessor):
         self.images = SelfSupDataPreprocessor(**options)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Make the views, if the batch is for training, and normalise the images.
-
-        Args:
-            data: ``inputs`` is ``(N, 3, H, W)`` uint8; ``data_samples`` are as they come.
-            training: Whether the batch is for training.
-        """
+        """Make the views of ``inputs``, ``(N, 3, H, W)`` uint8, if training; normalise them."""
         data = self.cast_data(data)
         if training:
             data['inputs'] = self._views(data['inputs'])

@@ -263,7 +263,6 @@ def test_two_ranks_measure_what_one_measures(checkpoint, tmp_path):
         ),
         (dict(layer='head'), "layer must be in the student of 'target_net'.*got 'head'"),
         (dict(layer='neck'), "layer='neck' cannot be probed"),
-        (dict(probes=[dict(type='KNNProb')]), "got 'KNNProb'. Did you mean 'KNNProbe'"),
         (dict(probes=[dict(type='KNNProbe', k=BANK + 1)]), f'k must be .*, got {BANK + 1}'),
         (dict(probes=[dict(type='KNNProbe')] * 2), 'probes must be one or more distinct'),
         (dict(probes=[]), 'probes must be one or more'),
@@ -280,6 +279,12 @@ def test_what_a_config_gets_wrong_is_said_before_the_first_iteration(options, me
     with pytest.raises(OptionError, match=message) as raised:
         runner.train()
     assert '\n' not in str(raised.value) and runner.iter == 0
+
+
+def test_unknown_probe_is_refused_by_its_registry(tmp_path):
+    config = byol_run(tmp_path, val_cfg=probe_config(probes=[dict(type='KNNProb')]))
+    with pytest.raises(KeyError, match='KNNProb is not in'):
+        Runner.from_cfg(config).train()
 
 
 def test_unlabelled_evaluation_images_are_refused_before_the_first_iteration(tmp_path):

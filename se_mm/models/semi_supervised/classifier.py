@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import logging
 from copy import deepcopy
+from math import inf
 from typing import Any, Optional
 
 import torch
@@ -60,9 +61,6 @@ class SemiSupervisedClassifier(BaseModel):
         data_preprocessor: Config of the data preprocessor; its type can be left out. None: that of
             ``classifier``.
         init_cfg: As in every module of MMEngine.
-
-    Raises:
-        OptionError: If an option is unknown or out of range.
     """
 
     def __init__(
@@ -98,9 +96,7 @@ class SemiSupervisedClassifier(BaseModel):
         self.label_statistics = check_choice('label_statistics', label_statistics, statistics)
         self.predict_on = check_choice('predict_on', predict_on, NETWORKS)
         self.consistency = check_choice('consistency', consistency, losses)
-        self.unlabelled_weight = check_number(
-            'unlabelled_weight', unlabelled_weight, 0, float('inf')
-        )
+        self.unlabelled_weight = check_number('unlabelled_weight', unlabelled_weight, 0, inf)
         self.ramp_up = check_number('ramp_up', ramp_up, 0, 1)
         self.student = MODELS.build(classifier)
         if not getattr(self.student, 'with_head', False):
@@ -164,9 +160,8 @@ class SemiSupervisedClassifier(BaseModel):
             predicted = logits[: len(to_label)].detach()
         learnt = logits[-len(to_learn) :]
         losses = self._labelled_losses(_rows(feats, 0, len(labels)), labels)
-        losses['loss_unlabelled'] = self._weight() * self._unlabelled_loss(
-            learnt, predicted, labels, data_samples['truth']
-        )
+        loss = self._unlabelled_loss(learnt, predicted, labels, data_samples['truth'])
+        losses['loss_unlabelled'] = self._weight() * loss
         return losses
 
     def _labelled_losses(self, feats: Any, labels: Tensor) -> dict[str, Tensor]:
@@ -174,10 +169,8 @@ class SemiSupervisedClassifier(BaseModel):
 
         samples = [DataSample().set_gt_label(label.reshape(1)) for label in labels]
         losses = self.student.head.loss(feats, samples)
-        return {
-            ('loss_labelled' if name == 'loss' else f'labelled_{name}'): value
-            for name, value in losses.items()
-        }
+        names = {name: f'labelled_{name}' for name in losses} | {'loss': 'loss_labelled'}
+        return {names[name]: value for name, value in losses.items()}
 
     def _unlabelled_loss(
         self, logits: Tensor, predicted: Tensor, labels: Tensor, truth: Tensor

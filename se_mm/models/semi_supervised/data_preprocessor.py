@@ -45,12 +45,8 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise the images, and move everything to the model's device.
 
-        Args:
-            data: ``inputs`` is ``dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])``, uint8,
-                and ``data_samples`` is ``dict(labels=(B,), truth=(U,))``, int64, as returned by
-                :func:`se_mm.datasets.collate_views`; or both are as in mmpretrain's
-                classification.
-            training: Whether the batch is for training.
+        The batch is as :func:`se_mm.datasets.collate_views` returns it, or as in mmpretrain's
+        classification.
         """
         if not isinstance(data['inputs'], Mapping):
             return self.images(data, training)
@@ -71,12 +67,7 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
 
 
 def preprocessor_config(outer: Optional[Mapping], classifier: Mapping) -> dict[str, Any]:
-    """Return the config of a semi-supervised model's data preprocessor.
-
-    Args:
-        outer: ``data_preprocessor`` in the model's config.
-        classifier: Config of its classifier, whose ``data_preprocessor`` is used if the model has
-            none.
+    """Return the config of a model's data preprocessor: its own, or else its classifier's.
 
     Raises:
         OptionError: If the two disagree, or one has another type or mixes images.

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Published methods, each a combination of parts of the semi-supervised classifier.
-
-Their other options are those of the class that they share.
-"""
+"""Published methods, each a combination of parts of the semi-supervised classifier."""
 
 from __future__ import annotations
 
@@ -38,11 +35,8 @@ class PseudoLabel(FixMatch):
     """Pseudo-label: the student learns its own confident predictions on a weak view.
 
     Source: Lee, ICML workshops 2013, with a threshold as in later comparisons. Batches have one
-    weak view of an unlabelled image. By default ``labeller='student'`` and ``ramp_up=0.4``.
-
-    Args:
-        classifier: Config of any image classifier of mmpretrain.
-        **options: Options of :class:`FixMatch`.
+    weak view of an unlabelled image. Options are those of :class:`FixMatch`, by default
+    ``labeller='student'`` and ``ramp_up=0.4``.
     """
 
     def __init__(self, classifier: dict, **options: Any) -> None:
@@ -54,11 +48,8 @@ class MeanTeacher(SemiSupervisedClassifier):
     """Mean Teacher: the student matches the teacher's probabilities on another weak view.
 
     Source: Tarvainen and Valpola, NeurIPS 2017, with their mean squared error. Batches have two
-    weak views of an unlabelled image. By default ``unlabelled_weight=50`` and ``ramp_up=0.4``.
-
-    Args:
-        classifier: Config of any image classifier of mmpretrain.
-        **options: Options of :class:`SemiSupervisedClassifier`.
+    weak views of an unlabelled image. Options are those of :class:`SemiSupervisedClassifier`, by
+    default ``unlabelled_weight=50`` and ``ramp_up=0.4``.
     """
 
     def __init__(self, classifier: dict, **options: Any) -> None:
@@ -69,12 +60,7 @@ class MeanTeacher(SemiSupervisedClassifier):
 
 @MODELS.register_module()
 class SupervisedOnly(SemiSupervisedClassifier):
-    """Baseline that trains on the labelled images only.
-
-    Args:
-        classifier: Config of any image classifier of mmpretrain.
-        **options: Options of :class:`SemiSupervisedClassifier`, except ``labeller``.
-    """
+    """Baseline that trains on the labelled images only: ``labeller=None``."""
 
     def __init__(self, classifier: dict, **options: Any) -> None:
         super().__init__(classifier, labeller=None, **options)

@@ -45,11 +45,8 @@ class DistributionAlignment(nn.Module):
         """Update the means with this batch, then align it.
 
         Args:
-            probabilities: Predictions of the labeller, shape (N, num_classes), float32.
+            probabilities: Predictions of the labeller, shape (N, num_classes), as the result.
             labels: Labels of the labelled images, shape (B,), int64.
-
-        Returns:
-            Shape (N, num_classes), float32; each row sums to 1.
         """
         self._follow(self.predicted, probabilities.mean(dim=0))
         if self.target == 'labelled':
@@ -75,15 +72,7 @@ class Acceptance(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, probabilities: Tensor) -> Tensor:
-        """Weight each pseudo-label.
-
-        Args:
-            probabilities: Predictions of the labeller, shape (N, num_classes), float32, without
-                gradient.
-
-        Returns:
-            Weights, shape (N,), float32, in [0, 1]; 0 ignores the image.
-        """
+        """Map probabilities (N, num_classes) to weights (N,) in [0, 1]; 0 ignores the image."""
 
 
 @MODELS.register_module()
