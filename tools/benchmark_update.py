@@ -48,6 +48,7 @@ from se_mm.environment import processor  # noqa: E402
 from se_mm.home import find_config  # noqa: E402
 from se_mm.smoothing import GRANULARITIES, OptionError, Settings, Smoother, keep_prob_schedule  # noqa: E402
 from se_mm.smoothing.kernels import cpu, cuda  # noqa: E402
+from se_mm.smoothing.options import check_count  # noqa: E402
 from se_mm.smoothing.units import Pair, Units  # noqa: E402
 from se_mm.smoothing.update import draw_picks  # noqa: E402
 
@@ -352,21 +353,19 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        '--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='default: all'
-    )
-    parser.add_argument('--keep-prob', type=float, default=0.7, help='for SE and STS')
-    parser.add_argument('--updates', type=int, default=60, help='timed updates of each contestant')
-    parser.add_argument('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    add = parser.add_argument
+    add('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='default: all')
+    add('--keep-prob', type=float, default=0.7, help='for SE and STS')
+    add('--updates', type=int, default=60, help='timed updates of each contestant')
+    add('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
+    add('--device', choices=('cpu', 'cuda'), default='cpu')
     return parser.parse_args()
 
 
 def main() -> None:
     """Run the benchmark."""
     args = parse_args()
-    if args.updates < 1:
-        raise OptionError(f'--updates must be an integer >= 1, got {args.updates}')
+    check_count('--updates', args.updates, 1)
     keep_prob_schedule('--keep-prob', args.keep_prob)
     set_up(args.device, args.threads)
     kernel = cuda.triton_kernel if args.device == 'cuda' else cpu.cpu_kernel

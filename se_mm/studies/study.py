@@ -47,11 +47,10 @@ def read_study(path: str) -> Optional[dict[str, Any]]:
 def make_study(study: Mapping[str, Any]) -> Study:
     """Make a study, or raise OptionError if an option is invalid or missing.
 
-    Args:
-        study: ``configs``: name -> path of a training config; ``matrix``: a dict or list of dicts
-            over each config, see :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare
-            the configs as they are; ``seeds``; ``metrics`` of the final evaluation;
-            ``cfg_options``: changes to every config, as dotted keys.
+    Its options are ``configs``: name -> path of a training config; ``matrix``: a dict or list of
+    dicts over each config, see :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare the
+    configs as they are; ``seeds``; ``metrics`` of the final evaluation; ``cfg_options``: changes to
+    every config, as dotted keys.
     """
     for key in ('configs', 'seeds', 'metrics'):
         if not study.get(key):
@@ -59,8 +58,8 @@ def make_study(study: Mapping[str, Any]) -> Study:
     cfgs = {name: Config.fromfile(config_file(path)) for name, path in study['configs'].items()}
     for cfg in cfgs.values():
         cfg.merge_from_dict(study.get('cfg_options', {}))
-    if study['matrix']:
-        parts = study['matrix'] if isinstance(study['matrix'], list) else [study['matrix']]
+    if matrix := study['matrix']:
+        parts = matrix if isinstance(matrix, list) else [matrix]
         groups = {name: matrix_cells(cfg, parts) for name, cfg in cfgs.items()}
     else:
         groups = {'': with_controls(plain_cell(name, cfg) for name, cfg in cfgs.items())}
