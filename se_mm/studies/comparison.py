@@ -71,7 +71,7 @@ def compare(study: Study, runs: Mapping[tuple[str, str, int], Run]) -> pd.DataFr
             row |= {'reference': reference, 'control': cell.control, 'values': own.to_dict()}
             row |= {'mean': own.mean(), 'deviation': own.std()}
             for prefix, name in (('', reference), ('matched_', cell.control)):
-                other = None if name == cell.name else values.get(name)
+                other = None if name in (None, cell.name) else values.get(name)
                 found = _NOT_COMPARED if other is None else paired_difference(own, other)
                 row |= {f'{prefix}{key}': value for key, value in found.items()}
             rows.append(row)
