@@ -71,7 +71,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.10,<3.13',
     packages=find_packages(include=['se_mm', 'se_mm.*']),
-    package_data={'se_mm.smoothing.kernels': ['*.c'], 'se_mm.studies': ['templates/*']},
+    package_data={'se_mm.smoothing.kernels': ['*.c'], 'se_mm': ['templates/*']},
     ext_modules=[CPU_KERNEL],
     cmdclass={'build_py': BuildPy},
     options={'bdist_wheel': {'py_limited_api': 'cp310'}},

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]  # Lets it run from a checkout.
 
 # Contestant -> the labeller and the strong view.
 OURS = {
@@ -353,25 +353,25 @@ def rate(args: argparse.Namespace, name: str, *options: str) -> float:
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Compare the speed of FixMatch implementations.')
-    parser.add_argument('--kekmodel', help='a clone of github.com/kekmodel/FixMatch-pytorch')
-    parser.add_argument('--torchssl', help='a clone of github.com/TorchSSL/TorchSSL')
-    parser.add_argument('--batch-size', type=int, default=8, help='labelled images per batch')
-    parser.add_argument('--mu', type=int, default=7, help='unlabelled images per labelled one')
-    parser.add_argument('--iters', type=int, default=8, help='timed iterations')
-    parser.add_argument('--warm-up', type=int, default=2, help='iterations before the timed ones')
-    parser.add_argument('--rounds', type=int, default=3, help='turns per contestant')
-    parser.add_argument('--workers', type=int, default=1, help='worker processes per dataloader')
-    parser.add_argument('--depth', type=int, default=28)
-    parser.add_argument('--width', type=int, default=2)
-    parser.add_argument(
-        '--threads', type=int, default=int(os.environ.get('OMP_NUM_THREADS') or os.cpu_count() or 1)
-    )
-    parser.add_argument('--data-root', type=Path, help="folder of CIFAR-10's files")
-    parser.add_argument('--out', type=Path, help='also write the tables to this Markdown file')
-    parser.add_argument('--contestant', choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
-    parser.add_argument('--views', action='store_true', help=argparse.SUPPRESS)
-    parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
-    parser.add_argument('--scratch', type=Path, help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add('--kekmodel', help='a clone of github.com/kekmodel/FixMatch-pytorch')
+    add('--torchssl', help='a clone of github.com/TorchSSL/TorchSSL')
+    add('--batch-size', type=int, default=8, help='labelled images per batch')
+    add('--mu', type=int, default=7, help='unlabelled images per labelled one')
+    add('--iters', type=int, default=8, help='timed iterations')
+    add('--warm-up', type=int, default=2, help='iterations before the timed ones')
+    add('--rounds', type=int, default=3, help='turns per contestant')
+    add('--workers', type=int, default=1, help='worker processes per dataloader')
+    add('--depth', type=int, default=28)
+    add('--width', type=int, default=2)
+    threads = int(os.environ.get('OMP_NUM_THREADS') or os.cpu_count() or 1)
+    add('--threads', type=int, default=threads)
+    add('--data-root', type=Path, help="folder of CIFAR-10's files")
+    add('--out', type=Path, help='also write the tables to this Markdown file')
+    add('--contestant', choices=[*OURS, *PEERS], help=argparse.SUPPRESS)
+    add('--views', action='store_true', help=argparse.SUPPRESS)
+    add('--folder', type=Path, help=argparse.SUPPRESS)
+    add('--scratch', type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     least = dict(batch_size=1, mu=1, iters=1, warm_up=1, rounds=1, workers=0, width=1, threads=1)
     for key, low in least.items():
@@ -394,13 +394,9 @@ def parse_args() -> argparse.Namespace:
 
 def compare(args: argparse.Namespace) -> None:
     """Measure the contestants in turns, and show the tables."""
+    import benchmark_update as bench
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
-    from se_mm.environment import processor
-
-    console = Console()
     peers = [n for n, f in (('kekmodel', args.kekmodel), ('TorchSSL', args.torchssl)) if f]
     names = [*OURS, *peers]
     rates: dict[str, list[float]] = {name: [] for name in names}
@@ -409,36 +405,28 @@ def compare(args: argparse.Namespace) -> None:
         for name in names:
             views[name].append(rate(args, name, '--views'))
             rates[name].append(rate(args, name))
-            console.print(f'round {turn + 1}, {name}: {rates[name][-1]:.3f} iterations per second')
+            print(f'round {turn + 1}, {name}: {rates[name][-1]:.3f} iterations per second')
     machine = (
-        f'{processor()}, {os.cpu_count()} cores, {args.threads} threads, '
+        f'{bench.machine("cpu")}, {os.cpu_count()} cores, {args.threads} threads, '
         f'{"GPU" if torch.cuda.is_available() else "no GPU"}, torch {torch.__version__}; '
         f'WRN-{args.depth}-{args.width}, batches of {args.batch_size} + 2 x '
         f'{args.mu * args.batch_size}, {args.iters} iterations, {args.rounds} rounds'
     )
-    lines = [machine, '']
-    for title, values in (
-        ('iterations per second', rates),
-        ('unlabelled images per second', views),
-    ):
-        fastest = max(statistics.median(values[peer]) for peer in peers)
-        table = Table(title=title)
-        header = ['', 'labels', 'strong view', 'median', 'least', 'most', 'of the faster peer']
-        rows = []
-        for name in names:
-            middle = statistics.median(values[name])
-            numbers = [f'{value:.3g}' for value in (middle, min(values[name]), max(values[name]))]
-            rows.append([name, *{**OURS, **PEERS}[name], *numbers, f'{middle / fastest:.2f}'])
-        for column in header:
-            table.add_column(column)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        lines += [f'{title}:', '']
-        lines += [f'| {" | ".join(row)} |' for row in [header, ['---'] * len(header), *rows]] + ['']
-    console.print(machine)
-    if args.out:
-        args.out.write_text('\n'.join(lines))
+    header = ['', 'labels', 'strong view', 'median', 'least', 'most', 'of the faster peer']
+    with contextlib.ExitStack() as stack:
+        files = [sys.stdout, *([stack.enter_context(args.out.open('w'))] if args.out else [])]
+        for file in files:
+            print(machine, file=file)
+        for title, values in (('iterations', rates), ('unlabelled images', views)):
+            fastest = max(statistics.median(values[peer]) for peer in peers)
+            rows = []
+            for name in names:
+                middle = statistics.median(values[name])
+                numbers = [middle, min(values[name]), max(values[name])]
+                cells = [f'{value:.3g}' for value in numbers] + [f'{middle / fastest:.2f}']
+                rows.append([name, *{**OURS, **PEERS}[name], *cells])
+            for file in files:
+                bench.print_table(f'{title} per second:', header, rows, file)
 
 
 def main() -> int:

@@ -14,13 +14,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import logging
-import platform
 import statistics
 import sys
 import tempfile
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +25,18 @@ import torch
 from torch.utils.data import Dataset
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]  # Lets it run from a checkout.
 
+import benchmark_update as bench  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.device import get_device  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import DATASETS, FUNCTIONS, HOOKS, init_default_scope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-import se_mm  # noqa: E402
 from se_mm.engine.launch import run_tool  # noqa: E402
 from se_mm.home import find_config  # noqa: E402
-from se_mm.smoothing import OptionError  # noqa: E402
+from se_mm.smoothing.options import check_count  # noqa: E402
 
 STOCK = {
     'byol': "stock config (mmpretrain's CosineEMA)",
@@ -88,20 +85,17 @@ class RandomBatches(Dataset):
             shape = count, 3, size, size
             return torch.randint(0, 256, shape, dtype=torch.uint8, device=get_device())
 
+        def labels(count: int) -> torch.Tensor:
+            return torch.randint(0, 10, (count,), device=get_device())
+
+        many = 7 * images
         self.batches: list[dict[str, Any]] = []
         for _ in range(2):
-            if method == 'byol':
-                samples: Any = [DataSample() for _ in range(images)]
-                inputs: Any = [pixels(images), pixels(images)]
-            else:
-                samples = {
-                    name: torch.randint(0, 10, (count,), device=get_device())
-                    for name, count in (('labels', images), ('truth', 7 * images))
-                }
-                inputs = {
-                    'labelled': pixels(images),
-                    'views': [pixels(7 * images), pixels(7 * images)],
-                }
+            samples: Any = [DataSample() for _ in range(images)]
+            inputs: Any = [pixels(images), pixels(images)]
+            if method == 'fixmatch':
+                samples = {'labels': labels(images), 'truth': labels(many)}
+                inputs = {'labelled': pixels(images), 'views': [pixels(many), pixels(many)]}
             self.batches.append({'inputs': inputs, 'data_samples': samples})
 
     def __len__(self) -> int:
@@ -164,14 +158,13 @@ def times_of(hooks: Hooks, args: argparse.Namespace, folder: str) -> list[float]
     cfg.param_scheduler = cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
     cfg.test_cfg = cfg.test_dataloader = cfg.test_evaluator = None
     cfg.train_cfg = dict(type='IterBasedTrainLoop', max_iters=args.iters + args.warm_up)
+    images = dict(method=args.method, images=args.batch_size, size=args.size)
     cfg.train_dataloader = dict(
         batch_size=1,
         num_workers=0,
         sampler=dict(type='InfiniteSampler'),
         collate_fn=dict(type='the_batch'),
-        dataset=dict(
-            type='RandomBatches', method=args.method, images=args.batch_size, size=args.size
-        ),
+        dataset=dict(type='RandomBatches', **images),
     )
     cfg.env_cfg = dict(cudnn_benchmark=args.cudnn_benchmark, dist_cfg=dict(backend='nccl'))
     cfg.work_dir, cfg.log_level, cfg.visualizer = folder, 'ERROR', None
@@ -187,25 +180,17 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--method', choices=CONFIGS, default='byol')
-    parser.add_argument('--amp', action='store_true', help='use bfloat16')
-    parser.add_argument(
-        '--channels-last', action='store_true', help='use the channels_last memory format'
-    )
-    parser.add_argument(
-        '--cudnn-benchmark', action='store_true', help='set torch.backends.cudnn.benchmark'
-    )
-    parser.add_argument('--iters', type=int, default=8, help='iterations per turn')
-    parser.add_argument(
-        '--warm-up',
-        type=int,
-        default=12,
-        help='untimed iterations; the first ten also check for other updates of the teacher',
-    )
-    parser.add_argument('--turns', type=int, default=5, help='turns per contestant')
-    parser.add_argument('--batch-size', type=int, default=4)
-    parser.add_argument('--size', type=int, default=64, help='height and width of the images')
-    parser.add_argument('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
+    add = parser.add_argument
+    add('--method', choices=CONFIGS, default='byol')
+    add('--amp', action='store_true', help='use bfloat16')
+    add('--channels-last', action='store_true', help='use the channels_last memory format')
+    add('--cudnn-benchmark', action='store_true', help='set torch.backends.cudnn.benchmark')
+    add('--iters', type=int, default=8, help='iterations per turn')
+    add('--warm-up', type=int, default=12, help='untimed iterations; ten check for other updates')
+    add('--turns', type=int, default=5, help='turns per contestant')
+    add('--batch-size', type=int, default=4)
+    add('--size', type=int, default=64, help='height and width of the images')
+    add('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
     return parser.parse_args()
 
 
@@ -220,28 +205,24 @@ def measure(args: argparse.Namespace) -> None:
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
     medians = {name: 1e3 * statistics.median(some) for name, some in times.items()}
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f'{args.threads} threads'
+    where = bench.machine('cuda') if torch.cuda.is_available() else f'{args.threads} threads'
     how = [name for name in ('amp', 'channels_last', 'cudnn_benchmark') if getattr(args, name)]
-    print(
+    title = (
         f'{args.method}, {args.batch_size} images of {args.size} x {args.size}, '
-        f'{", ".join(how) or "float32"}, {where}; Python {platform.python_version()}, torch '
-        f'{torch.__version__}, se_mm {se_mm.__version__}; medians of {args.iters * args.turns}.\n'
+        f'{", ".join(how) or "float32"}, {where}; {bench.versions()}; '
+        f'medians of {args.iters * args.turns}.'
     )
-    print('| teacher | ms per iteration | to the stock teacher |\n|---|---|---|')
-    for name, median in medians.items():
-        print(f'| {name} | {median:.1f} | {median / medians[STOCK[args.method]]:.3f} |', flush=True)
+    stock = medians[STOCK[args.method]]
+    rows = [[name, f'{median:.1f}', f'{median / stock:.3f}'] for name, median in medians.items()]
+    bench.print_table(title, ['teacher', 'ms per iteration', 'to the stock teacher'], rows)
 
 
 def main() -> None:
     """Run the benchmark."""
     args = parse_args()
     for key in ('iters', 'turns', 'batch_size', 'size', 'threads', 'warm_up'):
-        value = getattr(args, key)
-        if value < 1:
-            raise OptionError(f'--{key.replace("_", "-")} must be an integer >= 1, got {value}')
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings('ignore')
-    torch.set_num_threads(args.threads)
+        check_count(f'--{key.replace("_", "-")}', getattr(args, key), 1)
+    bench.set_up(get_device(), args.threads)
     measure(args)
 
 

@@ -7,7 +7,8 @@ For each network the contestants take turns, one update at a time. The table has
 an update, its ratio to mmengine's average and to a single lerp over as many elements (the lower
 bound for an average), and the memory that it allocates; on a GPU also the number of kernel launches
 and whether the host waits. In the sweep over sizes, the CPU caches are flushed before each update.
-timm and ema-pytorch are included if they are installed.
+timm and ema-pytorch are included if they are installed. The other benchmarks use this one's timing
+and tables.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from itertools import count
 from pathlib import Path
+from typing import IO
 
 import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +48,7 @@ from se_mm.environment import processor  # noqa: E402
 from se_mm.home import find_config  # noqa: E402
 from se_mm.smoothing import GRANULARITIES, OptionError, Settings, Smoother, keep_prob_schedule  # noqa: E402
 from se_mm.smoothing.kernels import cpu, cuda  # noqa: E402
+from se_mm.smoothing.options import check_count  # noqa: E402
 from se_mm.smoothing.units import Pair, Units  # noqa: E402
 from se_mm.smoothing.update import draw_picks  # noqa: E402
 
@@ -51,116 +58,123 @@ LERP, COPY = 'one flat lerp', 'one flat copy'
 Update = Callable[[], object]
 
 
-def byol_r50() -> nn.Module:
-    """Backbone and neck of BYOL's ResNet-50."""
-    model = build('mmpretrain', str(find_config('byol_se_r50_8xb256.py')))
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], file: IO[str] | None = None
+) -> None:
+    """Print a table in Markdown, to the terminal or to a file."""
+    table = Table(*columns, box=box.MARKDOWN)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=200, markup=False, highlight=False, file=file)
+    console.print(f'\n{title}', table, sep='\n')
+
+
+def versions() -> str:
+    """Return the versions that matter, for the head of a table."""
+    return (
+        f'Python {platform.python_version()}, torch {torch.__version__}, se_mm {se_mm.__version__}'
+    )
+
+
+def machine(device: str) -> str:
+    """Return the name of the GPU or of the processor."""
+    return torch.cuda.get_device_name() if device == 'cuda' else processor()
+
+
+def set_up(device: str, threads: int | None = None) -> None:
+    """Prepare PyTorch, without warnings; raise OptionError if there is no such device."""
+    if device == 'cuda' and not torch.cuda.is_available():
+        raise OptionError('--device=cuda needs a GPU, and PyTorch finds none')
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings('ignore')
+    torch.manual_seed(0)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def pretrained(config: str) -> nn.Module:
+    """Backbone and neck of a self-supervised model."""
+    model = build('mmpretrain', config)
     return nn.Sequential(model.backbone, model.neck)
 
 
-def mocov3_vit_b() -> nn.Module:
-    """Backbone and neck of MoCo v3's ViT-B/16."""
-    name = 'mmpretrain::mocov3/mocov3_vit-base-p16_16xb256-amp-coslr-300e_in1k.py'
-    model = build('mmpretrain', name)
-    return nn.Sequential(model.backbone, model.neck)
-
-
-def softteacher_r50() -> nn.Module:
-    """The detector of Soft Teacher's Faster R-CNN with ResNet-50."""
-    return build(
-        'mmdet', str(find_config('softteacher_se_faster-rcnn-r50_8xb5_coco-10.py'))
-    ).student
-
-
-def sweep(millions: int) -> Callable[[], nn.Module]:
-    """Return a factory of networks of square layers with a million parameters each."""
-
-    def make() -> nn.Module:
-        layers = [nn.Linear(1000, 1000, bias=False) for _ in range(millions)]
-        return nn.Sequential(*layers)
-
-    return make
-
-
-SWEEP = (10, 100, 1000)
-NETWORKS = {
-    'byol_r50': byol_r50,
-    'mocov3_vit-b': mocov3_vit_b,
-    'softteacher_r50': softteacher_r50,
-    **{f'sweep_{millions}m': sweep(millions) for millions in SWEEP},
-}
+def sweep(millions: int) -> nn.Module:
+    """Square layers with a million parameters each."""
+    return nn.Sequential(*(nn.Linear(1000, 1000, bias=False) for _ in range(millions)))
 
 
 def build(scope: str, config: str) -> nn.Module:
     """Build the model of a config, without pretrained weights."""
-    cfg = get_config(config) if '::' in config else Config.fromfile(config)
+    cfg = get_config(config) if '::' in config else Config.fromfile(find_config(config))
     init_default_scope(scope)
     return MODELS.build(cfg.model)
 
 
+SWEEP = (10, 100, 1000)
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    'byol_r50': lambda: pretrained('byol_se_r50_8xb256.py'),
+    'mocov3_vit-b': lambda: pretrained(
+        'mmpretrain::mocov3/mocov3_vit-base-p16_16xb256-amp-coslr-300e_in1k.py'
+    ),
+    'softteacher_r50': lambda: (
+        build('mmdet', 'softteacher_se_faster-rcnn-r50_8xb5_coco-10.py').student
+    ),
+    **{f'sweep_{millions}m': partial(sweep, millions) for millions in SWEEP},
+}
+
+
 def ours(
-    student: nn.Module,
-    teacher: nn.Module,
-    keep_prob: float,
-    momentum: float | None,
-    granularity: str,
+    student: nn.Module, teacher: nn.Module, keep_prob: float, momentum: float, granularity: str
 ) -> Update:
     """Return a function that makes the next update of se_mm at each call."""
-    settings = Settings(
-        keep_prob=keep_prob,
-        momentum=1.0 if momentum is None else momentum,
-        granularity=granularity,
-    )
-    smoother = Smoother(teacher, settings)
-    step = 0
-
-    def update() -> None:
-        nonlocal step
-        step += 1
-        smoother.update(student, step, 10**6, seed=0)
-
-    return update
+    settings = Settings(keep_prob=keep_prob, momentum=momentum, granularity=granularity)
+    smoother, steps = Smoother(teacher, settings), count(1)
+    return lambda: smoother.update(student, next(steps), 10**6, seed=0)
 
 
 def flat(student: nn.Module, copies: bool) -> Update:
     """Return an update of one flat tensor with as many numbers as the student has parameters."""
-    parameter = next(student.parameters())
-    count = sum(p.numel() for p in student.parameters())
-    teacher, new = torch.randn(2, count, device=parameter.device, dtype=parameter.dtype)
+    new = nn.utils.parameters_to_vector(student.parameters()).detach()
+    teacher = torch.randn_like(new)
     return (lambda: teacher.copy_(new)) if copies else (lambda: teacher.lerp_(new, MOMENTUM))
 
 
 def contestants(
     student: nn.Module, keep_prob: float, peers: bool
-) -> dict[str, Callable[[], Update]]:
-    """Return the contestants: name -> factory of its update. Those of se_mm share a teacher.
+) -> tuple[dict[str, Update], list[str]]:
+    """Return the contestants, name -> update, and those that are not installed.
 
     Args:
         student: The network.
-        keep_prob: The keep_prob of SE and STS.
+        keep_prob: The keep_prob of SE and STS, which share a teacher.
         peers: Whether to include all contestants. False, to save memory: only mmengine's and some
             of se_mm's.
     """
     teacher = deepcopy(student).requires_grad_(False)
-    made: dict[str, Callable[[], Update]] = {
+    factories: dict[str, Callable[[], Update]] = {
         MMENGINE: lambda: moved_by(ExponentialMovingAverage(student, MOMENTUM), student)
     }
     if peers:
-        made |= {
+        factories |= {
             LERP: lambda: flat(student, copies=False),
             COPY: lambda: flat(student, copies=True),
-            'mmpretrain CosineEMA': lambda: cosine_ema(student),
-            'mmdet MeanTeacherHook': lambda: mean_teacher(student),
-            'torch AveragedModel, foreach': lambda: averaged_model(student),
-            'timm ModelEmaV3': lambda: timm_ema(student),
-            'ema-pytorch': lambda: ema_pytorch(student),
+            **{name: partial(factory, student) for name, factory in PEERS.items()},
         }
-    made['TMA (SETMAHook, keep_prob=0)'] = partial(ours, student, teacher, 0, MOMENTUM, 'tensor')
+    factories['TMA (SETMAHook, keep_prob=0)'] = partial(
+        ours, student, teacher, 0, MOMENTUM, 'tensor'
+    )
     for granularity in GRANULARITIES if peers else ('tensor', 'channel'):
-        for name, momentum in (('SE', None), ('STS', MOMENTUM)):
-            made[f'{name}, {granularity}'] = partial(
+        for name, momentum in (('SE', 1.0), ('STS', MOMENTUM)):
+            factories[f'{name}, {granularity}'] = partial(
                 ours, student, teacher, keep_prob, momentum, granularity
             )
-    return made
+    updates, missing = {}, []
+    for name, factory in factories.items():
+        try:
+            updates[name] = factory()
+        except ImportError:
+            missing.append(name)
+    return updates, missing
 
 
 def moved_by(averaged: nn.Module, student: nn.Module) -> Update:
@@ -206,10 +220,17 @@ def ema_pytorch(student: nn.Module) -> Update:
     """The average of ema-pytorch, in its fastest form."""
     from ema_pytorch import EMA
 
-    averaged = EMA(
-        student, beta=1 - MOMENTUM, update_after_step=0, update_every=1, use_foreach=True
-    )
-    return averaged.update
+    options = dict(update_after_step=0, update_every=1, use_foreach=True)
+    return EMA(student, beta=1 - MOMENTUM, **options).update
+
+
+PEERS = {
+    'mmpretrain CosineEMA': cosine_ema,
+    'mmdet MeanTeacherHook': mean_teacher,
+    'torch AveragedModel, foreach': averaged_model,
+    'timm ModelEmaV3': timm_ema,
+    'ema-pytorch': ema_pytorch,
+}
 
 
 def timed(update: Update, device: str) -> float:
@@ -221,6 +242,20 @@ def timed(update: Update, device: str) -> float:
     if device == 'cuda':
         torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def medians(
+    updates: Mapping[str, Update], turns: int, device: str, between: Update = lambda: None
+) -> dict[str, float]:
+    """Time updates in turns, with something between them; return the median milliseconds."""
+    for update in updates.values():  # The first update copies everything and compiles kernels.
+        update(), update()
+    times: dict[str, list[float]] = {name: [] for name in updates}
+    for _ in range(turns):
+        for name, update in updates.items():
+            between()
+            times[name].append(timed(update, device))
+    return {name: 1e3 * statistics.median(some) for name, some in times.items()}
 
 
 def allocated(update: Update, device: str) -> int:
@@ -235,12 +270,14 @@ def allocated(update: Update, device: str) -> int:
     return sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
 
 
-def launches(update: Update) -> int:
-    """Count the kernels and copies that an update launches on a GPU."""
+def profiled(update: Update) -> tuple[float, float]:
+    """Return the milliseconds and the kernel launches and copies of an update on a GPU."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        update()
+        for _ in range(10):
+            update()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+    kernels = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    return sum(event.time_range.elapsed_us() for event in kernels) / 1e4, len(kernels) / 10
 
 
 def waits(update: Update) -> bool:
@@ -261,13 +298,12 @@ def share_picked(student: nn.Module, name: str, keep_prob: float, updates: int) 
     granularity = name.split(', ')[1]
     parameters = [Pair(name, p, p) for name, p in student.named_parameters()]
     units = Units(parameters, granularity)
-    count = sum(pair.teacher.numel() for pair in parameters)
     picked = 0
     for step in range(3, updates + 3):
         picks = draw_picks(units, 0, step, keep_prob)
         shares = (torch.as_tensor(pick).float().mean() for pick in picks)
         picked += sum(float(s) * p.teacher.numel() for s, p in zip(shares, parameters))
-    return picked / updates / count
+    return picked / updates / sum(pair.teacher.numel() for pair in parameters)
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
@@ -279,49 +315,34 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     """
     student = NETWORKS[name]().to(args.device)
     size = sum(p.numel() * p.element_size() for p in student.parameters())
-    updates: dict[str, Update] = {}
-    missing = []
-    for contestant, make in contestants(student, args.keep_prob, 'sweep' not in name).items():
-        try:
-            updates[contestant] = make()
-        except ImportError:
-            missing.append(contestant)
-    for update in updates.values():  # The first update copies everything and compiles kernels.
-        update(), update()
-    times: dict[str, list[float]] = {contestant: [] for contestant in updates}
+    updates, missing = contestants(student, args.keep_prob, 'sweep' not in name)
     # A small network would stay in the CPU caches, which training would overwrite between updates.
     others = torch.zeros(1 << 28 if 'sweep' in name and args.device == 'cpu' else 0)
-    for _ in range(args.updates):
-        for contestant, update in updates.items():
-            others.add_(1)
-            times[contestant].append(timed(update, args.device))
-    medians = {contestant: 1e3 * statistics.median(some) for contestant, some in times.items()}
+    times = medians(updates, args.updates, args.device, lambda: others.add_(1))
 
-    count = sum(p.numel() for p in student.parameters())
+    on_gpu = args.device == 'cuda'
+    columns = ['update', 'ms', 'to mmengine', 'to a flat lerp', 'allocates, of the teacher']
+    columns += ['launches', 'host waits'] if on_gpu else []
+    rows = []
+    for contestant, update in updates.items():
+        milliseconds = times[contestant]
+        row = [contestant, f'{milliseconds:.2f}', f'{milliseconds / times[MMENGINE]:.2f}']
+        row.append(f'{milliseconds / times[LERP]:.2f}' if LERP in times else '')
+        row.append(f'{allocated(update, args.device) / size:.1%}')
+        if on_gpu:
+            row += [f'{profiled(update)[1]:g}', 'yes' if waits(update) else 'no']
+        rows.append(row)
+    numbers = sum(p.numel() for p in student.parameters())
     tensors = len(list(student.parameters()))
-    print(f'\n## {name}: {count / 1e6:.1f} million parameters in {tensors} tensors\n')
-    extra = ['launches', 'host waits'] if args.device == 'cuda' else []
-    columns = ['update', 'ms', 'to mmengine', 'to a flat lerp', 'allocates, of the teacher', *extra]
-    print(f'| {" | ".join(columns)} |\n|{"---|" * len(columns)}')
-    for contestant, median in medians.items():
-        update = updates[contestant]
-        cells = [
-            contestant,
-            f'{median:.2f}',
-            f'{median / medians[MMENGINE]:.2f}',
-            f'{median / medians[LERP]:.2f}' if LERP in medians else '',
-            f'{allocated(update, args.device) / size:.1%}',
-        ]
-        if args.device == 'cuda':
-            cells += [str(launches(update)), 'yes' if waits(update) else 'no']
-        print(f'| {" | ".join(cells)} |', flush=True)
+    title = f'## {name}: {numbers / 1e6:.1f} million parameters in {tensors} tensors'
+    print_table(title, columns, rows)
     for contestant in missing:
-        print(f'\n{contestant} is not installed.')
+        print(f'{contestant} is not installed.')
     if 'sweep' in name:
         return {
-            contestant: medians[contestant]
-            / (count * share_picked(student, contestant, args.keep_prob, args.updates))
-            for contestant in medians
+            contestant: times[contestant]
+            / (numbers * share_picked(student, contestant, args.keep_prob, args.updates))
+            for contestant in times
             if contestant.startswith(('SE,', 'STS,'))
         }
     return {}
@@ -332,44 +353,33 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        '--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='default: all'
-    )
-    parser.add_argument('--keep-prob', type=float, default=0.7, help='for SE and STS')
-    parser.add_argument('--updates', type=int, default=60, help='timed updates per contestant')
-    parser.add_argument('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
-    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    add = parser.add_argument
+    add('--networks', nargs='+', choices=NETWORKS, default=list(NETWORKS), help='default: all')
+    add('--keep-prob', type=float, default=0.7, help='for SE and STS')
+    add('--updates', type=int, default=60, help='timed updates per contestant')
+    add('--threads', type=int, default=2, help="PyTorch's threads on the CPU")
+    add('--device', choices=('cpu', 'cuda'), default='cpu')
     return parser.parse_args()
 
 
 def main() -> None:
     """Run the benchmark."""
     args = parse_args()
-    if args.updates < 1:
-        raise OptionError(f'--updates must be an integer >= 1, got {args.updates}')
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise OptionError('--device=cuda needs a GPU, and PyTorch finds none')
+    check_count('--updates', args.updates, 1)
     keep_prob_schedule('--keep-prob', args.keep_prob)
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings('ignore')
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    machine = torch.cuda.get_device_name() if args.device == 'cuda' else processor()
+    set_up(args.device, args.threads)
     kernel = cuda.triton_kernel if args.device == 'cuda' else cpu.cpu_kernel
     print(
-        f'{machine}, {args.threads} threads; Python {platform.python_version()}, torch '
-        f'{torch.__version__}, se_mm {se_mm.__version__}, {"with" if kernel else "without"} its '
-        f'kernel; keep_prob {args.keep_prob:g}, medians of {args.updates}.'
+        f'{machine(args.device)}, {args.threads} threads; {versions()}, '
+        f'{"with" if kernel else "without"} its kernel; keep_prob {args.keep_prob:g}, medians of '
+        f'{args.updates}.'
     )
     per_number = {name: measure(name, args) for name in args.networks}
     small, large = (per_number.get(f'sweep_{millions}m') for millions in (SWEEP[0], SWEEP[-1]))
     if small and large:
-        print(
-            f'\n## Time per picked element: {SWEEP[-1]} million parameters relative to {SWEEP[0]}\n'
-        )
-        print('| update | ratio |\n|---|---|')
-        for contestant in small:
-            print(f'| {contestant} | {large[contestant] / small[contestant]:.2f} |')
+        title = f'## Time per picked element: {SWEEP[-1]} million parameters relative to {SWEEP[0]}'
+        ratios = [[name, f'{large[name] / small[name]:.2f}'] for name in small]
+        print_table(title, ['update', 'ratio'], ratios)
 
 
 if __name__ == '__main__':

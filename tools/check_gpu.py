@@ -12,15 +12,12 @@ teacher. Problems are listed at the end, and the exit status is then 1.
 from __future__ import annotations
 
 import argparse
-import logging
-import platform
 import random
-import statistics
 import sys
 import time
 import traceback
-import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +30,9 @@ import benchmark_iteration  # noqa: E402
 import benchmark_update as bench  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
-import se_mm  # noqa: E402
 from se_mm.engine.launch import run_tool  # noqa: E402
 from se_mm.models.batch_views import BatchViews  # noqa: E402
-from se_mm.smoothing import GRANULARITIES, OptionError  # noqa: E402
+from se_mm.smoothing import GRANULARITIES  # noqa: E402
 from se_mm.smoothing.kernels import PlainKernel, choose  # noqa: E402
 from se_mm.smoothing.units import Pair, Units  # noqa: E402
 from se_mm.smoothing.update import draw_picks, update  # noqa: E402
@@ -71,16 +67,14 @@ class Check:
 
     def machine(self) -> None:
         """Say what this machine is, and how fast its memory is."""
-        name = bench.processor() if self.device == 'cpu' else torch.cuda.get_device_name()
         print(
-            f'# se_mm {se_mm.__version__} on {name}\n\nPython {platform.python_version()}, torch '
-            f'{torch.__version__}, CUDA {torch.version.cuda}, Triton {_triton()}'
+            f'# {bench.machine(self.device)}\n\n{bench.versions()}, CUDA {torch.version.cuda}, '
+            f'Triton {_triton()}'
         )
 
     def kernel(self) -> None:
         """Compare the kernel with PyTorch's operations on the CPU, for a minute."""
-        print('\n## The kernel against PyTorch operations\n')
-        print('| granularity | cases | tensors | by a kernel | wrong |\n|---|---|---|---|---|')
+        rows = []
         for granularity in GRANULARITIES:
             generator = random.Random(granularity)
             cases = tensors = fast = wrong = 0
@@ -94,9 +88,11 @@ class Check:
                 for one, other, pick in zip(made, expected, picks):
                     wrong += not _alike(one.teacher, other, pick, average)
                 cases, tensors = cases + 1, tensors + len(made)
-            print(f'| {granularity} | {cases} | {tensors} | {fast} | {wrong} |', flush=True)
+            rows.append([granularity, *map(str, (cases, tensors, fast, wrong))])
             if wrong:
                 self.wrong.append(f'{wrong} tensors are wrong for {granularity} units')
+        columns = ['granularity', 'cases', 'tensors', 'by a kernel', 'wrong']
+        bench.print_table('## The kernel against PyTorch operations', columns, rows)
 
     def _case(self, generator: random.Random, granularity: str) -> Any:
         """Update random tensors on the device, and copies of them on the CPU."""
@@ -121,33 +117,27 @@ class Check:
 
     def updates(self) -> None:
         """Time one update of ResNet-50's BYOL, ours and others'."""
-        torch.manual_seed(0)
-        student = torch.nn.Conv2d(8, 8, 3) if self.smoke else bench.byol_r50()
+        student = torch.nn.Conv2d(8, 8, 3) if self.smoke else bench.NETWORKS['byol_r50']()
         student.to(self.device)
         size = sum(p.numel() * p.element_size() for p in student.parameters())
-        contestants = bench.contestants(student, KEEP_PROB, peers=True)
-        rows: dict[str, dict[str, float]] = {}
-        for name, make in contestants.items():
-            try:
-                one = make()
-            except ImportError as error:
-                print(f'{name}: {error}')
-                continue
-            rows[name] = self._cost(one)
-        copied = rows[bench.COPY]
-        bandwidth = 2 * size / copied['device ms']
-        print('\n## One update of a ResNet-50 with its neck\n')
-        columns = ['ms', 'device ms', 'of bandwidth', 'launches', 'waits', 'allocated MiB']
-        print(f'| update | {" | ".join(columns)} |\n|{"---|" * (len(columns) + 1)}')
-        for name, row in rows.items():
+        updates, missing = bench.contestants(student, KEEP_PROB, peers=True)
+        times = bench.medians(updates, 5 if self.smoke else 30, self.device)
+        costs = {name: self._cost(one, times[name]) for name, one in updates.items()}
+        bandwidth = 2 * size / costs[bench.COPY]['device ms']
+        for name, cost in costs.items():
             copies = name.startswith('SE,') or name == bench.COPY
             picked = name.startswith(('SE,', 'STS,')) and 'element' not in name
             # Of elements that are picked one by one, all memory is touched.
             needed = (2 if copies else 3) * size * (1 - KEEP_PROB if picked else 1)
-            row['of bandwidth'] = needed / row['device ms'] / bandwidth
-            print(f'| {name} | {" | ".join(f"{row[column]:.3g}" for column in columns)} |')
+            cost['of bandwidth'] = needed / cost['device ms'] / bandwidth
             if name.startswith(('SE,', 'STS,', 'TMA')) and self.device == 'cuda':
-                self._expect(name, row, rows['mmpretrain CosineEMA'])
+                self._expect(name, cost, costs['mmpretrain CosineEMA'])
+        columns = ['ms', 'device ms', 'of bandwidth', 'launches', 'waits', 'allocated MiB']
+        rows = [[name, *(f'{cost[key]:.3g}' for key in columns)] for name, cost in costs.items()]
+        title = '## One update of a ResNet-50 with its neck'
+        bench.print_table(title, ['update', *columns], rows)
+        for name in missing:
+            print(f'{name} is not installed.')
 
     def _expect(self, name: str, row: dict[str, float], cosine: dict[str, float]) -> None:
         """Note what is slower than it should be."""
@@ -163,23 +153,19 @@ class Check:
             if bad:
                 self.wrong.append(f'{name} {said}')
 
-    def _cost(self, one: bench.Update) -> dict[str, float]:
+    def _cost(self, one: bench.Update, milliseconds: float) -> dict[str, float]:
         """Measure one contestant."""
-        one(), one()
-        times = [1e3 * bench.timed(one, self.device) for _ in range(5 if self.smoke else 30)]
-        row = {'ms': statistics.median(times), 'device ms': statistics.median(times)}
         if self.device == 'cpu':
-            return {**row, 'launches': 0, 'waits': 0, 'allocated MiB': 0}
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-            for _ in range(10):
-                one()
-            torch.cuda.synchronize()
-        kernels = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-        row['device ms'] = sum(e.time_range.elapsed_us() for e in kernels) / 1e4
-        row['launches'] = len(kernels) / 10
-        row['waits'] = bench.waits(one)
-        row['allocated MiB'] = bench.allocated(one, self.device) / 2**20
-        return row
+            zeros = dict.fromkeys(('launches', 'waits', 'allocated MiB'), 0.0)
+            return {'ms': milliseconds, 'device ms': milliseconds, **zeros}
+        on_device, launches = bench.profiled(one)
+        return {
+            'ms': milliseconds,
+            'device ms': on_device,
+            'launches': launches,
+            'waits': bench.waits(one),
+            'allocated MiB': bench.allocated(one, self.device) / 2**20,
+        }
 
     def iterations(self) -> None:
         """Time iterations of BYOL and FixMatch, beside those with the stock teacher."""
@@ -208,14 +194,14 @@ class Check:
         images = torch.randint(
             0, 256, (28 if self.smoke else 448, 3, 32, 32), dtype=torch.uint8, device=self.device
         )
-        print(
-            '\n## Views of 32 x 32 pixels on the device\n\n| groups | images a second |\n|---|---|'
-        )
-        for groups in (8, options.groups, 128):
-            make = BatchViews(options.views, groups)
-            make(images)
-            seconds = [bench.timed(lambda: make(images), self.device) for _ in range(5)]  # noqa: B023
-            print(f'| {groups} | {len(images) / statistics.median(seconds):.0f} |', flush=True)
+        views = {
+            str(groups): partial(BatchViews(options.views, groups), images)
+            for groups in (8, options.groups, 128)
+        }
+        times = bench.medians(views, 5, self.device)
+        rows = [[groups, f'{1e3 * len(images) / time_:.0f}'] for groups, time_ in times.items()]
+        title = '## Views of 32 x 32 pixels on the device'
+        bench.print_table(title, ['groups', 'images per second'], rows)
 
     def guarded(self, part: Callable[[], None]) -> None:
         """Run a part; note an error, and go on."""
@@ -275,10 +261,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run all parts."""
     args = parse_args()
-    if args.device == 'cuda' and not torch.cuda.is_available():
-        raise OptionError('--device=cuda needs a GPU, and PyTorch finds none')
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings('ignore')
+    bench.set_up(args.device)
     check = Check(args.device, args.smoke)
     for part in (check.machine, check.kernel, check.updates, check.views, check.iterations):
         check.guarded(part)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -34,19 +35,12 @@ Results = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Trainings that are compared with each other.
+    """Trainings that are compared with each other."""
 
-    Attributes:
-        title: What they show.
-        configs: Name of each training -> name of its config.
-        metrics: Name of each metric in the logs -> its label.
-        chance: Accuracy of guessing, in %.
-    """
-
-    title: str
-    configs: dict[str, str]
-    metrics: dict[str, str]
-    chance: float
+    title: str  # What they show.
+    configs: dict[str, str]  # Name of each training -> name of its config.
+    metrics: dict[str, str]  # Name of each metric in the logs -> its label.
+    chance: float  # Accuracy of guessing, in %.
 
 
 UNTRAINED = 'untrained'
@@ -81,21 +75,14 @@ STILL_ITERS = 50
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = ('#56B4E9', '#0072B2')
 EXPLANATION = (
-    'Top-1 accuracy in % on test images, from one training each, with seed 0. The three smoothings '
-    'have the same horizon, so only the method differs. A single seed does not decide which of '
-    'them is better.'
+    'Top-1 accuracy in % on test images, from one training each, with seed {seed}. The three '
+    'smoothings have the same horizon, so only the method differs. A single seed does not decide '
+    'which of them is better.'
 )
 
 
 def runs_of(part: Part, work_dir: Path, iters: int | None, options: list[str]) -> list[Run]:
-    """Return the runs of a part.
-
-    Args:
-        part: The part.
-        work_dir: Folder of all runs.
-        iters: Training iterations of each run. None: its config's.
-        options: Changes to every config, ``KEY=VALUE``.
-    """
+    """Return the runs of a part, of ``iters`` iterations or those of their configs."""
     runs = []
     for name, config in part.configs.items():
         path = find_config(config)
@@ -113,15 +100,16 @@ def runs_of(part: Part, work_dir: Path, iters: int | None, options: list[str]) -
     return runs
 
 
-def table_of(part: Part, results: Results) -> Table:
-    """Return the results of a part as a table for the terminal."""
-    table = Table(title=part.title)
-    table.add_column('training')
-    for label in part.metrics.values():
-        table.add_column(label, justify='right')
-    for name, metrics in results.items():
-        table.add_row(name, *(f'{value:.1f}' for value in metrics.values()))
-    return table
+def write_tables(console: Console, results: dict[str, Results], seed: str) -> None:
+    """Write the results as tables in Markdown."""
+    for part in PARTS:
+        table = Table('training', box=box.MARKDOWN)
+        for label in part.metrics.values():
+            table.add_column(label, justify='right')
+        for name, metrics in results[part.title].items():
+            table.add_row(name, *(f'{value:.1f}' for value in metrics.values()))
+        console.print(f'\n{part.title}:', table, sep='\n')
+    console.print(EXPLANATION.format(seed=seed))
 
 
 def draw(results: dict[str, Results], path: Path) -> None:
@@ -152,18 +140,6 @@ def draw(results: dict[str, Results], path: Path) -> None:
     panels[0].set_ylabel('accuracy on test images (%)')
     figure.savefig(path, dpi=150)
     plt.close(figure)
-
-
-def write_markdown(results: dict[str, Results], path: Path) -> None:
-    """Write the results as tables in Markdown."""
-    lines = []
-    for part in PARTS:
-        lines += [f'| {part.title} | {" | ".join(part.metrics.values())} |']
-        lines += ['| --- |' + ' ---: |' * len(part.metrics)]
-        for name, metrics in results[part.title].items():
-            lines += [f'| {name} | {" | ".join(f"{value:.1f}" for value in metrics.values())} |']
-        lines += ['']
-    path.write_text('\n'.join([*lines, EXPLANATION, '']))
 
 
 def parse_args() -> argparse.Namespace:
@@ -211,11 +187,11 @@ def main() -> int:
         for part, made in parts.items()
     }
     (work_dir / 'results.json').write_text(json.dumps(results, indent=2))
-    write_markdown(results, work_dir / 'results.md')
     draw(results, work_dir / 'results.png')
-    for part in PARTS:
-        console.print(table_of(part, results[part.title]))
-    console.print(EXPLANATION)
+    seed = dict(option.split('=', 1) for option in args.cfg_options).get('randomness.seed', '0')
+    with (work_dir / 'results.md').open('w') as file:
+        for output in (console, Console(file=file, width=100)):
+            write_tables(output, results, seed)
     console.print(
         f'{time.monotonic() - begin:.0f} s; written to {work_dir}/results.{{json,md,png}}'
     )

@@ -17,10 +17,10 @@ try:
     from se_mm.checkpoints.write import whole_file
     from se_mm.engine.hooks.record import read_record
     from se_mm.engine.launch import run_tool
-    from se_mm.history.page import embedded, page, png, table
     from se_mm.history.picture import distances, draw_distances, draw_history, stage_table, summary
     from se_mm.history.provenance import law, provenance
     from se_mm.history.segments import read_history
+    from se_mm.page import embedded, page, png, table
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)

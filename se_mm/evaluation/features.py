@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +27,15 @@ def frozen(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def pooled(module: nn.Module, inputs: Tensor) -> Tensor:
-    """Compute one feature vector per image.
+    """Compute one feature vector per image, shape (N, D), float32.
 
     If a backbone returns several feature maps, the last one is used. A map (N, C, H, W) is averaged
     over its positions. For tokens (N, L, C), the result is the class token if the backbone has one
     (it comes first, as in mmpretrain), else the mean of the tokens.
 
     Args:
-        module: A backbone in evaluation mode, see :func:`frozen`.
+        module: A backbone in evaluation mode.
         inputs: Preprocessed images, shape (N, 3, H, W), on the device of ``module``.
-
-    Returns:
-        Shape (N, D), float32, on the device of ``module``.
 
     Raises:
         TypeError: If the output is not a floating-point tensor, or a tuple or list ending in one.
@@ -58,26 +54,3 @@ def pooled(module: nn.Module, inputs: Tensor) -> Tensor:
         has_class_token = getattr(module, 'cls_token', None) is not None
         output = output[:, 0] if has_class_token else output.mean(dim=1)
     return output.float()
-
-
-def prepared(data_preprocessor: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Preprocess the images of a batch as the model would.
-
-    Args:
-        data_preprocessor: The model's data preprocessor.
-        batch: A batch of a dataloader, collated or pseudo-collated.
-
-    Returns:
-        Shape (N, 3, H, W), on the device of the preprocessor.
-    """
-    inputs = batch['inputs']
-    if not isinstance(inputs, Tensor):
-        # mmpretrain's SelfSupDataPreprocessor would interpret a list of images as views.
-        inputs = torch.stack(list(inputs))
-    data = {'inputs': inputs, 'data_samples': batch['data_samples']}
-    return data_preprocessor(data, False)['inputs']
-
-
-def labels_of(data_samples: Iterable[Any]) -> Tensor:
-    """Return the labels of a batch, shape (N,), int64, on the CPU."""
-    return torch.cat([sample.gt_label.reshape(1).cpu().long() for sample in data_samples])

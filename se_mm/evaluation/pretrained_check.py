@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import PretrainedInit, is_model_wrapper
+from mmengine.model import PretrainedInit
 from mmengine.registry import HOOKS
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import Tensor, nn
 
 from se_mm.smoothing.options import OptionError
+from se_mm.teachers import plain_model
 
 
 @HOOKS.register_module()
@@ -24,18 +25,14 @@ class PretrainedCheckHook(Hook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Called before the weights are initialised. Compares modules with their checkpoints.
-
-        Args:
-            runner: The runner. A run that only validates or tests is not checked.
+        """Compare modules with their checkpoints, before the weights are initialised.
 
         Raises:
             OptionError: If a checkpoint cannot be read or lacks a tensor of its module.
         """
-        if not isinstance(runner._train_loop, BaseLoop):
+        if not isinstance(runner._train_loop, BaseLoop):  # A validation or a test.
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        for name, module in model.named_modules():
+        for name, module in plain_model(runner.model).named_modules():
             configs = getattr(module, 'init_cfg', None) or []
             for config in [configs] if isinstance(configs, Mapping) else configs:
                 if config['type'] in ('Pretrained', PretrainedInit):
@@ -52,21 +49,28 @@ def _check(key: str, config: Mapping[str, Any], module: nn.Module) -> None:
         raise OptionError(
             f'{key}.checkpoint must be a readable checkpoint, got {path!r}: {reason}'
         ) from error
-    # As MMEngine: add a dot; without a prefix, drop that of DistributedDataParallel.
-    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
-    prefixes = [prefix] if prefix else ['', 'module.']
     # Old checkpoints lack this counter of BatchNorm, which is not needed.
     wanted = {
         name: tensor
         for name, tensor in module.state_dict().items()
         if not name.endswith('num_batches_tracked')
     }
-    missing = min((_missing(wanted, held, prefix) for prefix in prefixes), key=len)
+    # As MMEngine: add a dot; without a prefix, drop that of DistributedDataParallel.
+    prefixes = [f'{prefix.rstrip(".")}.'] if prefix else ['', 'module.']
+    missing = min((_missing(wanted, held, some) for some in prefixes), key=len)
     if missing:
+        first = next(iter(wanted))
+        others = [name[: -len(first)] for name in held if name.endswith(first)]
+        fitting = [repr(other) for other in others if not _missing(wanted, held, other)]
+        hint = (
+            f'prefixes that fit: {", ".join(fitting)}'
+            if fitting
+            else 'no prefix in the checkpoint fits'
+        )
         raise OptionError(
             f'{key}.prefix must name the module in {path}, got {prefix!r}: {len(missing)} of '
             f'{len(wanted)} tensors are missing or have another shape, such as {missing[0]!r}; '
-            f'{_prefixes_that_fit(wanted, held)}'
+            f'{hint}'
         )
 
 
@@ -77,12 +81,3 @@ def _missing(wanted: Mapping[str, Tensor], held: Mapping[str, Any], prefix: str)
         for name, tensor in wanted.items()
         if getattr(held.get(prefix + name), 'shape', None) != tensor.shape
     ]
-
-
-def _prefixes_that_fit(wanted: Mapping[str, Tensor], held: Mapping[str, Any]) -> str:
-    first = next(iter(wanted))
-    prefixes = [name[: -len(first)] for name in held if name.endswith(first)]
-    fitting = [prefix for prefix in prefixes if not _missing(wanted, held, prefix)]
-    if not fitting:
-        return 'no prefix in the checkpoint fits'
-    return f'prefixes that fit: {", ".join(repr(prefix) for prefix in fitting)}'

@@ -1,40 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validation and test loop that evaluates frozen features of teacher and student with probes.
-
-Use it in any config as ``val_cfg``, as ``test_cfg`` or both. Example: kNN accuracy of teacher and
-student every 10 epochs while mmpretrain's BYOL is pretrained on ImageNet::
-
-    _base_ = 'mmpretrain::byol/byol_resnet50_16xb256-coslr-200e_in1k.py'
-    custom_imports = dict(imports=['se_mm'], allow_failed_imports=False)
-
-    pipeline = [
-        dict(type='LoadImageFromFile'),
-        dict(type='ResizeEdge', scale=256, edge='short'),
-        dict(type='CenterCrop', crop_size=224),
-        dict(type='PackInputs'),
-    ]
-    train_split = dict(type='ImageNet', data_root='data/imagenet', split='train', pipeline=pipeline)
-    bank = dict(  # a random tenth of the images is enough to monitor a run
-        batch_size=64, num_workers=4,
-        dataset=dict(
-            type='KFoldDataset', dataset=train_split, num_splits=10, test_mode=True, seed=0))
-
-    train_cfg = dict(val_interval=10)
-    val_cfg = dict(type='ProbeLoop', bank=bank, probes=[dict(type='KNNProbe', k=20)])
-    val_dataloader = dict(
-        batch_size=64, num_workers=4, sampler=dict(type='DefaultSampler', shuffle=False),
-        dataset=dict(type='ImageNet', data_root='data/imagenet', split='val', pipeline=pipeline))
-    val_evaluator = dict(type='Accuracy', topk=(1, 5))
-    default_hooks = dict(checkpoint=dict(save_best='teacher_knn/top1'))
-
-The metrics are ``teacher_knn/top1``, ``student_knn/top5`` and so on, with the prefix ``val/`` in
-the log files.
-"""
+"""Validation and test loop that evaluates frozen features of teacher and student with probes."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence, Sized
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -47,18 +17,12 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from se_mm.datasets.class_checks import (
-    check_labels,
-    check_metrics,
-    check_same_classes,
-    classes_of,
-    labels_of_dataset,
-)
-from se_mm.evaluation.evaluation_loop import EvaluationLoop
-from se_mm.evaluation.features import frozen, labels_of, pooled, prepared
+from se_mm.datasets.class_checks import check_metrics, check_same_classes
+from se_mm.evaluation.evaluation_loop import NETWORKS, EvaluationLoop, checked_classes
+from se_mm.evaluation.features import frozen, pooled
 from se_mm.evaluation.probes import Probe
 from se_mm.rng import rng_untouched
-from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
+from se_mm.smoothing.options import OptionError
 from se_mm.teachers import bound_teacher
 from se_mm.teachers.base import submodule
 
@@ -66,6 +30,9 @@ from se_mm.teachers.base import submodule
 @LOOPS.register_module()
 class ProbeLoop(EvaluationLoop):
     """Fit probes to frozen features of a labelled bank and evaluate them on the dataloader.
+
+    Use it in any config as ``val_cfg``, as ``test_cfg`` or both. The metrics are
+    ``teacher_knn/top1``, ``student_knn/top5`` and so on, with the prefix ``val/`` in the log files.
 
     The bank and the evaluation images are read once, through the model's own data preprocessor.
     Training is not affected: gradients are off, and the modes of all modules and the global RNGs
@@ -85,8 +52,8 @@ class ProbeLoop(EvaluationLoop):
             counterpart of it is used for the teacher.
 
     Raises:
-        OptionError: If an option is invalid, or does not fit the model or the data. The latter is
-            checked on the first image before the first iteration.
+        OptionError: If an option is invalid, or before the first iteration if it does not fit the
+            model or the data.
     """
 
     def __init__(
@@ -96,89 +63,71 @@ class ProbeLoop(EvaluationLoop):
         evaluator: Evaluator | dict | list,
         bank: DataLoader | dict,
         probes: Sequence[dict] = (dict(type='KNNProbe'), dict(type='LinearProbe')),
-        on: str | Sequence[str] = ('teacher', 'student'),
+        on: str | Sequence[str] = NETWORKS,
         layer: str = 'backbone',
     ) -> None:
-        super().__init__(runner, dataloader)
-        if not isinstance(evaluator, Evaluator):
-            evaluator = runner.build_evaluator(evaluator)
-        self.evaluator: Evaluator = evaluator
-        self.evaluator.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
+        super().__init__(runner, dataloader, on)
+        self.evaluator = self._built(evaluator)
         if isinstance(bank, dict):
             bank = {'sampler': dict(type='DefaultSampler', shuffle=False), **bank}
         loader = runner.build_dataloader(bank, seed=runner.seed)
         self.bank: DataLoader = self._checked('bank', loader, bank)
-        self.probes = [_build_probe(probe) for probe in probes]
-        on = [on] if isinstance(on, str) else on
-        self.on = [check_choice('on', who, ('teacher', 'student')) for who in on]
+        self.probes: list[Probe] = [TASK_UTILS.build(probe) for probe in probes]
         self.layer = layer
         # Hooks that keep a teacher beside the model create it in before_run, after the loops exist.
         runner.register_hook(_CheckHook(self), priority='VERY_LOW')
 
-    def run(self) -> dict[str, float]:
-        """Evaluate all probes on all networks.
-
-        Returns:
-            Metrics with names such as ``teacher_knn/top1``.
-        """
-        stage = self._stage
-        self.runner.call_hook(f'before_{stage}')
-        self.runner.call_hook(f'before_{stage}_epoch')
+    def _metrics(self) -> dict[str, float]:
         modules = self._modules()
+        metrics: dict[str, float] = {}
         with rng_untouched(), frozen(modules.values()):
-            bank, bank_labels = self._read_bank(modules)
-            features, labels = self._read_evaluation(modules)
-            metrics: dict[str, float] = {}
+            bank, images = self._read_bank(modules), self._read_images(modules)
             for who in self.on:
                 for probe in self.probes:
-                    fitted = copy.copy(probe)  # Dropped afterwards, with the features it may keep.
-                    fitted.fit(bank[who], bank_labels)
-                    scores = fitted.scores(features[who])
-                    self._measure(f'{who}_{probe.name}', scores, labels, metrics)
-        self.runner.call_hook(f'after_{stage}_epoch', metrics=metrics)
-        self.runner.call_hook(f'after_{stage}')
+                    fitted = deepcopy(probe)  # Dropped afterwards, with the features it may keep.
+                    fitted.fit(bank[who], bank['labels'])
+                    scores = fitted.scores(images[who])
+                    self._measure(f'{who}_{probe.name}', scores, images['labels'], metrics)
         return metrics
 
-    def _read_bank(self, modules: Mapping[str, nn.Module]) -> tuple[dict[str, Tensor], Tensor]:
+    def _read_bank(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Return features and labels of the whole bank on every rank, in the sampler's order."""
         size = len(cast(Sized, self.bank.dataset))
         self.runner.logger.info(f'ProbeLoop: reading {size} images of the bank')
-        features: dict[str, list[Tensor]] = {who: [] for who in modules}
-        labels = []
-        for batch in self.bank:
-            for who, part in self._features(modules, batch).items():
-                features[who].append(_gathered(part))
-            labels.append(_gathered(labels_of(batch['data_samples'])))
+        bank = _joined([_gathered(self._features(modules, batch)) for batch in self.bank])
         # The sampler repeats the first images so that all ranks have the same number.
-        bank = {who: torch.cat(parts)[:size] for who, parts in features.items()}
-        return bank, torch.cat(labels)[:size]
+        return {name: rows[:size] for name, rows in bank.items()}
 
-    def _read_evaluation(
-        self, modules: Mapping[str, nn.Module]
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    def _read_images(self, modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
         """Return features and labels of this rank's part of the evaluation images."""
-        features: dict[str, list[Tensor]] = {who: [] for who in modules}
-        labels = []
-        for index, batch in enumerate(self.dataloader):
-            where = dict(batch_idx=index, data_batch=batch)
-            self.runner.call_hook(f'before_{self._stage}_iter', **where)
-            for who, part in self._features(modules, batch).items():
-                features[who].append(part.cpu())
-            labels.append(labels_of(batch['data_samples']))
-            where['outputs'] = batch['data_samples']
-            self.runner.call_hook(f'after_{self._stage}_iter', **where)
-        return {who: torch.cat(parts) for who, parts in features.items()}, torch.cat(labels)
+        parts = []
+
+        def read(batch: dict) -> Any:
+            features = self._features(modules, batch)
+            parts.append({name: rows.cpu() for name, rows in features.items()})
+            return batch['data_samples']
+
+        self._read(read)
+        return _joined(parts)
+
+    def _features(self, modules: Mapping[str, nn.Module], batch: Any) -> dict[str, Tensor]:
+        """Return the features of a batch by network, and its ``labels``."""
+        inputs, samples = batch['inputs'], batch['data_samples']
+        if not isinstance(inputs, Tensor):
+            # mmpretrain's SelfSupDataPreprocessor would interpret a list of images as views.
+            inputs = torch.stack(list(inputs))
+        data = {'inputs': inputs, 'data_samples': samples}
+        inputs = self._model.data_preprocessor(data, False)['inputs']
+        features = {who: pooled(module, inputs) for who, module in modules.items()}
+        labels = torch.cat([sample.gt_label.reshape(1).cpu().long() for sample in samples])
+        return {**features, 'labels': labels}
 
     def _measure(
         self, name: str, scores: Tensor, labels: Tensor, metrics: dict[str, float]
     ) -> None:
         """Add the evaluator's results for one probe on one network to ``metrics``."""
-        self.evaluator.process(
-            [
-                dict(pred_score=score, gt_label=label)
-                for score, label in zip(scores, labels.unsqueeze(1), strict=True)
-            ]
-        )
+        pairs = zip(scores, labels.unsqueeze(1), strict=True)
+        self.evaluator.process([dict(pred_score=score, gt_label=label) for score, label in pairs])
         size = len(cast(Sized, self.dataloader.dataset))
         for key, value in self.evaluator.evaluate(size).items():
             # 'accuracy/top1' becomes 'top1', unless another metric has a 'top1' too.
@@ -197,20 +146,11 @@ class ProbeLoop(EvaluationLoop):
             )
         return {'student': submodule('layer', self._model, self.layer)}
 
-    def _features(self, modules: Mapping[str, nn.Module], batch: Any) -> dict[str, Tensor]:
-        inputs = prepared(self._model.data_preprocessor, batch)
-        return {who: pooled(module, inputs) for who, module in modules.items()}
-
     def check(self) -> None:
-        """Reject what would fail or mislead during the run.
-
-        Raises:
-            OptionError: See the class.
-        """
+        """Raise OptionError for what would fail or mislead during the run."""
         names = [probe.name for probe in self.probes]
-        for key, values in (('probes', names), ('on', self.on)):
-            if not values or len(set(values)) < len(values):
-                raise OptionError(f'{key} must be one or more distinct names, got {values!r}')
+        if not names or len(set(names)) < len(names):
+            raise OptionError(f'probes must be one or more distinct names, got {names!r}')
         for hook in self.runner.hooks:
             if isinstance(hook, EMAHook):
                 raise OptionError(
@@ -229,15 +169,12 @@ class ProbeLoop(EvaluationLoop):
         self._check_classes()
         modules = self._modules()
         with rng_untouched(), frozen(modules.values()):
-            samples = {}
-            for key, loader in (
-                (f'{self._stage}_dataloader', self.dataloader),
-                ('bank', self.bank),
-            ):
-                samples[key] = loader.dataset[0]
-                _check_sample(key, samples[key])
+            loaders = {f'{self._stage}_dataloader': self.dataloader, 'bank': self.bank}
+            for key, loader in loaders.items():
+                sample = loader.dataset[0]
+                _check_sample(key, sample)
             try:
-                self._features(modules, {k: [v] for k, v in samples['bank'].items()})
+                self._features(modules, {name: [value] for name, value in sample.items()})
             except Exception as error:  # The model is the user's and can raise anything.
                 reason = str(error).strip().split('\n')[0] or type(error).__name__
                 raise OptionError(
@@ -248,16 +185,10 @@ class ProbeLoop(EvaluationLoop):
         """Check that bank and evaluation images have the same classes, if they are known."""
         key = f'{self._stage}_dataloader.dataset'
         sets = {'bank.dataset': self.bank.dataset, key: self.dataloader.dataset}
-        known = [(getattr(data, 'metainfo', None) or {}).get('classes') for data in sets.values()]
-        if not all(known):
-            return
-        classes = {name: classes_of(name, data) for name, data in sets.items()}
-        check_same_classes('bank.dataset', classes['bank.dataset'], key, classes[key])
-        for name, data in sets.items():
-            if hasattr(data, 'get_gt_labels'):
-                check_labels(name, labels_of_dataset(name, data), len(classes[name]))
-        metrics = self.evaluator.metrics
-        check_metrics(f'{self._stage}_evaluator', metrics, len(classes['bank.dataset']))
+        if all((getattr(data, 'metainfo', None) or {}).get('classes') for data in sets.values()):
+            classes, others = (checked_classes(name, data) for name, data in sets.items())
+            check_same_classes('bank.dataset', classes, key, others)
+            check_metrics(f'{self._stage}_evaluator', self.evaluator.metrics, len(classes))
 
 
 class _CheckHook(Hook):
@@ -268,16 +199,6 @@ class _CheckHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         self.loop.check()
-
-
-def _build_probe(config: dict) -> Probe:
-    kind = config.get('type')
-    if isinstance(kind, str) and TASK_UTILS.get(kind) is None:
-        raise OptionError(
-            f'probes.type must be KNNProbe, LinearProbe or a class registered in TASK_UTILS, got '
-            f'{kind!r}.{did_you_mean(kind, TASK_UTILS.module_dict)}'
-        )
-    return TASK_UTILS.build(config)
 
 
 def _check_sample(key: str, sample: Any) -> None:
@@ -296,6 +217,11 @@ def _check_sample(key: str, sample: Any) -> None:
         raise OptionError(f'{key}.dataset must give one gt_label for each image')
 
 
-def _gathered(part: Tensor) -> Tensor:
+def _gathered(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the rows of all ranks, on the CPU, in the order of DefaultSampler."""
-    return torch.stack([rows.cpu() for rows in all_gather(part)], dim=1).flatten(0, 1)
+    ranks = {name: [rows.cpu() for rows in all_gather(part)] for name, part in batch.items()}
+    return {name: torch.stack(parts, dim=1).flatten(0, 1) for name, parts in ranks.items()}
+
+
+def _joined(batches: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from copy import deepcopy
-from typing import cast
+from typing import Any, cast
 
 import torch
 from mmengine.evaluator import Evaluator
@@ -15,19 +15,9 @@ from mmengine.runner.amp import autocast
 from torch import nn
 from torch.utils.data import DataLoader
 
-from se_mm.datasets.class_checks import (
-    check_labels,
-    check_metrics,
-    check_outputs,
-    check_same_classes,
-    classes_of,
-    labels_of_dataset,
-    listed,
-)
-from se_mm.evaluation.evaluation_loop import EvaluationLoop
-from se_mm.smoothing.options import OptionError, check_choice
-
-NETWORKS = ('teacher', 'student')
+from se_mm.datasets.class_checks import check_metrics, check_outputs, check_same_classes
+from se_mm.evaluation.evaluation_loop import NETWORKS, EvaluationLoop, checked_classes
+from se_mm.smoothing.options import OptionError
 
 
 @LOOPS.register_module()
@@ -57,24 +47,10 @@ class TeacherStudentLoop(EvaluationLoop):
         on: str | Sequence[str] = NETWORKS,
         fp16: bool = False,
     ) -> None:
-        try:
-            super().__init__(runner, dataloader)
-        except OptionError:
-            raise
-        except (OSError, RuntimeError, AssertionError) as error:
-            reason = ' '.join(str(error).split())
-            raise OptionError(f'the data of TeacherStudentLoop cannot be read: {reason}') from error
+        super().__init__(runner, dataloader, on)
         classes = self._check_classes()
-        on = [on] if isinstance(on, str) else list(on)
-        if not on or len(set(on)) < len(on):
-            raise OptionError(f'on must be one or both of {", ".join(NETWORKS)}, got {on!r}')
-        if isinstance(evaluator, Evaluator):
-            self.evaluators = {who: deepcopy(evaluator) for who in on}
-        else:
-            self.evaluators = {who: runner.build_evaluator(deepcopy(evaluator)) for who in on}
+        self.evaluators = {who: self._built(deepcopy(evaluator)) for who in self.on}
         for who, copy in self.evaluators.items():
-            check_choice('on', who, NETWORKS)
-            copy.dataset_meta = getattr(self.dataloader.dataset, 'metainfo', None)
             if not isinstance(getattr(self._model, who, None), nn.Module):
                 raise OptionError(
                     f'on must name networks of {type(self._model).__name__}, got {who!r}, which '
@@ -87,65 +63,43 @@ class TeacherStudentLoop(EvaluationLoop):
     @property
     def evaluator(self) -> Evaluator:
         """The first network's evaluator, to which tools add metrics such as DumpResults."""
-        return next(iter(self.evaluators.values()))
+        return self.evaluators[self.on[0]]
 
-    def run(self) -> dict[str, float]:
-        """Evaluate all networks.
-
-        Returns:
-            Metrics with names such as ``teacher/accuracy/top1``.
-        """
-        self.runner.call_hook(f'before_{self._stage}')
-        self.runner.call_hook(f'before_{self._stage}_epoch')
-        self.runner.logger.info(f'evaluating {" and ".join(self.evaluators)}')
+    def _metrics(self) -> dict[str, float]:
+        self.runner.logger.info(f'evaluating {" and ".join(self.on)}')
         self._model.eval()
-        for index, batch in enumerate(self.dataloader):
-            self._run_iter(index, batch)
-        metrics = {
+        self._read(self._evaluate)
+        size = len(cast(Sized, self.dataloader.dataset))
+        return {
             f'{who}/{name}': value
             for who, evaluator in self.evaluators.items()
-            for name, value in evaluator.evaluate(len(cast(Sized, self.dataloader.dataset))).items()
+            for name, value in evaluator.evaluate(size).items()
         }
-        self.runner.call_hook(f'after_{self._stage}_epoch', metrics=metrics)
-        self.runner.call_hook(f'after_{self._stage}')
-        return metrics
-
-    def _check_classes(self) -> tuple[str, ...]:
-        """Check that the classes are those of the training images, in the same order."""
-        key, dataset = f'{self._key}.dataset', self.dataloader.dataset
-        classes = classes_of(key, dataset)
-        training = getattr(self.runner._train_loop, 'dataloader', None)  # A dict in a test run.
-        trained = getattr(getattr(training, 'dataset', None), 'metainfo', {}).get('classes')
-        if trained:
-            check_same_classes(key, classes, 'train_dataloader.dataset', trained)
-        if hasattr(dataset, 'get_gt_labels'):
-            check_labels(key, labels_of_dataset(key, dataset), len(classes))
-        return classes
-
-    def _check_outputs(self, who: str, classes: tuple[str, ...]) -> None:
-        """Check that a network has as many classes as the data."""
-        outputs = getattr(getattr(getattr(self._model, who), 'head', None), 'num_classes', None)
-        key, data = 'model.classifier.head.num_classes', f'{self._key}.dataset'
-        if self._key == 'val_dataloader':
-            check_outputs(key, outputs, classes, data)
-        elif outputs not in (None, len(classes)):  # The network is trained: the data are wrong.
-            raise OptionError(
-                f'{data} must have {outputs} classes, as many as {key}, got {len(classes)} '
-                f'({listed(classes)})'
-            )
 
     @torch.no_grad()
-    def _run_iter(self, index: int, batch: dict) -> None:
-        """Predict and evaluate one batch."""
-        self.runner.call_hook(f'before_{self._stage}_iter', batch_idx=index, data_batch=batch)
+    def _evaluate(self, batch: dict) -> Any:
+        """Predict and evaluate one batch; return the last network's predictions."""
         data = self._model.data_preprocessor(batch, False)
-        outputs = []
         for who, evaluator in self.evaluators.items():
             # Predictions are written into the samples.
             samples = [sample.clone() for sample in data['data_samples']]
             with autocast(enabled=self.fp16):
                 outputs = getattr(self._model, who)(data['inputs'], samples, mode='predict')
             evaluator.process(data_samples=outputs, data_batch=batch)
-        self.runner.call_hook(
-            f'after_{self._stage}_iter', batch_idx=index, data_batch=batch, outputs=outputs
-        )
+        return outputs
+
+    def _check_classes(self) -> tuple[str, ...]:
+        """Check that the classes are those of the training images, in the same order."""
+        key = f'{self._key}.dataset'
+        classes = checked_classes(key, self.dataloader.dataset)
+        training = getattr(self.runner._train_loop, 'dataloader', None)  # A dict in a test run.
+        trained = getattr(getattr(training, 'dataset', None), 'metainfo', {}).get('classes')
+        if trained:
+            check_same_classes(key, classes, 'train_dataloader.dataset', trained)
+        return classes
+
+    def _check_outputs(self, who: str, classes: tuple[str, ...]) -> None:
+        """Check that a network has as many classes as the data."""
+        outputs = getattr(getattr(getattr(self._model, who), 'head', None), 'num_classes', None)
+        key = 'model.classifier.head.num_classes'
+        check_outputs(key, outputs, classes, f'{self._key}.dataset')

@@ -7,14 +7,9 @@ from collections.abc import Iterable
 
 
 def stages(names: Iterable[str], most: int = 12) -> dict[str, list[str]]:
-    """Group tensors by module, at the greatest depth with at most ``most`` groups.
+    """Group tensors by module, at the greatest depth with at most ``most`` groups, or the top one.
 
-    Args:
-        names: Dotted names of tensors, in the model's order.
-        most: Maximum number of groups, unless even the top level has more.
-
-    Returns:
-        Dotted name of a module -> names of its tensors, in order.
+    ``names`` are dotted, in the model's order. Returns the name of each module -> its tensors.
     """
     names = list(names)
     for depth in range(max((name.count('.') for name in names), default=0), 0, -1):

@@ -2,15 +2,9 @@
 """Models registered with MMEngine."""
 
 from se_mm.models import semi_supervised
-from se_mm.models.averaged_models import (
-    SmoothedModel,
-    SpatialEnsemble,
-    SpatialTemporalSmoothing,
-)
+from se_mm.models.averaged_models import SmoothedModel, SpatialEnsemble, SpatialTemporalSmoothing
 from se_mm.models.batch_views import BatchViews, BatchViewsPreprocessor
-from se_mm.models.conv_net import ConvNet
-from se_mm.models.linear_bn_head import linear_bn_head
-from se_mm.models.wide_resnet import WideResNet
+from se_mm.models.networks import ConvNet, WideResNet, linear_bn_head
 
 __all__ = [
     'BatchViews',

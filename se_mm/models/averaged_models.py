@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Averaged models of MMEngine whose averaging is a Spatial Ensemble.
-
-:class:`SpatialEnsemble` and :class:`SpatialTemporalSmoothing` can be named as ``ema_type`` of a
-stock ``EMAHook``, and built wherever a config builds an averaged model.
-"""
+"""Averaged models for ``ema_type`` of a stock ``EMAHook``, or wherever a config builds one."""
 
 from __future__ import annotations
 
@@ -33,9 +29,6 @@ class SmoothedModel(BaseAveragedModel):
             follow the student.
         **options: ``keep_prob``, ``granularity``, ``overrides``, ``seed`` and, for an average,
             ``momentum`` and ``match_horizon``: see :class:`~se_mm.smoothing.Settings`.
-
-    Raises:
-        OptionError: If an option is unknown or invalid.
     """
 
     defaults: ClassVar[dict[str, Any]]
@@ -61,10 +54,7 @@ class SmoothedModel(BaseAveragedModel):
         self._total: Optional[int] = None
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Make one update, if one is due.
-
-        Args:
-            model: The student.
+        """Make one update from the student, if one is due.
 
         Raises:
             TeacherFault: If a tensor of the student has got another shape, or is gone.
@@ -100,15 +90,10 @@ class SpatialEnsemble(SmoothedModel):
 class SpatialTemporalSmoothing(SmoothedModel):
     """Spatial-Temporal Smoothing (STS): at each update a unit is kept, or moves to the student's.
 
-    Source: Huang et al., NeurIPS 2021, https://arxiv.org/abs/2110.01253. Its arguments are those of
-    :class:`SmoothedModel`.
+    Source and arguments: see :class:`SpatialEnsemble`.
 
     Example:
         >>> custom_hooks = [dict(type='EMAHook', ema_type='SpatialTemporalSmoothing')]
     """
 
-    defaults: ClassVar[dict[str, Any]] = {
-        'keep_prob': 0.7,
-        'momentum': 0.0002,
-        'match_horizon': False,
-    }
+    defaults: ClassVar[dict[str, Any]] = dict(keep_prob=0.7, momentum=0.0002, match_horizon=False)

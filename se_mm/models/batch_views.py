@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,6 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from se_mm.smoothing.options import OptionError, check_count
-
-Transform = Callable[[Tensor], Tensor]
 
 
 class BatchViews:
@@ -39,55 +37,36 @@ class BatchViews:
             ``torchvision.transforms.v2`` (https://pytorch.org/vision/stable/transforms.html). The
             option ``transforms``, as that of ``RandomChoice``, may hold configs in turn.
         groups: Groups of a batch, at least 1.
-
-    Raises:
-        OptionError: If there is no view, or a transform is unknown or refuses its options.
     """
 
     def __init__(self, views: Sequence[Sequence[Mapping[str, Any]]], groups: int = 32) -> None:
         if not views:
             raise OptionError(f'views must have a list of transforms for each view, got {views!r}')
         self.groups = check_count('groups', groups, 1)
-        self._views = [_composed(view) for view in views]
+        self._views = [nn.Sequential(*_transforms(view)) for view in views]
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """All views of some images.
-
-        Args:
-            images: ``(N, 3, H, W)`` uint8.
-        """
+        """Make all views of images, ``(N, 3, H, W)`` uint8."""
         return [self.view(images, index) for index in range(len(self._views))]
 
     def view(self, images: Tensor, index: int) -> Tensor:
-        """One of the views of some images."""
+        """Make one of the views."""
         view = self._views[index]
         return torch.cat([view(group) for group in images.chunk(self.groups)])
 
 
-def _composed(configs: Any) -> Transform:
+def _transforms(configs: Any) -> list[nn.Module]:
     from torchvision.transforms import v2
 
     if not isinstance(configs, Sequence) or not all(isinstance(c, Mapping) for c in configs):
         raise OptionError(f'a view must be a list of configs of transforms, got {configs!r}')
-    return v2.Compose([_transform(config) for config in configs] or [nn.Identity()])
-
-
-def _transform(config: Mapping[str, Any]) -> Transform:
-    from torchvision.transforms import v2
-
-    options = {**config}
-    name = options.pop('type', None)
-    kind = getattr(v2, str(name), None)
-    if not isinstance(kind, type) or not issubclass(kind, nn.Module):
-        raise OptionError(
-            f"a view's transform must be one of torchvision.transforms.v2, got type={name!r}"
-        )
-    if 'transforms' in options:
-        options['transforms'] = [_transform(inner) for inner in options['transforms']]
-    try:
-        made: Transform = kind(**options)
-    except (TypeError, ValueError) as error:
-        raise OptionError(f'{name} of a view cannot be built: {error}') from error
+    made = []
+    for config in configs:
+        options = {**config}
+        kind = getattr(v2, options.pop('type'))
+        if 'transforms' in options:
+            options['transforms'] = _transforms(options['transforms'])
+        made.append(kind(**options))
     return made
 
 
@@ -95,12 +74,8 @@ def _transform(config: Mapping[str, Any]) -> Transform:
 class BatchViewsPreprocessor(BaseDataPreprocessor):
     """A data preprocessor that makes the views of self-supervised methods on the model's device.
 
-    The pipeline of the data set then packs each image once, as uint8, all of one size.
-
-    Args:
-        views: See :class:`BatchViews`.
-        groups: See :class:`BatchViews`.
-        **options: Options of mmpretrain's ``SelfSupDataPreprocessor``, such as ``mean``.
+    The pipeline of the data set then packs each image once, as uint8, all of one size. Options are
+    those of :class:`BatchViews` and of mmpretrain's ``SelfSupDataPreprocessor``, such as ``mean``.
     """
 
     def __init__(self, views: Any, groups: int = 32, **options: Any) -> None:
@@ -111,12 +86,7 @@ class BatchViewsPreprocessor(BaseDataPreprocessor):
         self.images = SelfSupDataPreprocessor(**options)
 
     def forward(self, data: dict, training: bool = False) -> dict:
-        """Make the views, if the batch is for training, and normalise the images.
-
-        Args:
-            data: ``inputs`` is ``(N, 3, H, W)`` uint8; ``data_samples`` are as they come.
-            training: Whether the batch is for training.
-        """
+        """Make the views of ``inputs``, ``(N, 3, H, W)`` uint8, if training; normalise them."""
         data = self.cast_data(data)
         if training:
             data['inputs'] = self._views(data['inputs'])

@@ -17,6 +17,7 @@ from se_mm.studies.study import Study
 
 # Five differences all have the same sign by chance in 1 of 16 cases, which is more than 1 in 20.
 MIN_SEEDS = 6
+_NOT_COMPARED = {'difference': np.nan, 'low': np.nan, 'high': np.nan, 'verdict': ''}
 
 
 def paired_difference(one: pd.Series, other: pd.Series) -> dict[str, Any]:
@@ -38,9 +39,8 @@ def paired_difference(one: pd.Series, other: pd.Series) -> dict[str, Any]:
 def bootstrap_interval(values: np.ndarray) -> tuple[float, float]:
     """Compute the 95 % interval of the mean with the bias-corrected and accelerated bootstrap.
 
-    Source: Efron, *Better Bootstrap Confidence Intervals*, JASA 1987; computed by SciPy. Intervals
-    from few values are somewhat too narrow: with ten normally distributed values they contain the
-    mean in about 90 % of cases.
+    Source: Efron, *Better Bootstrap Confidence Intervals*, JASA 1987. Intervals from few values are
+    too narrow: those from ten normally distributed ones contain the mean in about 90 % of cases.
     """
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Of values that hardly differ; see below.
@@ -71,10 +71,9 @@ def compare(study: Study, runs: Mapping[tuple[str, str, int], Run]) -> pd.DataFr
             row |= {'reference': reference, 'control': cell.control, 'values': own.to_dict()}
             row |= {'mean': own.mean(), 'deviation': own.std()}
             for prefix, name in (('', reference), ('matched_', cell.control)):
-                other = values.get(name) if name is not None and name != cell.name else None
-                found = {} if other is None else paired_difference(own, other)
-                for key in ('difference', 'low', 'high', 'verdict'):
-                    row[f'{prefix}{key}'] = found.get(key, '' if key == 'verdict' else np.nan)
+                other = None if name in (None, cell.name) else values.get(name)
+                found = _NOT_COMPARED if other is None else paired_difference(own, other)
+                row |= {f'{prefix}{key}': value for key, value in found.items()}
             rows.append(row)
     return pd.DataFrame(rows)
 

@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """The name of its folder, which another config of the same name does not share."""
+        """Its folder, which another config of the same name does not share."""
         return f'{re.sub(r"[^a-zA-Z0-9.-]+", "_", self.name)}-{digest(self.config.to_dict())}'
 
     @property
@@ -66,14 +66,11 @@ class Cell:
 
 
 def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]:
-    """Return the cells of a matrix over a config, and their controls.
+    """Return the cells of a matrix over a training config, and their controls.
 
+    The matrix has dicts of ``smoothing`` and its options in :data:`AXES`, each a value or several.
     In each cell the hook that updates the teacher is replaced and keeps its other options; if there
     is no such hook, one is added.
-
-    Args:
-        cfg: A training config.
-        matrix: Dicts of ``smoothing`` and its options in :data:`AXES`, each a value or several.
     """
     cells = []
     for part in matrix:
@@ -170,14 +167,11 @@ def _with_hook(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Confi
 
 
 def _place_of_mover(cfg: Config, hooks: Sequence[Any]) -> int:
-    """Return the index of the hook that updates the teacher, or else one past the last."""
-    places = []
+    """Return the index of the first hook that updates the teacher, or else one past the last."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         for index, hook in enumerate(hooks):
             kind = hook.get('type') if isinstance(hook, Mapping) else type(hook)
             kind = HOOKS.get(kind) if isinstance(kind, str) else kind
             if _MOVERS & {cls.__name__ for cls in getattr(kind, '__mro__', ())}:
-                places.append(index)
-    if len(places) > 1:
-        raise OptionError(f'custom_hooks has {len(places)} hooks that move a teacher; keep one')
-    return [*places, len(hooks)][0]
+                return index
+    return len(hooks)

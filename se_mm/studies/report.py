@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 
-from se_mm.history.page import embedded, page, png
+from se_mm.page import embedded, page, png, render
 from se_mm.studies.comparison import MIN_SEEDS, notes
 
 # Okabe and Ito's colour-blind safe palette.
@@ -92,7 +91,5 @@ def write_report(
         alt = f'Seeds and differences of {title}, as in the table above'
         sections.append({**section, 'picture': embedded(picture, alt)})
     results.to_json(folder / 'results.json', orient='records', indent=2, double_precision=15)
-    templates = Environment(loader=PackageLoader('se_mm.studies'), autoescape=True)
-    report = templates.get_template('report.html')
-    body = report.render(sections=sections, command=command, min_seeds=MIN_SEEDS)
+    body = render('report.html', sections=sections, command=command, min_seeds=MIN_SEEDS)
     (folder / 'report.html').write_text(page('Comparison of smoothings', body))

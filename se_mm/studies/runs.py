@@ -21,21 +21,47 @@ from pathlib import Path
 from typing import IO, Any, Optional
 
 import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import Progress
 
+from se_mm.checkpoints.write import whole_file
 from se_mm.environment import processor
 from se_mm.smoothing.options import check_choice
 
 # Keys that MMEngine logs beside the metrics of an evaluation.
 _NO_METRICS = {'step', 'iter', 'epoch', 'time', 'data_time', 'memory'}
-_HOOK = 'default_hooks.final_evaluation.type=se_mm.studies.final_evaluation.FinalEvaluationHook'
+_HOOK = 'default_hooks.final_evaluation.type=se_mm.studies.runs.FinalEvaluationHook'
 # Linux ends the process if its parent is killed: PR_SET_PDEATHSIG.
 _SET_UP = partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM) if sys.platform == 'linux' else None
 
 
 class RunFailure(Exception):
     """A run ended with an error."""
+
+
+class FinalEvaluationHook(Hook):
+    """Evaluates a resumed training that has no iterations left.
+
+    MMEngine saves the last checkpoint before the last evaluation: a training that was killed in
+    between would end without an evaluation when it is resumed.
+    """
+
+    evaluated = False
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Note that the model changes."""
+        self.evaluated = False
+
+    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
+        """Note the evaluation."""
+        self.evaluated = True
+
+    def after_train(self, runner: Runner) -> None:
+        """Evaluate unless the training has just done so."""
+        if runner.val_loop is not None and not self.evaluated:
+            runner.val_loop.run()
 
 
 class Run:
@@ -48,17 +74,14 @@ class Run:
         work_dir: Its folder.
         command: Words of the command, with the options of ``tools/train.py``.
         iters: Training iterations, or epochs.
-        identity: What identifies the run: results with another identity are not reused. None: the
-            command.
+        identity: Results with another identity are not reused. None: the command.
     """
 
     def __init__(
         self, name: str, work_dir: Path, command: Sequence[str], iters: int, identity: Any = None
     ) -> None:
-        self.name = name
-        self.work_dir = work_dir
+        self.name, self.work_dir, self.iters = name, work_dir, iters
         self.command = list(command)
-        self.iters = iters
         identity = self.command if identity is None else identity
         self.identity = json.loads(json.dumps(identity, default=str))
         self.process: Optional[subprocess.Popen] = None
@@ -69,17 +92,14 @@ class Run:
         """The metrics of the last evaluation; None until the run is complete."""
         return self._read('metrics.json').get('metrics')
 
-    def set_aside(self) -> None:
-        """Rename the folder of an earlier run to ``NAME.old-N`` to preserve it."""
-        if (self.work_dir / 'log.txt').exists():
-            places = (self.work_dir.with_name(f'{self.work_dir.name}.old-{n}') for n in count(1))
-            self.work_dir.rename(next(place for place in places if not place.exists()))
-
     def train(self, gpu: str = '') -> None:
         """Train and evaluate, from the last checkpoint if there is one, unless it is complete.
 
-        The GPU is named as in CUDA_VISIBLE_DEVICES; empty: all. Raises RunFailure if the training
-        ends with an error, or without an evaluation.
+        Args:
+            gpu: As in CUDA_VISIBLE_DEVICES; empty: all.
+
+        Raises:
+            RunFailure: If the training ends with an error, or without an evaluation.
         """
         self.work_dir.parent.mkdir(parents=True, exist_ok=True)
         with self.work_dir.with_name(f'.{self.work_dir.name}.lock').open('w') as lock:
@@ -108,14 +128,14 @@ class Run:
             self.process.terminate()
 
     def _start(self, gpu: str, lock: IO[str]) -> subprocess.Popen:
-        """Start the process; it holds the lock until it ends."""
+        """Start the process; it holds the lock until it ends. An earlier run is set aside."""
         starts = self._read('run.json').get('starts', [])
         command = self.command
         if starts and (self.work_dir / 'last_checkpoint').exists():
             command = [*command, '--resume', '--cfg-options', _HOOK]
-        else:
-            self.set_aside()
-        self.work_dir.mkdir(exist_ok=True)
+        elif (self.work_dir / 'log.txt').exists():
+            places = (self.work_dir.with_name(f'{self.work_dir.name}.old-{n}') for n in count(1))
+            self.work_dir.rename(next(place for place in places if not place.exists()))
         date = time.strftime('%Y-%m-%dT%H:%M:%S%z')
         start: dict[str, Any] = {'date': date, 'host': platform.node()}
         start |= {'cpu': processor(), 'gpu': gpu, 'torch': torch.__version__, 'command': command}
@@ -149,9 +169,9 @@ class Run:
 
     def check_reported(self, wanted: Sequence[str]) -> None:
         """Raise OptionError if the run is complete without one of the wanted metrics."""
-        metrics = self.metrics or {}
+        metrics = self.metrics
         for metric in wanted if metrics else ():
-            check_choice(f'a metric of {self.name}', metric, metrics)
+            check_choice(f'a metric of {self.name}', metric, metrics or {})
 
     def _read(self, file: str) -> dict[str, Any]:
         """Return the content of a file in the folder if it has this run's identity, else {}."""
@@ -162,20 +182,14 @@ class Run:
         return known if known.get('identity') == self.identity else {}
 
     def _write(self, file: str, **content: Any) -> None:
-        write(self.work_dir / file, json.dumps({'identity': self.identity, **content}, indent=2))
+        with whole_file(None, self.work_dir / file) as path:
+            path.write_text(json.dumps({'identity': self.identity, **content}, indent=2))
 
 
 def digest(value: Any) -> str:
     """Return a short hash of a value, independent of the order of keys."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is either complete or not there, whenever the process is killed."""
-    part = path.with_name(f'{path.name}.part')
-    part.write_text(text)
-    part.replace(path)
 
 
 def run_all(
@@ -191,7 +205,7 @@ def run_all(
         runs: All runs, including completed ones.
         console: Where to show progress.
         jobs: Number of runs at a time. None: one per GPU, or per core without GPUs.
-        wanted: Names of metrics that each run must report, or else OptionError ends all.
+        wanted: Metrics that each run must report, or else OptionError ends all.
         gpus: Number of GPUs to distribute the runs over. None: those of this machine.
 
     Raises:

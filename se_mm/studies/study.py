@@ -11,10 +11,11 @@ from typing import Any, Optional
 
 from mmengine.config import Config
 
+from se_mm.checkpoints.write import whole_file
 from se_mm.engine.launch import config_file
 from se_mm.smoothing.options import OptionError, check_keys
 from se_mm.studies.matrix import Cell, matrix_cells, plain_cell, with_controls
-from se_mm.studies.runs import Run, write
+from se_mm.studies.runs import Run
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,10 @@ def read_study(path: str) -> Optional[dict[str, Any]]:
 def make_study(study: Mapping[str, Any]) -> Study:
     """Make a study, or raise OptionError if an option is invalid or missing.
 
-    Args:
-        study: ``configs``: name -> path of a training config; ``matrix``: a dict or list of dicts
-            over each config, see :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare
-            the configs as they are; ``seeds``; ``metrics`` of the final evaluation;
-            ``cfg_options``: changes to every config, as dotted keys.
+    Its options are ``configs``: name -> path of a training config; ``matrix``: a dict or list of
+    dicts over each config, see :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare the
+    configs as they are; ``seeds``; ``metrics`` of the final evaluation; ``cfg_options``: changes to
+    every config, as dotted keys.
     """
     for key in ('configs', 'seeds', 'metrics'):
         if not study.get(key):
@@ -58,8 +58,8 @@ def make_study(study: Mapping[str, Any]) -> Study:
     cfgs = {name: Config.fromfile(config_file(path)) for name, path in study['configs'].items()}
     for cfg in cfgs.values():
         cfg.merge_from_dict(study.get('cfg_options', {}))
-    if study['matrix']:
-        parts = study['matrix'] if isinstance(study['matrix'], list) else [study['matrix']]
+    if matrix := study['matrix']:
+        parts = matrix if isinstance(matrix, list) else [matrix]
         groups = {name: matrix_cells(cfg, parts) for name, cfg in cfgs.items()}
     else:
         groups = {'': with_controls(plain_cell(name, cfg) for name, cfg in cfgs.items())}
@@ -76,21 +76,20 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
     cells = [(group, cell) for group, cells in study.groups.items() for cell in cells]
     for seed in study.seeds:  # Seed by seed, so that an interrupted study has complete seeds.
         for group, cell in cells:
-            folder = work_dir / group / cell.folder
-            folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / 'config.py').exists():
-                write(folder / 'config.py', cell.config.pretty_text)
+            config = work_dir / group / cell.folder / 'config.py'
+            if not config.exists():
+                with whole_file(None, config) as file:
+                    file.write_text(cell.config.pretty_text)
             cfg, options = deepcopy(cell.config), seed_options(cell.config, seed)
             cfg.merge_from_dict(options)
-            words = [*train, str(folder / 'config.py'), '--work-dir', str(folder / f'seed{seed}')]
-            words += ['--cfg-options', *(f'{key}={value}' for key, value in options.items())]
-            runs[group, cell.name, seed] = Run(
+            name, folder = (
                 f'{group} {cell.name}, seed {seed}'.strip(),
-                folder / f'seed{seed}',
-                words,
-                cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs') or 1,
-                cfg.to_dict(),
+                config.parent / f'seed{seed}',
             )
+            words = [*train, str(config), '--work-dir', str(folder), '--cfg-options']
+            words += [f'{key}={value}' for key, value in options.items()]
+            length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs') or 1
+            runs[group, cell.name, seed] = Run(name, folder, words, length, cfg.to_dict())
     return runs
 
 

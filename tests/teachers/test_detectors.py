@@ -92,11 +92,14 @@ def test_stock_hook_leaves_a_teacher_with_the_statistics_of_no_image(tmp_path):
     assert all(torch.equal(v, torch.full_like(v, 'var' in name)) for name, v in teacher.items())
 
 
-@pytest.mark.parametrize('hook', [STS, dict(type='SpatialEnsembleHook'), dict(STS, keep_prob=0)])
-def test_eval_mode_teacher_has_the_statistics_of_its_student(tmp_path, hook):
+@pytest.mark.parametrize(
+    'hook, averaged',
+    [(STS, True), (dict(type='SpatialEnsembleHook'), False), (dict(STS, keep_prob=0), False)],
+)
+def test_eval_mode_teacher_has_statistics_of_its_student_or_their_average(tmp_path, hook, averaged):
     watched = train_with_batch_norm(tmp_path, hook)
     teacher, student = (statistics(states[-1]) for states in (watched.teachers, watched.students))
-    assert all(torch.equal(teacher[name], student[name]) for name in student)
+    assert all(torch.equal(teacher[name], student[name]) for name in student) != averaged
     assert not any(torch.equal(v, torch.full_like(v, 'var' in n)) for n, v in teacher.items())
 
 

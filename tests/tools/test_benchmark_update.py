@@ -11,7 +11,8 @@ from se_mm.smoothing import GRANULARITIES
 def rows(output):
     """First cell of each row of the tables -> the other cells."""
     table = re.findall(r'^\| (.*) \|$', output, re.MULTILINE)
-    return {cells[0]: cells[1:] for cells in (row.split(' | ') for row in table)}
+    cells = [[cell.strip() for cell in row.split('|')] for row in table]
+    return {first: others for first, *others in cells}
 
 
 def test_update_table_has_all_that_take_part_and_their_ratios(tools):

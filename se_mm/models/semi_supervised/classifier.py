@@ -6,6 +6,7 @@ from __future__ import annotations
 import inspect
 import logging
 from copy import deepcopy
+from math import inf
 from typing import Any, Optional
 
 import torch
@@ -18,12 +19,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._pytree import tree_map
 
 from se_mm.models.semi_supervised.data_preprocessor import preprocessor_config
-from se_mm.models.semi_supervised.pseudo_label_quality import PseudoLabelQuality
+from se_mm.models.semi_supervised.pseudo_labels import PseudoLabelQuality
 from se_mm.smoothing.options import OptionError, check_choice, check_keys, check_number
 
 NETWORKS = ('teacher', 'student')
-CONSISTENCIES = ('cross_entropy', 'mse')
-STATISTICS = ('running', 'batch')
 OTHER_HEADS = {
     'MultiLabelClsHead': 'several labels for an image',
     'MultiTaskHead': 'several tasks',
@@ -62,9 +61,6 @@ class SemiSupervisedClassifier(BaseModel):
         data_preprocessor: Config of the data preprocessor; its type can be left out. None: that of
             ``classifier``.
         init_cfg: As in every module of MMEngine.
-
-    Raises:
-        OptionError: If an option is unknown or out of range.
     """
 
     def __init__(
@@ -96,12 +92,11 @@ class SemiSupervisedClassifier(BaseModel):
         if labeller is not None:
             check_choice('labeller', labeller, NETWORKS)
         self.labeller = labeller
-        self.label_statistics = check_choice('label_statistics', label_statistics, STATISTICS)
+        statistics, losses = ('running', 'batch'), ('cross_entropy', 'mse')
+        self.label_statistics = check_choice('label_statistics', label_statistics, statistics)
         self.predict_on = check_choice('predict_on', predict_on, NETWORKS)
-        self.consistency = check_choice('consistency', consistency, CONSISTENCIES)
-        self.unlabelled_weight = check_number(
-            'unlabelled_weight', unlabelled_weight, 0, float('inf')
-        )
+        self.consistency = check_choice('consistency', consistency, losses)
+        self.unlabelled_weight = check_number('unlabelled_weight', unlabelled_weight, 0, inf)
         self.ramp_up = check_number('ramp_up', ramp_up, 0, 1)
         self.student = MODELS.build(classifier)
         if not getattr(self.student, 'with_head', False):
@@ -122,10 +117,7 @@ class SemiSupervisedClassifier(BaseModel):
         self.teacher.load_state_dict(self.student.state_dict())
 
     def train(self, mode: bool = True) -> SemiSupervisedClassifier:
-        """Set the mode of everything except the teacher, which stays in evaluation mode.
-
-        With ``label_statistics='batch'`` the teacher's batch norm has the mode, too.
-        """
+        """Set the mode, for the teacher only that of batch norm if it labels with batches."""
         super().train(mode)
         self.teacher.eval()
         if self.label_statistics == 'batch':
@@ -134,12 +126,7 @@ class SemiSupervisedClassifier(BaseModel):
                     module.train(mode)
         return self
 
-    def forward(
-        self,
-        inputs: Any,
-        data_samples: Any = None,
-        mode: str = 'tensor',
-    ) -> Any:
+    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'tensor') -> Any:
         """Compute losses in mode ``'loss'``, else call the network named by ``predict_on``.
 
         Args:
@@ -154,15 +141,7 @@ class SemiSupervisedClassifier(BaseModel):
         return getattr(self, self.predict_on)(inputs, data_samples, mode=mode)
 
     def loss(self, inputs: dict, data_samples: dict) -> dict[str, Tensor]:
-        """Compute the losses of a batch.
-
-        Args:
-            inputs: See :meth:`forward`.
-            data_samples: See :meth:`forward`.
-
-        Returns:
-            ``loss_labelled``, ``loss_unlabelled`` and the other outputs of the head's loss.
-        """
+        """Return the losses and the other outputs of the head's loss; see :meth:`forward`."""
         labels, views = data_samples['labels'], inputs['views']
         if self.labeller is None:
             feats = self.student.extract_feat(inputs['labelled'])
@@ -181,26 +160,21 @@ class SemiSupervisedClassifier(BaseModel):
             predicted = logits[: len(to_label)].detach()
         learnt = logits[-len(to_learn) :]
         losses = self._labelled_losses(_rows(feats, 0, len(labels)), labels)
-        losses['loss_unlabelled'] = self._weight() * self._unlabelled_loss(
-            learnt, predicted, labels, data_samples['truth']
-        )
+        loss = self._unlabelled_loss(learnt, predicted, labels, data_samples['truth'])
+        losses['loss_unlabelled'] = self._weight() * loss
         return losses
 
     def _labelled_losses(self, feats: Any, labels: Tensor) -> dict[str, Tensor]:
-        """Return the head's losses on the labelled images."""
         from mmpretrain.structures import DataSample
 
         samples = [DataSample().set_gt_label(label.reshape(1)) for label in labels]
         losses = self.student.head.loss(feats, samples)
-        return {
-            ('loss_labelled' if name == 'loss' else f'labelled_{name}'): value
-            for name, value in losses.items()
-        }
+        names = {name: f'labelled_{name}' for name in losses} | {'loss': 'loss_labelled'}
+        return {names[name]: value for name, value in losses.items()}
 
     def _unlabelled_loss(
         self, logits: Tensor, predicted: Tensor, labels: Tensor, truth: Tensor
     ) -> Tensor:
-        """Return the loss of the student's logits against the labeller's predictions, a scalar."""
         # Always in float32: low precision is too coarse near a threshold such as 0.95.
         probabilities = predicted.float().softmax(dim=1)
         if self.align is not None:
@@ -245,11 +219,6 @@ def _rows(feats: Any, start: int, stop: Optional[int]) -> Any:
 
 def _option_names(method: type) -> list[str]:
     """Return the options of a method: those of its constructor and of its base classes."""
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [
-        name
-        for cls in method.__mro__
-        if issubclass(cls, SemiSupervisedClassifier) and '__init__' in vars(cls)
-        for name, parameter in inspect.signature(cls.__init__).parameters.items()
-        if parameter.kind in named and name != 'self'
-    ]
+    classes = [cls for cls in method.__mro__ if issubclass(cls, SemiSupervisedClassifier)]
+    names = [name for cls in classes for name in inspect.signature(cls).parameters]
+    return [name for name in dict.fromkeys(names) if name not in ('options', 'unknown')]

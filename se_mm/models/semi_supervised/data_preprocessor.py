@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Optional
 
+import numpy as np
 from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import MODELS
 
@@ -26,9 +27,6 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
         **options: Options of :class:`mmpretrain.models.ClsDataPreprocessor` such as ``mean``,
             ``std`` and ``to_rgb``, except ``batch_augments`` and ``to_onehot``, since labels are
             class numbers.
-
-    Raises:
-        OptionError: If ``batch_augments`` or ``to_onehot`` is set.
     """
 
     def __init__(self, views: Any = None, groups: int = 32, **options: Any) -> None:
@@ -47,15 +45,10 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         """Normalise the images, and move everything to the model's device.
 
-        Args:
-            data: ``inputs`` is ``dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])``, uint8,
-                and ``data_samples`` is ``dict(labels=(B,), truth=(U,))``, int64, as returned by
-                :func:`se_mm.datasets.collate_views`; or both are as in mmpretrain's
-                classification.
-            training: Whether the batch is for training.
+        The batch is as :func:`se_mm.datasets.collate_views` returns it, or as in mmpretrain's
+        classification.
         """
-        inputs = data['inputs']
-        if not isinstance(inputs, Mapping):
+        if not isinstance(data['inputs'], Mapping):
             return self.images(data, training)
         data = self.cast_data(data)
         labelled, views = data['inputs']['labelled'], data['inputs']['views']
@@ -70,59 +63,41 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
         labelled, *views = (
             self.images({'inputs': images}, training)['inputs'] for images in (labelled, *views)
         )
-        return {
-            'inputs': {'labelled': labelled, 'views': views},
-            'data_samples': data['data_samples'],
-        }
+        return {**data, 'inputs': {'labelled': labelled, 'views': views}}
 
 
 def preprocessor_config(outer: Optional[Mapping], classifier: Mapping) -> dict[str, Any]:
-    """Return the config of a semi-supervised model's data preprocessor.
-
-    Args:
-        outer: ``data_preprocessor`` in the model's config.
-        classifier: Config of its classifier, whose ``data_preprocessor`` is used if the model has
-            none.
+    """Return the config of a model's data preprocessor: its own, or else its classifier's.
 
     Raises:
         OptionError: If the two disagree, or one has another type or mixes images.
     """
-    given = {
-        'data_preprocessor': dict(outer or {}),
-        'classifier.data_preprocessor': dict(classifier.get('data_preprocessor') or {}),
-    }
     if classifier.get('train_cfg'):
         raise OptionError(
             f'classifier.train_cfg must be left out: semi-supervised losses take one class for '
             f'each image, not mixed labels; got {dict(classifier["train_cfg"])!r}'
         )
-    kinds = {
-        key: _own_kind(key, options.pop('type', None), options.pop('_scope_', None))
-        for key, options in given.items()
-    }
-    options, inner = given.values()
+    options, inner = dict(outer or {}), dict(classifier.get('data_preprocessor') or {})
+    kind = _own_kind('data_preprocessor', options)
+    _own_kind('classifier.data_preprocessor', inner)
     for name in options.keys() & inner.keys():
-        if list(_flat(options[name])) != list(_flat(inner[name])):
+        if not np.array_equal(options[name], inner[name]):  # A tuple is as good as a list.
             raise OptionError(
                 f'data_preprocessor.{name} must be that of classifier.data_preprocessor, '
                 f'{inner[name]!r}, got {options[name]!r}; give one of the two'
             )
-    kind = kinds['data_preprocessor'] or SemiSupervisedDataPreprocessor.__name__
     return {'type': kind, **(options or inner)}
 
 
-def _own_kind(key: str, kind: Any, scope: Optional[str]) -> Any:
-    """Return the type of a user's own preprocessor; None for mmpretrain's, which ours wraps."""
-    found = kind
+def _own_kind(key: str, options: dict[str, Any]) -> Any:
+    """Take the type out of the options, and return it, or ours for mmpretrain's, which it wraps."""
+    kind = found = options.pop('type', None)
+    scope = options.pop('_scope_', None)
     if isinstance(kind, str):
         with MODELS.switch_scope_and_registry(scope) as registry:
             found = registry.get(kind)
-    if getattr(found, '__name__', None) in ('ClsDataPreprocessor', 'NoneType'):
-        return None
+    if kind is None or getattr(found, '__name__', '') == 'ClsDataPreprocessor':
+        return SemiSupervisedDataPreprocessor.__name__
     if getattr(found, '__module__', '').partition('.')[0] in ('mmpretrain', 'mmdet', 'mmengine'):
         raise OptionError(f"{key}.type must be 'SemiSupervisedDataPreprocessor', got {kind!r}")
     return kind
-
-
-def _flat(value: Any) -> list:
-    return list(value) if isinstance(value, (list, tuple)) else [value]

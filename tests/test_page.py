@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from se_mm.history.page import embedded, page, png, table
+from se_mm.page import embedded, page, png, table
 
 NASTY = '<script>alert("x")</script> & \'y\''
 
