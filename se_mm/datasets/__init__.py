@@ -4,9 +4,7 @@
 from se_mm.datasets.class_checks import check_detection_classes
 from se_mm.datasets.collate import collate_views
 from se_mm.datasets.csv_dataset import CSVDataset
-from se_mm.datasets.digit_scenes import DigitScenes
-from se_mm.datasets.digits import Digits
-from se_mm.datasets.glyphs import Glyphs
+from se_mm.datasets.embedded import Digits, DigitScenes, Glyphs
 from se_mm.datasets.image_folder import ImageFolder
 from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
