@@ -22,8 +22,13 @@ try:
     from rich.table import Table
 
     from se_mm.checkpoints.write import whole_file
-    from se_mm.datasets.coco_files import BoxCounts, count_boxes, read_coco
-    from se_mm.datasets.coco_split import draw_coco_split, split_coco
+    from se_mm.datasets.coco_files import (
+        BoxCounts,
+        count_boxes,
+        draw_coco_split,
+        read_coco,
+        split_coco,
+    )
     from se_mm.engine.launch import run_tool
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
