@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import re
@@ -47,11 +46,7 @@ class LabelSplit:
     indices: tuple[int, ...]
 
     def save(self, path: Union[str, Path]) -> None:
-        """Write the split as JSON, one line per field, and create the folder.
-
-        Raises:
-            OptionError: If it cannot be written.
-        """
+        """Write the split as JSON, one line per field, and create the folder."""
         lines = [
             f'  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
             for key, value in asdict(self).items()
@@ -61,21 +56,17 @@ class LabelSplit:
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> LabelSplit:
-        """Read a split.
-
-        Raises:
-            OptionError: If the file does not exist, or was not written by :meth:`save`.
-        """
+        """Read a file that was written by :meth:`save`."""
         where = f'split={str(path)!r}'
         try:
             split = cls(**json.loads(Path(path).read_text(encoding='utf-8')))
-        except FileNotFoundError as error:
+        except OSError as error:
             near = did_you_mean(path, [str(other) for other in Path(path).parent.glob('*.json')])
-            raise OptionError(f'{where} does not exist.{near}') from error
+            raise OptionError(f'{where} cannot be read: {error.strerror}.{near}') from error
         except TypeError as error:
             names = ', '.join(field.name for field in fields(cls))
             raise OptionError(f'{where} must be a JSON object of {names}: {error}') from error
-        except (OSError, ValueError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise OptionError(f'{where} cannot be read as JSON: {error}') from error
         split._check_types(where)
         return replace(split, classes=tuple(split.classes), indices=tuple(sorted(split.indices)))
@@ -85,29 +76,18 @@ class LabelSplit:
         for key, low in (('num_images', 1), ('num_labels', 1), ('seed', 0)):
             check_count(f'{where}: {key}', getattr(self, key), low)
         check_flag(f'{where}: balanced', self.balanced)
-        for key, wanted, holds in (
-            ('dataset', 'the class name of a data set', isinstance(self.dataset, str)),
-            ('classes', 'a non-empty list of strings', _is_list_of(str, self.classes)),
-            (
-                'digest',
-                '64 lower-case hexadecimal digits',
-                re.fullmatch('[0-9a-f]{64}', str(self.digest)),
-            ),
-            (
-                'indices',
-                'a list of integers, each once',
-                _is_list_of(int, self.indices) and len(set(self.indices)) == len(self.indices),
-            ),
+        unique = _is_list_of(int, self.indices) and len(set(self.indices)) == len(self.indices)
+        is_digest = re.fullmatch('[0-9a-f]{64}', str(self.digest))
+        for key, holds, wanted in (
+            ('dataset', isinstance(self.dataset, str), 'the class name of a data set'),
+            ('classes', _is_list_of(str, self.classes), 'a non-empty list of strings'),
+            ('digest', is_digest, '64 lower-case hexadecimal digits'),
+            ('indices', unique, 'a list of integers, each once'),
+            ('num_labels', self.num_labels == len(self.indices), 'the number of indices'),
         ):
             if not holds:
-                raise OptionError(
-                    f'{where}: {key} must be {wanted}, got {getattr(self, key)!r:.60}'
-                )
-        if self.num_labels != len(self.indices):
-            raise OptionError(
-                f'{where}: num_labels must be {len(self.indices)}, the number of indices, got '
-                f'{self.num_labels}'
-            )
+                given = getattr(self, key)
+                raise OptionError(f'{where}: {key} must be {wanted}, got {given!r:.60}')
 
     def check(
         self,
@@ -131,7 +111,6 @@ class LabelSplit:
                 no labelled image.
         """
         where = f'split={str(path)!r}'
-        labels = np.asarray(labels)
         check_labels(dataset, labels, len(classes), unlabelled=True)
         check_same_classes(dataset, classes, where, self.classes)
         files = 'other image files, ' if names is not None else ''
@@ -163,20 +142,19 @@ class LabelSplit:
         from rich.table import Table
         from rich.text import Text
 
-        labels = np.asarray(labels)
-        title = f'{self.dataset}: {self.num_labels} labels, seed {self.seed}'
-        table = Table(title=Text(title), show_footer=True)
-        table.add_column('class', footer='all')
-        table.add_column('images', justify='right', footer=str(len(labels)))
-        table.add_column('labelled', justify='right', footer=str(len(self.indices)))
         drawn = labels[list(self.indices)]
+        table = Table(title=Text(f'{self.dataset}: {self.num_labels} labels, seed {self.seed}'))
+        table.add_column('class')
+        table.add_column('images', justify='right')
+        table.add_column('labelled', justify='right')
         for label, name in enumerate(self.classes):
             table.add_row(Text(name), str((labels == label).sum()), str((drawn == label).sum()))
-        if without := (labels < 0).sum():
-            table.add_row('(no label)', str(without), '0')
-        stream = io.StringIO()
-        Console(file=stream, width=100).print(table)
-        return stream.getvalue()
+        table.add_row('(no label)', str((labels < 0).sum()), '0', end_section=True)
+        table.add_row('all', str(len(labels)), str(len(drawn)))
+        console = Console(width=100)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get()
 
 
 def draw_split(

@@ -225,7 +225,7 @@ def write(folder, without=(), **changes):
         (dict(digest='ab'), "digest must be 64 lower-case hexadecimal digits, got 'ab'"),
         (dict(digest='x' * 64), r"digest must be 64 .* digits, got 'x{59}$"),
         (dict(num_labels=6.0), 'num_labels must be an integer >= 1, got 6.0'),
-        (dict(num_labels=5), 'num_labels must be 6, the number of indices, got 5'),
+        (dict(num_labels=5), 'num_labels must be the number of indices, got 5'),
         (dict(balanced=1), 'balanced must be True or False, got 1'),
         (dict(seed=None), 'seed must be an integer >= 0, got None'),
         (dict(seed=-1), 'seed must be an integer >= 0, got -1'),
@@ -271,7 +271,10 @@ def test_file_that_is_no_split_is_one_line(content, message, tmp_path):
 
 def test_file_that_is_not_there_is_one_line_with_the_nearest(tmp_path):
     write(tmp_path)
-    with pytest.raises(OptionError, match=r"does not exist. Did you mean '.*split\.json'"):
+    with pytest.raises(
+        OptionError,
+        match=r"cannot be read: No such file or directory. Did you mean '.*split\.json'",
+    ):
         LabelSplit.load(tmp_path / 'splt.json')
     with pytest.raises(OptionError, match='cannot be read'):
         LabelSplit.load(tmp_path)
@@ -296,7 +299,7 @@ def test_split_of_other_data_is_refused(given, message):
     with pytest.raises(OptionError, match=re.escape(message)) as error:
         draw().check('a/split.json', **given)
     assert str(error.value).startswith("split='a/split.json' was drawn from ")
-    draw().check('a/split.json', 'Animals', list(CLASSES), LABELS.tolist())
+    draw().check('a/split.json', 'Animals', list(CLASSES), LABELS.copy())
 
 
 @pytest.mark.parametrize(

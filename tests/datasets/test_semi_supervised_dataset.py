@@ -310,9 +310,9 @@ def test_class_without_a_labelled_image_is_named(folder):
         )
 
 
-def test_views_of_several_sizes_are_refused():
+def test_images_of_several_sizes_are_refused():
     samples = [{'inputs': torch.zeros(3, s, s), 'data_samples': {'gt_label': 0}} for s in (4, 8)]
-    with pytest.raises(OptionError, match=r'labelled_pipeline must give images of one size'):
+    with pytest.raises(RuntimeError, match=r'equal size, but got \[3, 4, 4\] .* \[3, 8, 8\]'):
         collate_views(samples)
 
 

@@ -149,7 +149,7 @@ def test_config_that_gives_no_data_is_one_line(labelled, message, tools):
     'options, message',
     [
         (['--num-labels', 41], 'of the number of classes, 10, got 41; use 40 or 50'),
-        (['--show', 'none.json'], "split='none.json' does not exist"),
+        (['--show', 'none.json'], "split='none.json' cannot be read: No such file or directory"),
         (['--num-labels', 10, '--out', 'config.py'], 'cannot be'),
     ],
 )
