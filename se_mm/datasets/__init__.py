@@ -8,10 +8,9 @@ from se_mm.datasets.embedded import Digits, DigitScenes, Glyphs
 from se_mm.datasets.image_folder import ImageFolder
 from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
-from se_mm.datasets.randaugment import FixMatchRandAugment
-from se_mm.datasets.reflect_pad import ReflectPad
 from se_mm.datasets.semi_supervised_dataset import SemiSupervisedDataset
 from se_mm.datasets.torchvision_images import STL10, SVHN
+from se_mm.datasets.transforms import FixMatchRandAugment, ReflectPad
 
 __all__ = [
     'STL10',

@@ -274,7 +274,7 @@ def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder):
     [
         (dict(split=dict(num_labels=25)), 'must be a multiple of .*, 10, got 25'),
         (dict(split=dict(num_labels=500)), 'num_labels must be .*, got 500'),
-        (dict(split=dict(seed=1)), 'split must have num_labels'),
+        (dict(split=dict(seed=1)), 'num_labels must be an integer >= 1, got None'),
         (dict(split=dict(num_labels=20, sed=1)), "split has no option 'sed'.*Did you mean 'seed'"),
         (dict(split=20), 'split must be the path of a file or dict.*, got 20'),
         (dict(split='nowhere.json'), 'nowhere.json'),
@@ -286,8 +286,14 @@ def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder):
         (dict(labelled=dict(type='Digits', split='tset')), "split must be one of .*, got 'tset'"),
         (dict(labelled=dict(type='CustomDataset', data_root='nowhere')), 'cannot be built'),
         (dict(labelled=dict(**DIGITS, pipeline=ONE)), 'labelled.pipeline must be left out'),
-        (dict(labelled_pipeline=None), 'labelled_pipeline must be a non-empty list .*, got None'),
-        (dict(unlabelled_pipeline=ONE), 'unlabelled_pipeline must give .*, got one image'),
+        (
+            dict(labelled_pipeline=None),
+            'labelled_pipeline must give one image, got NoneType; end it with PackInputs',
+        ),
+        (
+            dict(unlabelled_pipeline=ONE),
+            'unlabelled_pipeline must give a list of views, got Tensor',
+        ),
         (dict(labelled_pipeline=TWO), 'labelled_pipeline must give one image, got list'),
         (dict(unreadable='ignore'), "unreadable must be one of .*, got 'ignore'"),
     ],
@@ -379,7 +385,10 @@ def test_class_of_which_no_image_can_be_read_is_an_error(folder):
     for path in (folder / 'bees').iterdir():
         path.write_bytes(b'')
     load = dict(type='LoadImageFromFile')
-    with pytest.raises(OptionError, match=r"an image of every class .*, got none of 'bees'"):
+    with pytest.raises(
+        OptionError,
+        match=r"without unreadable images must have .*, got none of 'bees'",
+    ):
         build(
             labelled=dict(type='ImageFolder', data_root=str(folder)),
             split=None,
