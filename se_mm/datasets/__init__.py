@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets: built-in ones, users' own images, and combined labelled and unlabelled images."""
+"""Data sets: built-in ones, users' own images, and combined labelled and unlabelled images.
+
+An invalid option, or data that do not fit it, is an OptionError when the data set is built.
+"""
 
 from se_mm.datasets.class_checks import check_detection_classes
 from se_mm.datasets.collate import collate_views

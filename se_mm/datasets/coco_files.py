@@ -47,12 +47,7 @@ class BoxCounts:
 
 
 def count_boxes(coco: Mapping[str, Any], category_ids: Optional[Collection] = None) -> BoxCounts:
-    """Count the boxes that mmdet's ``CocoDataset`` learns from.
-
-    Args:
-        coco: Contents of a file as returned by :func:`read_coco`.
-        category_ids: Ids of the categories to learn. None: all in the file.
-    """
+    """Count the boxes that mmdet's ``CocoDataset`` learns, of some categories or of all."""
     if category_ids is None:
         category_ids = [category['id'] for category in coco['categories']]
     images = {image['id']: image for image in coco['images']}
@@ -85,11 +80,7 @@ def _fate(annotation: Mapping, image: Mapping, category_ids: Collection) -> str:
 
 
 def read_categories(path: Union[str, Path]) -> list[dict]:
-    """Read the categories of a file, without the rest of it if possible.
-
-    Raises:
-        OptionError: If the file cannot be read or its categories are invalid.
-    """
+    """Read the categories of a file, without the rest of it if possible."""
     found = None
     with (
         suppress(OSError, ValueError),  # Reading the whole file reports the error.
@@ -108,10 +99,7 @@ def read_categories(path: Union[str, Path]) -> list[dict]:
 def read_coco(path: Union[str, Path]) -> dict[str, Any]:
     """Read an annotation file, and reject what mmdet could not read or would misread.
 
-    Ids keep their type, integer or string.
-
-    Raises:
-        OptionError: If the file does not exist, or for the first invalid entry.
+    Ids keep their type, integer or string. OptionError names the first invalid entry.
     """
     path = Path(path)
     where = f'annotations={str(path)!r}'
@@ -159,9 +147,6 @@ def draw_coco_split(
 
     Returns:
         The ids of the labelled images, sorted.
-
-    Raises:
-        OptionError: If an argument is out of range, or no image would be left unlabelled.
     """
     check_number('percent', percent, 0, 100, open_low=True, open_high=True)
     check_count('fold', fold, 1)
@@ -177,11 +162,9 @@ def draw_coco_split(
 
 
 def split_coco(coco: dict[str, Any], labelled: Iterable[Id]) -> tuple[dict, dict]:
-    """Split the contents of an annotation file by the ids of its labelled images.
+    """Split the contents of a file into those of the ``labelled`` images and of the others.
 
-    Returns:
-        The labelled and the unlabelled part, each with all other entries of the file. The
-        unlabelled part has no annotations, so that nobody trains on them by mistake.
+    The unlabelled part has no annotations, so that nobody trains on them by mistake.
     """
     chosen = set(labelled)
     annotations = [a for a in coco['annotations'] if a['image_id'] in chosen]

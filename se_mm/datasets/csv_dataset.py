@@ -25,7 +25,7 @@ class CSVDataset(ImageFiles):
 
     The file is in UTF-8 and has a header and comma-separated values; spaces around values are
     ignored. Each row has an image, relative to ``data_root`` and ``data_prefix``, and its class.
-    The whole file is checked when the data set is built.
+    The whole file is checked when the data set is built; errors name the line.
 
     Example:
         >>> dataset = dict(type='CSVDataset', data_root='data/birds', ann_file='train.csv')
@@ -35,9 +35,6 @@ class CSVDataset(ImageFiles):
         image_column: Name of the column of the images.
         label_column: Name of the column of the classes.
         **kwargs: See :class:`~se_mm.datasets.image_files.ImageFiles`.
-
-    Raises:
-        OptionError: If the file cannot be read, or a row is invalid; it names the line.
     """
 
     def __init__(

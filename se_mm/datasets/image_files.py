@@ -25,11 +25,9 @@ MOST_READ = 20_000
 
 
 def fault_of(path: str, decode: bool = True) -> Optional[str]:
-    """Return why an image file cannot be read, or None if it can.
+    """Return why an image file or URL cannot be read, or None if it can.
 
-    Args:
-        path: Local path or URL, as ``LoadImageFromFile`` takes it.
-        decode: Whether to read the image; otherwise only missing and empty local files are found.
+    Without ``decode``, only missing and empty local files are found.
     """
     import mmcv
 
@@ -59,29 +57,23 @@ def read_all(paths: Iterable[str], decode: bool = True) -> Iterator[tuple[str, O
 
 
 def paths_of(dataset: Any, indices: Optional[Iterable[int]] = None) -> list[Optional[str]]:
-    """Return the image file of each item of a data set, None for items without one.
+    """Return the image file of each item, or of those at ``indices``; None if it is in memory.
 
-    Args:
-        dataset: Any data set of MMEngine; all are None if it has no ``get_data_info``.
-        indices: The items. None: all.
+    The list is empty if the data set does not tell, as those that are not of MMEngine.
     """
-    indices = range(len(dataset)) if indices is None else indices
     if not hasattr(dataset, 'get_data_info'):
-        return [None for _ in indices]
-    paths = (dataset.get_data_info(int(index)).get('img_path') for index in indices)
-    return [None if path is None else os.fspath(path) for path in paths]
+        return []
+    infos = map(dataset.get_data_info, range(len(dataset)) if indices is None else indices)
+    return [info.get('img_path') for info in infos]
 
 
 def names_of(dataset: Any) -> Optional[list[str]]:
-    """Return the image files of a data set relative to their common folder.
-
-    They do not change when the data are moved. None: the images are in memory.
-    """
+    """Return the image files relative to their common folder; None if images are in memory."""
     paths = [path for path in paths_of(dataset) if path is not None]
     if not paths or len(paths) < len(dataset):
         return None
-    folder = os.path.commonpath([os.path.dirname(path) for path in paths])
-    return [os.path.relpath(path, folder or os.curdir).replace(os.sep, '/') for path in paths]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths]) or os.curdir
+    return [os.path.relpath(path, folder).replace(os.sep, '/') for path in paths]
 
 
 def is_deep(path: str) -> bool:
@@ -103,9 +95,6 @@ class ReadPolicy:
 
     Attributes:
         skipped: Skipped file -> the reason.
-
-    Raises:
-        OptionError: If ``unreadable`` is neither.
     """
 
     def __init__(self, unreadable: str) -> None:
@@ -113,37 +102,23 @@ class ReadPolicy:
         self.skipped: dict[str, str] = {}
 
     def read(self, path: Optional[str], make: Callable[[], T]) -> Optional[T]:
-        """Return the result of ``make``, or None if the image is skipped.
+        """Return the result of ``make``, which reads ``path``; None if the image is skipped.
 
-        Args:
-            path: The image file. None: the image is in memory.
-            make: Reads and transforms the image. Its exceptions are passed on if the file can be
-                read.
-
-        Raises:
-            OptionError: If the file cannot be read and that is an error.
+        Exceptions are passed on if the file can be read, or is None.
         """
         if path in self.skipped:
             return None
         try:
             return make()
         except Exception as error:
-            fault = None if path is None else fault_of(path)
-            if path is None or fault is None:
+            fault = path and fault_of(path)
+            if not (path and fault):
                 raise  # The pipeline fails, not the file.
             self._handle({path: fault}, error)
             return None
 
     def check(self, paths: Sequence[Optional[str]], decode: bool = True) -> list[bool]:
-        """Return whether each file can be read, None being an image in memory.
-
-        Args:
-            paths: The files.
-            decode: See :func:`fault_of`.
-
-        Raises:
-            OptionError: If one cannot be read and that is an error.
-        """
+        """Read files in advance, and return whether each can be read."""
         files = dict.fromkeys(path for path in paths if path is not None)
         faults = {path: fault for path, fault in read_all(files, decode) if fault}
         self._handle(faults)
@@ -215,20 +190,12 @@ class ImageFiles(BaseDataset):
         return super()._rand_another()
 
     def get_gt_labels(self) -> np.ndarray:
-        """Return the labels (n,), int64.
-
-        Raises:
-            KeyError: If the images have no labels.
-        """
+        """Return the labels (n,), int64; raise KeyError without."""
         labels = [self.get_data_info(index)['gt_label'] for index in range(len(self))]
         return np.array(labels, dtype=np.int64)
 
     def _label_classes(self, found: Iterable[str]) -> dict[str, int]:
-        """Return the label of each class, and set the metainfo.
-
-        Args:
-            found: Names of classes in the data, used if none are given.
-        """
+        """Return the label of each class given, or otherwise found, and set the metainfo."""
         classes = tuple(self._given_classes or sorted(found))
         if not self._given_classes:
             _warn_of_alike(classes)
@@ -260,17 +227,10 @@ def _warn_of_alike(classes: Iterable[str]) -> None:
 
 
 def keep_readable(key: str, dataset: Any) -> Any:
-    """Return an evaluation set without unreadable image files.
+    """Return the evaluation set at a config key without unreadable image files.
 
-    All files are read first, since a metric over replaced images would be wrong.
-
-    Args:
-        key: The config key, for messages.
-        dataset: The data set. Its attribute ``policy`` is used if it has one; otherwise an
-            unreadable file is an error.
-
-    Raises:
-        OptionError: If a file cannot be read and that is an error, or none is left.
+    All files are read first, since a metric over replaced images would be wrong. Without an
+    attribute ``policy`` of the data set, an unreadable file is an error.
     """
     policy = getattr(dataset, 'policy', None) or ReadPolicy('error')
     paths = paths_of(dataset)

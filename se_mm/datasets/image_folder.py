@@ -36,9 +36,6 @@ class ImageFolder(ImageFiles):
             class that is given may have no images.
         extensions: Extensions of image files, with their dots.
         **kwargs: See :class:`~se_mm.datasets.image_files.ImageFiles`.
-
-    Raises:
-        OptionError: If the folder has no images, or a subfolder is not a class.
     """
 
     def __init__(

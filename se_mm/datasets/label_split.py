@@ -97,18 +97,9 @@ class LabelSplit:
         labels: np.ndarray,
         names: Optional[Sequence[str]] = None,
     ) -> None:
-        """Reject a split that was drawn from another data set, or that cannot be used.
+        """Raise OptionError if the split was drawn from another data set, or cannot be used.
 
-        Args:
-            path: File of the split, for the message.
-            dataset: Class name of the data set.
-            classes: Names of its classes.
-            labels: Its labels (n,), integers; negative for images without a label.
-            names: Its image files; None if the images are in memory.
-
-        Raises:
-            OptionError: If the data set differs, an index has no image or no label, or a class has
-                no labelled image.
+        ``path`` is its file, for the message; the rest is as for :func:`draw_split`.
         """
         where = f'split={str(path)!r}'
         check_labels(dataset, labels, len(classes), unlabelled=True)
@@ -133,11 +124,7 @@ class LabelSplit:
         count_images(where, labels[list(self.indices)], classes)
 
     def table(self, labels: np.ndarray) -> str:
-        """Format a table of each class with its numbers of images and labelled images.
-
-        Args:
-            labels: The labels (n,) of the data set.
-        """
+        """Format each class, its number of images among ``labels`` (n,), and of labelled ones."""
         from rich.console import Console
         from rich.table import Table
         from rich.text import Text
@@ -182,10 +169,6 @@ def draw_split(
             proportions of the data, rounded by largest remainder.
         names: The image files, in the order of the labels; None if the images are in memory. The
             draw does not depend on them.
-
-    Raises:
-        OptionError: If an option is out of range, or a class would get no label or has too few
-            images.
     """
     check_count('num_labels', num_labels, 1)
     check_count('seed', seed)
@@ -264,10 +247,8 @@ def _proportional_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: 
 
 
 def _largest_remainder(sizes: np.ndarray, total: int) -> np.ndarray:
-    """Return integers (classes,) in proportion to ``sizes`` that sum to ``total``.
-
-    Uses integer arithmetic, so that ties are exact; they go to the first class.
-    """
+    """Return integers (classes,) in proportion to ``sizes`` that sum to ``total``."""
+    # In integer arithmetic ties are exact; they go to the first class.
     counts, rests = np.divmod(sizes * total, sizes.sum())
     order = np.argsort(-rests, kind='stable')
     counts[order[: total - counts.sum()]] += 1

@@ -20,12 +20,10 @@ class Draw(int):
 
     The data set seeds the randomness of a view with the key, so that the view does not depend on
     the worker that makes it or on whether the run was resumed.
-
-    Attributes:
-        key: Unique integers: the seed, the source, and the position in the draws from it.
     """
 
     key: tuple[int, ...]
+    """The seed, the source, and the position in the draws from it."""
 
     def __new__(cls, index: int, key: tuple[int, ...] = (0, 0, 0)) -> Draw:
         """Attach a key to an index."""
@@ -58,9 +56,6 @@ class MultiSourceBatchSampler(Sampler):
     Attributes:
         step: Step of the first batch of the next iterator.
         seed: Seed of the order.
-
-    Raises:
-        OptionError: If an option is out of range or does not fit the data set.
     """
 
     def __init__(self, sampler: Any, batch_size: int, mu: Optional[int] = None) -> None:

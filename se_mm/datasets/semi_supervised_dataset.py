@@ -176,11 +176,7 @@ def _find_truth(unlabelled: Any, classes: Sequence[str]) -> dict[int, int]:
 
 
 def build_dataset(key: str, config: Mapping) -> BaseDataset:
-    """Build the data set at a config key, without a pipeline.
-
-    Raises:
-        OptionError: If it cannot be built, with the reason in one line.
-    """
+    """Build the data set at a config key, or raise OptionError with the reason in one line."""
     if not isinstance(config, Mapping) or 'type' not in config:
         raise OptionError(f'{key} must be the config of a data set, got {config!r}')
     if config.get('pipeline'):

@@ -20,15 +20,7 @@ STL10_CLASSES = (
 
 
 class TorchvisionImages(ArrayDataset):
-    """Base of data sets that torchvision downloads, verifies and reads.
-
-    Args:
-        classes: Names of the classes, in the order of the labels.
-        data_root: Folder of the files.
-        download: Whether to download missing files.
-        options: Other arguments of torchvision's class of the same name.
-        **kwargs: See :class:`~se_mm.datasets.array_dataset.ArrayDataset`.
-    """
+    """Base of data sets that torchvision's class of the same name reads with ``options``."""
 
     def __init__(
         self, classes: Sequence[str], data_root: str, download: bool, options: dict, **kwargs: Any
