@@ -112,7 +112,7 @@ def test_show_checks_a_file_against_the_data(tools, digits):
 
 
 def test_images_that_cannot_be_read_are_listed_with_status_1(tools, own):
-    assert 'labelled: all 6 image files can be read.' in tools.succeed(*own, '--check-images')
+    assert 'labelled: 6 of 6 image files can be read.' in tools.succeed(*own, '--check-images')
     (tools.folder / '1.png').write_text('no image')
     (tools.folder / '5.png').write_bytes(b'')
     status, output, _ = tools.run(*own, '--check-images', '--num-labels', 2, '--out', '.')
@@ -121,13 +121,13 @@ def test_images_that_cannot_be_read_are_listed_with_status_1(tools, own):
         ('1.png', 'damaged or not an image'),
         ('5.png', 'empty'),
     ]
-    assert '2 of 6 image files cannot be read.' in output
+    assert '4 of 6 image files can be read.' in output
     assert not list(tools.folder.glob('*.json'))
 
 
 def test_check_of_images_in_memory_has_nothing_to_do(tools, digits):
     output = tools.succeed(*digits, '--check-images', '--num-labels', 10)
-    assert 'Digits has no image files: nothing to check.' in output
+    assert 'labelled: 0 of 0 image files can be read.' in output
     assert ['all', '1500', '10'] in rows(output)
 
 
@@ -193,8 +193,8 @@ val_cfg = dict(type='ProbeLoop', bank=dict(dataset=bank))
     assert status == 1
     bad = re.findall(r'cannot be read: (\S+): it is empty', output)
     assert bad == ['free/bad.png', 'test/cat/bad.png', 'test/dog/bad.png', 'bank/cat/bad.png']
-    assert 'train_dataloader.dataset.labelled: all 6 image files can be read.' in output
-    assert 'val_dataloader.dataset: 2 of 4 image files cannot be read.' in output
+    assert 'train_dataloader.dataset.labelled: 6 of 6 image files can be read.' in output
+    assert 'val_dataloader.dataset: 2 of 4 image files can be read.' in output
     assert 'test_dataloader' not in output
     assert 'unlabelled: 1 images have more than 8 bits a channel, as free/deep.png' in output
 
