@@ -31,20 +31,13 @@ except ImportError as error:  # Something is not installed, or installed twice.
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Draw the labelled images of a COCO-format file.')
-    parser.add_argument('annotations', help='annotation file')
-    parser.add_argument(
-        '--percent', type=float, nargs='+', default=[1, 2, 5, 10], help='labelled images, in %%'
-    )
-    parser.add_argument(
-        '--folds', type=int, nargs='+', default=[1, 2, 3, 4, 5], help='independent draws, from 1'
-    )
-    parser.add_argument('--seed', type=int, default=0, help='seed of all folds')
-    parser.add_argument(
-        '--out',
-        metavar='FOLDER',
-        help='where to write; default: semi_anns beside the folder of the file',
-    )
-    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
+    add = parser.add_argument
+    add('annotations', help='annotation file')
+    add('--percent', type=float, nargs='+', default=[1, 2, 5, 10], help='labelled images, in %%')
+    add('--folds', type=int, nargs='+', default=[1, 2, 3, 4, 5], help='independent draws, from 1')
+    add('--seed', type=int, default=0, help='seed of all folds')
+    add('--out', metavar='FOLDER', help='default: semi_anns beside the folder of the file')
+    add('--overwrite', action='store_true', help='replace existing files')
     return parser.parse_args()
 
 
@@ -69,19 +62,13 @@ def main() -> None:
                 f'fold {fold} at {percent:g} % must have a box that can be learned: {boxes}; use a '
                 f'larger --percent or other --folds'
             )
-        record = {
-            'annotations': source.name,
-            'num_images': len(ids),
-            'percent': percent,
-            'fold': fold,
-            'seed': args.seed,
-            'image_ids': drawn,
-        }
+        record = dict(annotations=source.name, num_images=len(ids), percent=percent, fold=fold)
+        record.update(seed=args.seed, image_ids=drawn)
         for ending, content in (('', labelled), ('-unlabeled', unlabelled), ('-ids', record)):
             files[folder / f'{source.stem}.{fold}@{percent:g}{ending}.json'] = content
         there = {annotation['category_id'] for annotation in labelled['annotations']}
         absent = [c['name'] for c in coco['categories'] if c['id'] not in there]
-        numbers = len(drawn), boxes.usable + boxes.dropped, boxes.usable, len(ids) - len(drawn)
+        numbers = len(drawn), boxes.total, boxes.usable, len(ids) - len(drawn)
         names = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
         table.add_row(str(fold), f'{percent:g}', *map(str, numbers), names or '-')
     # Look for existing files before writing the first.

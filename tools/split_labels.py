@@ -38,35 +38,16 @@ IMAGE_KEYS = (
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=f'Draw the labelled images of the data set at the config key {KEY}.'
-    )
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--num-labels', type=int, help='number of labelled images')
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0], help='draw one split for each seed'
-    )
-    parser.add_argument(
-        '--as-given',
-        action='store_true',
-        help='draw classes in the proportions of the data, instead of equally often',
-    )
-    parser.add_argument('--out', metavar='FOLDER', help='write each split to a file in this folder')
-    parser.add_argument(
-        '--show', metavar='FILE', help='show the split in a file instead of drawing'
-    )
-    parser.add_argument(
-        '--check-images',
-        action='store_true',
-        help='read every image of all data sets of the config first, and list unreadable ones',
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=KeyValues,
-        metavar='KEY=VALUE',
-        help='override config settings: a.b=1 c="[1,2]"; values must not contain spaces',
-    )
+    parser = argparse.ArgumentParser(description=f'Draw the labelled images of {KEY}.')
+    add = parser.add_argument
+    add('config', help='config file')
+    add('--num-labels', type=int, help='number of labelled images')
+    add('--seeds', type=int, nargs='+', default=[0], help='draw one split for each seed')
+    add('--as-given', action='store_true', help='keep the proportions of classes in the data')
+    add('--out', metavar='FOLDER', help='write each split to a file in this folder')
+    add('--show', metavar='FILE', help='show the split in a file instead of drawing')
+    add('--check-images', action='store_true', help='list unreadable images of all data sets')
+    add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE', help='config settings')
     # Needed by load_config and merge_options, which are shared with the training tools.
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0, no_pin_memory=False)
     args = parser.parse_args()

@@ -7,20 +7,19 @@ The functions take the config key of what they check, for their messages, and ra
 from __future__ import annotations
 
 import filecmp
-import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Optional
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, DefaultScope
 
 from se_mm.datasets.coco_files import count_boxes, read_categories, read_coco
 from se_mm.smoothing.options import OptionError, did_you_mean
 
-HEADS = ('bbox_head', 'mask_head')
 MOST_BYTES = 64 * 2**20
 """Boxes in larger annotation files are not counted, which would take a minute."""
 
@@ -33,27 +32,22 @@ def listed(names: Sequence[Any], most: int = 10) -> str:
 
 def classes_of(key: str, dataset: Any) -> tuple[str, ...]:
     """Return the names of a data set's classes, at least two."""
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if not classes:
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    if isinstance(classes, str) or len(classes) < 2:
         raise OptionError(
-            f'{key} must know its classes, got a {type(dataset).__name__} without; set its '
-            f'metainfo=dict(classes=[...])'
+            f'{key} must have at least two classes, got {classes!r} of a {type(dataset).__name__}; '
+            f'set its metainfo=dict(classes=[...])'
         )
-    _check_list(key, classes)
-    if len(classes) < 2:
-        raise OptionError(f'{key} must have at least two classes, got only {listed(classes)!r}')
     return tuple(classes)
 
 
 def labels_of_dataset(key: str, dataset: Any) -> np.ndarray:
     """Return the only label of each image, (n,) int64; negative for images without one."""
-    labels = None
-    if hasattr(dataset, 'get_gt_labels'):
-        try:
-            labels = np.asarray(dataset.get_gt_labels())
-        except (KeyError, ValueError):  # No labels, or several for an image.
-            labels = None
-    if labels is None or labels.ndim != 1 or labels.dtype.kind not in 'iu':
+    try:
+        labels = np.asarray(dataset.get_gt_labels())
+    except (AttributeError, KeyError, ValueError):  # No labels, or several for an image.
+        labels = np.empty(())
+    if labels.ndim != 1 or labels.dtype.kind not in 'iu':
         raise OptionError(
             f'{key} must have one label for each image, got a {type(dataset).__name__!r} without; '
             f'several labels for an image are not supported'
@@ -127,11 +121,8 @@ def check_detection_classes(cfg: Config) -> None:
     Args:
         cfg: A config. Models other than detectors, data sets other than ``CocoDataset`` and those
             of se_mm, and missing files are not checked.
-
-    Raises:
-        OptionError: If classes disagree, a source of a batch is empty, or no box can be learned.
     """
-    heads = list(_heads('model', cfg.get('model')))
+    heads = list(_heads(cfg.get('model')))
     if not heads:
         return
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
@@ -139,8 +130,8 @@ def check_detection_classes(cfg: Config) -> None:
         found = [
             (key, dataset, classes)
             for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-            for key, dataset in _leaves(loader, cfg.get(loader))
-            if (classes := _leaf_classes(key, dataset)) and _is_ours_to_judge(dataset)
+            for key, dataset in _datasets(cfg, loader)
+            if (classes := _classes_in(key, dataset)) and _is_ours_to_judge(dataset)
         ]
         if not found or not found[0][0].startswith('train_dataloader'):
             return
@@ -160,8 +151,8 @@ def check_evaluator_file(cfg: Config, stage: str) -> None:
     evaluator = cfg.get(f'{stage}_evaluator') or {}
     metrics = evaluator if isinstance(evaluator, list) else evaluator.get('metrics') or [evaluator]
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-        leaves = _leaves(f'{stage}_dataloader', cfg.get(f'{stage}_dataloader'))
-        paths = {key: path for key, leaf in leaves if (path := _coco_file(leaf))}
+        found = _datasets(cfg, f'{stage}_dataloader')
+        paths = {key: path for key, dataset in found if (path := _coco_file(dataset))}
     if len(paths) != 1:
         return
     ((key, path),) = paths.items()
@@ -175,32 +166,34 @@ def check_evaluator_file(cfg: Config, stage: str) -> None:
             )
 
 
-def _heads(key: str, part: Any, is_head: bool = False) -> Iterator[tuple[str, int]]:
-    """Yield the number of classes of each head of a model, by config key."""
+def _parts(key: str, part: Any) -> Iterator[tuple[str, Mapping]]:
+    """Yield a part of a config and all parts inside it, by key."""
     if isinstance(part, Mapping):
+        yield key, part
+        for name, child in part.items():
+            yield from _parts(f'{key}.{name}', child)
+    elif isinstance(part, (list, tuple)):
+        for number, child in enumerate(part):
+            yield from _parts(f'{key}.{number}', child)
+
+
+def _heads(model: Any) -> Iterator[tuple[str, int]]:
+    """Yield the number of classes of each head of a model, by config key."""
+    for key, part in _parts('model', model):
         outputs = part.get('num_classes')
         # Word scores and class-agnostic masks have another number of outputs.
         other = part.get('class_agnostic') or part.get('contrastive_cfg')
+        is_head = re.search(r'\.(bbox|mask)_head(\.\d+)?$', key)
         if is_head and isinstance(outputs, int) and not other:
             yield f'{key}.num_classes', outputs
-        for name, child in part.items():
-            yield from _heads(f'{key}.{name}', child, name in HEADS)
-    elif isinstance(part, (list, tuple)):
-        for number, child in enumerate(part):
-            yield from _heads(f'{key}.{number}', child, is_head)
 
 
-def _leaves(key: str, part: Any) -> Iterator[tuple[str, Mapping]]:
-    """Yield the data sets inside a dataloader or wrapper, by config key."""
-    if not isinstance(part, Mapping):
-        return
-    if isinstance(part.get('datasets'), (list, tuple)):
-        for number, inner in enumerate(part['datasets']):
-            yield from _leaves(f'{key}.datasets.{number}', inner)
-    elif isinstance(part.get('dataset'), Mapping):
-        yield from _leaves(f'{key}.dataset', part['dataset'])
-    else:
-        yield key, part
+def _datasets(cfg: Config, loader: str) -> Iterator[tuple[str, Mapping]]:
+    """Yield the data sets of a dataloader without their wrappers, by config key."""
+    for key, part in _parts(loader, cfg.get(loader)):
+        is_wrapper = isinstance(part.get('datasets', part.get('dataset')), (Mapping, list, tuple))
+        if re.search(r'\.(dataset|datasets\.\d+)$', key) and not is_wrapper:
+            yield key, part
 
 
 def _kind(dataset: Mapping) -> Optional[type]:
@@ -212,25 +205,17 @@ def _kind(dataset: Mapping) -> Optional[type]:
     return kind if isinstance(kind, type) else None
 
 
-def _check_list(key: str, classes: Any) -> None:
-    """Reject one name in place of a list."""
-    if isinstance(classes, str):
-        raise OptionError(
-            f'{key} must have a list of classes, got {classes!r}; write ({classes!r},)'
-        )
-
-
-def _leaf_classes(key: str, dataset: Mapping) -> Optional[tuple[str, ...]]:
+def _classes_in(key: str, dataset: Mapping) -> Optional[tuple[str, ...]]:
     """Return the classes that a config sets for a data set; None if only the data have them."""
     given = dataset.get('metainfo') or {}
-    if not isinstance(given, Mapping):
-        return None
     if 'classes' not in given and 'CLASSES' in given:
         raise OptionError(f"{key}.metainfo must have 'classes' in lower case, got 'CLASSES'")
-    own = (getattr(_kind(dataset), 'METAINFO', None) or {}).get('classes')
-    classes = given.get('classes', own)
-    if not (isinstance(classes, str) and os.path.isfile(classes)):
-        _check_list(key, classes)
+    own = getattr(_kind(dataset), 'METAINFO', None) or {}
+    classes = given.get('classes') or own.get('classes')
+    if isinstance(classes, str) and not os.path.isfile(classes):
+        raise OptionError(
+            f'{key}.metainfo.classes must be a list, got {classes!r}; write ({classes!r},)'
+        )
     return tuple(classes) if isinstance(classes, (tuple, list)) else None
 
 
@@ -265,16 +250,12 @@ def _coco_file(dataset: Mapping) -> Optional[str]:
 def _check_categories(key: str, path: str, classes: tuple[str, ...]) -> None:
     """Compare the classes with the categories of a COCO file."""
     names = [category['name'] for category in read_categories(path)]
-    if missing := [name for name in classes if name not in names]:
+    if [name for name in names if name in classes] != list(classes):
+        strange = [name for name in classes if name not in names]
+        hint = did_you_mean(strange[0], names) if strange else ' mmdet numbers them in that order.'
         raise OptionError(
-            f'classes of {key} must be categories of {path!r} ({listed(names)}), got '
-            f'{listed(missing)}.{did_you_mean(missing[0], names)}'
-        )
-    ordered = [name for name in names if name in classes]
-    if ordered != list(classes):
-        raise OptionError(
-            f'classes of {key} must be in the order of the categories of {path!r} '
-            f'({listed(ordered)}), got {listed(classes)}; mmdet numbers them in that order'
+            f'classes of {key} must be categories of {path!r}, in their order ({listed(names)}), '
+            f'got {listed(strange or classes)}.{hint}'
         )
 
 
@@ -293,8 +274,8 @@ def _check_boxes(key: str, path: str, classes: tuple[str, ...]) -> None:
         raise OptionError(
             f'{key} must have a box that can be learned, got none in {path!r}: {counts}'
         )
-    if counts.dropped:
-        print_log(f'{key}: {counts} in {path!r}', logger='current', level=logging.WARNING)
+    if counts.reasons:
+        MMLogger.get_current_instance().warning(f'{key}: {counts} in {path!r}')
 
 
 def _check_sources(loader: Mapping) -> None:

@@ -27,23 +27,16 @@ SLICE = 2**20
 
 @dataclass(frozen=True)
 class BoxCounts:
-    """Number of boxes that mmdet learns from, and of dropped ones by reason."""
+    """Number of boxes, of those that mmdet learns from, and of the others by reason."""
 
+    total: int
     usable: int
     reasons: Mapping[str, int]
 
-    @property
-    def dropped(self) -> int:
-        """Number of boxes that are not learned."""
-        return sum(self.reasons.values())
-
     def __str__(self) -> str:
-        if not self.usable + self.dropped:
-            return 'there are no boxes'
-        if not self.dropped:
-            return f'all {self.usable} boxes are learned'
         reasons = ', '.join(f'{count} {reason}' for reason, count in self.reasons.items())
-        return f'{self.dropped} of {self.usable + self.dropped} boxes are not learned ({reasons})'
+        others = f' (not {reasons})' if reasons else ''
+        return f'{self.usable} of {self.total} boxes are learned{others}'
 
 
 def count_boxes(coco: Mapping[str, Any], category_ids: Optional[Collection] = None) -> BoxCounts:
@@ -56,7 +49,7 @@ def count_boxes(coco: Mapping[str, Any], category_ids: Optional[Collection] = No
         for annotation in coco['annotations']
     )
     usable = fates.pop('', 0)
-    return BoxCounts(usable, dict(sorted(fates.items())))
+    return BoxCounts(len(coco['annotations']), usable, dict(sorted(fates.items())))
 
 
 def _fate(annotation: Mapping, image: Mapping, category_ids: Collection) -> str:
@@ -83,7 +76,7 @@ def read_categories(path: Union[str, Path]) -> list[dict]:
     """Read the categories of a file, without the rest of it if possible."""
     found = None
     with (
-        suppress(OSError, ValueError),  # Reading the whole file reports the error.
+        suppress(OSError, ValueError, RecursionError),  # Reading the whole file reports it.
         open(path, 'rb') as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
     ):

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmengine.fileio import join_path
 from mmengine.registry import DATASETS
 
 from se_mm.datasets.class_checks import listed
@@ -24,7 +23,7 @@ class CSVDataset(ImageFiles):
     """Images with labels listed in a CSV file.
 
     The file is in UTF-8 and has a header and comma-separated values; spaces around values are
-    ignored. Each row has an image, relative to ``data_root`` and ``data_prefix``, and its class.
+    ignored. Each row has an image, absolute or relative to ``data_prefix``, and its class.
     The whole file is checked when the data set is built; errors name the line.
 
     Example:
@@ -131,7 +130,7 @@ class CSVDataset(ImageFiles):
         """Return the index of the column that an option names."""
         name = getattr(self, key)
         if header.count(name) != 1:
-            hint = did_you_mean(name, set(header) - {name})
+            hint = did_you_mean(name, [other for other in header if other != name])
             if len(header) == 1 and set(header[0]) & set(';\t|'):
                 hint = ' Separate values by commas.'
             raise OptionError(
@@ -142,14 +141,7 @@ class CSVDataset(ImageFiles):
 
     def _find_image(self, where: str, image: str) -> str:
         """Return the path of an image named in a row."""
-        folder = self.data_prefix['img_path']
-        # Only the name is checked, so that links out of the folder remain possible.
-        if os.path.isabs(image) or os.path.normpath(image).split(os.sep)[0] == os.pardir:
-            raise OptionError(
-                f'{where}: {self.image_column} must be inside the folder '
-                f'{folder or os.curdir!r}, got {image!r}'
-            )
-        path = join_path(folder, image)
+        path = os.path.join(self.data_prefix['img_path'], image)
         if not os.path.isfile(path):
             # Not all names in the folder, which may be a million.
             same = Path(path).parent.glob(f'{glob.escape(Path(path).stem)}.*')

@@ -63,11 +63,9 @@ class LabelSplit:
         except OSError as error:
             near = did_you_mean(path, [str(other) for other in Path(path).parent.glob('*.json')])
             raise OptionError(f'{where} cannot be read: {error.strerror}.{near}') from error
-        except TypeError as error:
+        except (TypeError, ValueError, RecursionError) as error:
             names = ', '.join(field.name for field in fields(cls))
             raise OptionError(f'{where} must be a JSON object of {names}: {error}') from error
-        except (ValueError, RecursionError) as error:
-            raise OptionError(f'{where} cannot be read as JSON: {error}') from error
         split._check_types(where)
         return replace(split, classes=tuple(split.classes), indices=tuple(sorted(split.indices)))
 
@@ -104,17 +102,16 @@ class LabelSplit:
         where = f'split={str(path)!r}'
         check_labels(dataset, labels, len(classes), unlabelled=True)
         check_same_classes(dataset, classes, where, self.classes)
-        files = 'other image files, ' if names is not None else ''
-        digests = self.digest, digest_data(labels, names)
-        for what, other, own, given in (
-            ('data set', 'another data set', self.dataset, dataset),
-            ('number of images', 'another data set', self.num_images, len(labels)),
-            ('digest', f'{files}other labels or another order of the images', *digests),
-        ):
-            if own != given:
-                raise OptionError(
-                    f'{where} was drawn from {other}: its {what} is {own!r}, not {given!r}'
-                )
+        if (self.dataset, self.num_images) != (dataset, len(labels)):
+            raise OptionError(
+                f'{where} was drawn from another data set: {self.num_images} images of '
+                f'{self.dataset}, not {len(labels)} of {dataset}'
+            )
+        if self.digest != digest_data(labels, names):
+            files = 'other image files, ' if names is not None else ''
+            raise OptionError(
+                f'{where} was drawn from {files}other labels or another order of the images'
+            )
         for index in self.indices:
             if not 0 <= index < len(labels) or labels[index] < 0:
                 raise OptionError(

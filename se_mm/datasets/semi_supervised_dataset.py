@@ -14,12 +14,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
-from se_mm.datasets.class_checks import (
-    check_labels,
-    classes_of,
-    count_images,
-    labels_of_dataset,
-)
+from se_mm.datasets.class_checks import check_labels, classes_of, count_images, labels_of_dataset
 from se_mm.datasets.image_files import ReadPolicy, names_of, paths_of
 from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.datasets.multi_source_batch_sampler import Draw
@@ -75,32 +70,29 @@ class SemiSupervisedDataset(Dataset):
         unreadable: str = 'error',
     ) -> None:
         self.policy = ReadPolicy(unreadable)
-        self._labelled = build_dataset('labelled', labelled)
-        self.metainfo = self._labelled.metainfo
-        classes = classes_of('labelled', self._labelled)
-        labels = labels_of_dataset('labelled', self._labelled)
-        self.split = self._find_split(split, classes, labels)
+        images = build_dataset('labelled', labelled)
+        self.metainfo = images.metainfo
+        classes, labels = classes_of('labelled', images), labels_of_dataset('labelled', images)
+        self.split = _find_split(split, images, classes, labels)
         if self.split is None:
             check_labels('labelled', labels, len(classes))
             count_images('labelled', labels, classes)
             indices = np.arange(len(labels))
         else:
             indices = np.array(self.split.indices)
-        self._indices = indices[self.policy.check(paths_of(self._labelled, indices))]
-        count_images('labelled without unreadable images', labels[self._indices], classes)
-        if unlabelled is None:
-            self._unlabelled = self._labelled
-            self._truth = {label: label for label in range(len(classes))}
-        elif unlabelled is not False:
-            self._unlabelled = build_dataset('unlabelled', unlabelled)
-            if not len(self._unlabelled):
-                raise OptionError('unlabelled must have at least one image, got none')
-            self._truth = _find_truth(self._unlabelled, classes)
-        self.source_sizes = [len(self._indices)]
+        indices = indices[self.policy.check(paths_of(images, indices))]
+        count_images('labelled without unreadable images', labels[indices], classes)
+        truth = {label: label for label in range(len(classes))}
+        # For each source: images, which of them, and labels as numbers of the labelled classes.
+        self._sources = [(images, indices, truth)]
         self._pipelines = [Compose(labelled_pipeline)]
         if unlabelled is not False:
-            self.source_sizes.append(len(self._unlabelled))
+            if unlabelled is not None:
+                images = build_dataset('unlabelled', unlabelled)
+                truth = _find_truth(images, classes)
+            self._sources.append((images, np.arange(len(images)), truth))
             self._pipelines.append(Compose(unlabelled_pipeline))
+        self.source_sizes = [len(indices) for _, indices, _ in self._sources]
         self._try_views()
 
     def __len__(self) -> int:
@@ -119,32 +111,12 @@ class SemiSupervisedDataset(Dataset):
 
     def _item(self, source: int, place: int) -> Optional[dict]:
         """Return an image after the pipeline; None if it is skipped."""
-        if source:
-            info = self._unlabelled.get_data_info(place)
-            label = info.pop('gt_label', None)
-            if np.ndim(label) == 0 and (truth := self._truth.get(label)) is not None:
-                info['gt_label'] = truth
-        else:
-            info = self._labelled.get_data_info(int(self._indices[place]))
+        images, indices, truth = self._sources[source]
+        info = images.get_data_info(int(indices[place]))
+        label = info.pop('gt_label', None)
+        if np.ndim(label) == 0 and label in truth:
+            info['gt_label'] = truth[label]
         return self.policy.read(info.get('img_path'), lambda: self._pipelines[source](info))
-
-    def _find_split(
-        self, split: Union[str, Mapping, None], classes: tuple[str, ...], labels: np.ndarray
-    ) -> Optional[LabelSplit]:
-        """Return the split of a config, checked against the data."""
-        if split is None:
-            return None
-        name, names = type(self._labelled).__name__, names_of(self._labelled)
-        if isinstance(split, str):
-            found = LabelSplit.load(split)
-            found.check(split, name, classes, labels, names)
-            return found
-        if not isinstance(split, Mapping):
-            raise OptionError(
-                f'split must be the path of a file or dict(num_labels=, seed=), got {split!r}'
-            )
-        check_keys('split', split, ('num_labels', 'seed', 'balanced'))
-        return draw_split(name, classes, labels, names=names, **{'num_labels': None, **split})
 
     def _try_views(self) -> None:
         """Check the output of the pipelines on the first images."""
@@ -161,8 +133,29 @@ class SemiSupervisedDataset(Dataset):
                     )
 
 
+def _find_split(
+    split: Union[str, Mapping, None], images: Any, classes: tuple[str, ...], labels: np.ndarray
+) -> Optional[LabelSplit]:
+    """Return the split of a config, checked against the data."""
+    if split is None:
+        return None
+    name, names = type(images).__name__, names_of(images)
+    if isinstance(split, str):
+        found = LabelSplit.load(split)
+        found.check(split, name, classes, labels, names)
+        return found
+    if not isinstance(split, Mapping):
+        raise OptionError(
+            f'split must be the path of a file or dict(num_labels=, seed=), got {split!r}'
+        )
+    check_keys('split', split, ('num_labels', 'seed', 'balanced'))
+    return draw_split(name, classes, labels, names=names, **{'num_labels': None, **split})
+
+
 def _find_truth(unlabelled: Any, classes: Sequence[str]) -> dict[int, int]:
     """Map labels of the unlabelled images to classes of the labelled ones, by name."""
+    if not len(unlabelled):
+        raise OptionError('unlabelled must have at least one image, got none')
     names = (getattr(unlabelled, 'metainfo', None) or {}).get('classes') or ()
     strange = [str(name) for name in names if name not in classes]
     if strange and 'gt_label' in unlabelled.get_data_info(0):

@@ -65,9 +65,6 @@ class FixMatchRandAugment:
             results = self.operations[index](results)
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(num_ops={self.num_ops}, prob={self.prob})'
-
 
 @TRANSFORMS.register_module()
 class ReflectPad:
@@ -89,6 +86,3 @@ class ReflectPad:
 
         image = mmcv.impad(results['img'], padding=self.padding, padding_mode='reflect')
         return {**results, 'img': image, 'img_shape': image.shape[:2]}
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(padding={self.padding})'

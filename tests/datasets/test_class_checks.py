@@ -32,14 +32,11 @@ def data(**metainfo):
 @pytest.mark.parametrize(
     'dataset, message',
     [
-        (data(), 'x must know its classes, got a Data without'),
-        (data(classes=()), 'x must know its classes'),
-        (object(), 'x must know its classes, got a object without'),
-        (
-            data(classes='washer'),
-            r"x must have a list of classes, got 'washer'; write \('washer',\)",
-        ),
-        (data(classes=('washer',)), "x must have at least two classes, got only 'washer'"),
+        (data(), r'x must have at least two classes, got \(\) of a Data; set its metainfo=dict'),
+        (data(classes=()), r'x must have at least two classes, got \(\) of a Data'),
+        (object(), r'x must have at least two classes, got \(\) of a object'),
+        (data(classes='washer'), r"two classes, got 'washer' of a Data; .*\(classes=\[...\]\)"),
+        (data(classes=('washer',)), r"x must have at least two classes, got \('washer',\) of a"),
     ],
 )
 def test_fewer_than_two_classes_are_refused(dataset, message):
@@ -145,11 +142,11 @@ TRAIN = 'train_dataloader.dataset.datasets'
         ({f'{TRAIN}.0.metainfo': {'classes': 'washer'}}, r"got 'washer'; write \('washer',\)"),
         (
             {f'{TRAIN}.0.metainfo': {'classes': ('nuts', 'bolt', 'washer')}},
-            r"categories of .*labelled.json' \(nut, bolt, washer\), got nuts. Did you mean 'nut'",
+            r"labelled.json', in their order \(nut, bolt, washer\), got nuts. Did you mean 'nut'",
         ),
         (
             {f'{TRAIN}.0.metainfo': {'classes': ('bolt', 'nut', 'washer')}},
-            r'in the order of the categories .*\(nut, bolt, washer\), got bolt, nut, washer',
+            r'in their order \(nut, bolt, washer\), got bolt, nut, washer. mmdet numbers',
         ),
         (
             {'val_dataloader.dataset.metainfo': {'classes': ('nut', 'bolt')}},
@@ -183,7 +180,7 @@ def test_files_of_several_orders_are_refused(detection):
     cfg, folder = detection
     edited(folder / 'val.json', lambda coco: coco['categories'].reverse())
     with pytest.raises(
-        OptionError, match=r"val_dataloader.*order of the categories of '.*val.json"
+        OptionError, match=r"val_dataloader.* categories of '.*val.json', in their order"
     ):
         check_detection_classes(cfg)
 
@@ -200,7 +197,7 @@ def test_boxes_that_are_not_learned_are_counted_before(detection, capfd):
     edited(folder / 'labelled.json', shrink)
     check_detection_classes(cfg)
     said = capfd.readouterr().out
-    assert 'boxes are not learned (1 of a crowd, 3 without area) in' in said
+    assert 'boxes are learned (not 1 of a crowd, 3 without area) in' in said
 
     def shift(coco):
         for annotation in coco['annotations']:
@@ -257,7 +254,7 @@ def test_what_mmdet_itself_says_is_left_to_it(detection, key):
 def test_heads_of_mmdet_are_found(name, heads):
     pytest.importorskip('mmdet')
     cfg = Config.fromstring(f"_base_ = 'mmdet::{name}'\n", '.py')
-    found = list(_heads('model', cfg.model))
+    found = list(_heads(cfg.model))
     assert len(found) == heads and {number for _, number in found} == {80}
     check_detection_classes(cfg)
     cfg.merge_from_dict({found[-1][0]: 81})
@@ -267,7 +264,7 @@ def test_heads_of_mmdet_are_found(name, heads):
 
 def test_masks_of_all_classes_alike_are_not_counted():
     roi = dict(mask_head=dict(num_classes=1, class_agnostic=True), bbox_head=dict(num_classes=3))
-    assert list(_heads('m', dict(roi_head=roi))) == [('m.roi_head.bbox_head.num_classes', 3)]
+    assert list(_heads(dict(roi_head=roi))) == [('model.roi_head.bbox_head.num_classes', 3)]
 
 
 @pytest.mark.parametrize('name', config_names(studies=False))

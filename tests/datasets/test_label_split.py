@@ -251,10 +251,10 @@ def test_wrong_field_of_a_file_is_one_line_that_names_the_file(changes, message,
 @pytest.mark.parametrize(
     'content, message',
     [
-        (b'', 'cannot be read as JSON: Expecting value'),
-        (b'{"dataset": ', 'cannot be read as JSON'),
-        (b'\xff\xfe', 'cannot be read as JSON'),
-        (b'[' * 100_000, 'cannot be read as JSON'),
+        (b'', 'must be a JSON object .*: Expecting value'),
+        (b'{"dataset": ', 'must be a JSON object of dataset, classes, .*: '),
+        (b'\xff\xfe', 'must be a JSON object of dataset, classes, .*: '),
+        (b'[' * 100_000, 'must be a JSON object of dataset, classes, .*: '),
         (b'[1, 2]', 'must be a JSON object .*, not list'),
         (b'null', 'must be a JSON object .*, not NoneType'),
     ],
@@ -289,8 +289,8 @@ def swapped(labels, first, second):
 @pytest.mark.parametrize(
     'given, message',
     [
-        (dict(dataset='Plants'), "another data set: its data set is 'Animals', not 'Plants'"),
-        (dict(labels=LABELS[:-1]), 'another data set: its number of images is 12, not 11'),
+        (dict(dataset='Plants'), 'another data set: 12 images of Animals, not 12 of Plants'),
+        (dict(labels=LABELS[:-1]), 'another data set: 12 images of Animals, not 11 of Animals'),
         (dict(labels=swapped(LABELS, 0, 1)), 'other labels or another order of the images'),
     ],
 )

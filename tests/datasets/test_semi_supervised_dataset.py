@@ -401,7 +401,9 @@ def test_class_of_which_no_image_can_be_read_is_an_error(folder):
 def test_one_class_is_refused(folder):
     for name in ('bees', 'crabs'):
         shutil.rmtree(folder / name)
-    with pytest.raises(OptionError, match='labelled must have at least two classes, got only'):
+    with pytest.raises(
+        OptionError, match=r"labelled must have at least two classes, got \('ants',\)"
+    ):
         build(labelled=dict(type='ImageFolder', data_root=str(folder)), split=None)
 
 

@@ -102,7 +102,7 @@ def test_show_checks_a_file_against_the_data(tools, digits):
     assert ['all', '1500', '20'] in rows(output)
     options = ['--cfg-options', 'train_dataloader.dataset.labelled.split=test']
     line = tools.fail(*digits, *show, *options)
-    assert 'from another data set: its number of images is 1500, not 297' in line
+    assert 'from another data set: 1500 images of Digits, not 297 of Digits' in line
     path = tools.folder / 'Digits_20_seed0.json'
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, 'indices': [*content['indices'][:-1], 1500]}))
