@@ -124,18 +124,17 @@ class LabelSplit:
         """Format each class, its number of images among ``labels`` (n,), and of labelled ones."""
         from rich.console import Console
         from rich.table import Table
-        from rich.text import Text
 
         drawn = labels[list(self.indices)]
-        table = Table(title=Text(f'{self.dataset}: {self.num_labels} labels, seed {self.seed}'))
+        table = Table(title=f'{self.dataset}: {self.num_labels} labels, seed {self.seed}')
         table.add_column('class')
         table.add_column('images', justify='right')
         table.add_column('labelled', justify='right')
         for label, name in enumerate(self.classes):
-            table.add_row(Text(name), str((labels == label).sum()), str((drawn == label).sum()))
+            table.add_row(name, str((labels == label).sum()), str((drawn == label).sum()))
         table.add_row('(no label)', str((labels < 0).sum()), '0', end_section=True)
         table.add_row('all', str(len(labels)), str(len(drawn)))
-        console = Console(width=100)
+        console = Console(width=100, markup=False, emoji=False)
         with console.capture() as capture:
             console.print(table)
         return capture.get()
