@@ -92,7 +92,7 @@ def read_categories(path: Union[str, Path]) -> list[dict]:
 def read_coco(path: Union[str, Path]) -> dict[str, Any]:
     """Read an annotation file, and reject what mmdet could not read or would misread.
 
-    Ids keep their type, integer or string. OptionError names the first invalid entry.
+    OptionError names the first invalid entry. Ids keep their type, integer or string.
     """
     path = Path(path)
     where = f'annotations={str(path)!r}'
@@ -129,8 +129,7 @@ def draw_coco_split(
     """Draw the labelled images of a fold, without replacement.
 
     A fold is a random order of the images, and its first ``percent`` % are labelled, so the images
-    of 1 % are among those of 10 %. The order of ``image_ids`` does not matter, and global random
-    generators are not used.
+    of 1 % are among those of 10 %. The order of ``image_ids`` does not matter.
 
     Args:
         image_ids: Unique ids of all images, integers or strings.

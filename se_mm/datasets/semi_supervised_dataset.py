@@ -50,9 +50,8 @@ class SemiSupervisedDataset(Dataset):
         labelled_pipeline: Transforms of a labelled image, ending in ``PackInputs``.
         unlabelled_pipeline: Transforms of an unlabelled image, ending in ``MultiView`` and
             ``PackInputs``.
-        unreadable: Policy for unreadable image files: ``'error'`` ends the run with the name of the
-            file; ``'skip'`` reports and counts it, and takes the next image of its source. All
-            labelled images are read when the data set is built.
+        unreadable: See :class:`~se_mm.datasets.image_files.ReadPolicy`. The next image of its source
+            replaces a skipped one. All labelled images are read when the data set is built.
 
     Attributes:
         source_sizes: Numbers of labelled and unlabelled images.

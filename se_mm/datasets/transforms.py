@@ -74,7 +74,7 @@ class ReflectPad:
     in mmpretrain 1.2: the border stays black.
 
     Args:
-        padding: Pixels on each side, at least 1.
+        padding: Pixels on each side.
     """
 
     def __init__(self, padding: int = 4) -> None:
