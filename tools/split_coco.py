@@ -10,9 +10,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections import Counter
 from pathlib import Path
-from typing import Optional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Lets it run from a checkout.
 
@@ -22,8 +20,7 @@ try:
     from rich.table import Table
 
     from se_mm.checkpoints.write import whole_file
-    from se_mm.datasets.coco_files import BoxCounts, count_boxes, read_coco
-    from se_mm.datasets.coco_split import draw_coco_split, split_coco
+    from se_mm.datasets.coco_files import count_boxes, draw_coco_split, read_coco, split_coco
     from se_mm.engine.launch import run_tool
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
@@ -31,55 +28,17 @@ except ImportError as error:  # Something is not installed, or installed twice.
     sys.exit(2)
 
 
-def parse_args(args: Optional[list[str]] = None) -> argparse.Namespace:
+def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Draw the labelled images of a COCO-format file.')
-    parser.add_argument('annotations', help='annotation file')
-    parser.add_argument(
-        '--percent', type=float, nargs='+', default=[1, 2, 5, 10], help='labelled images, in %%'
-    )
-    parser.add_argument(
-        '--folds',
-        type=int,
-        nargs='+',
-        default=[1, 2, 3, 4, 5],
-        help='numbers of independent draws, from 1',
-    )
-    parser.add_argument('--seed', type=int, default=0, help='seed of all folds')
-    parser.add_argument(
-        '--out',
-        metavar='FOLDER',
-        help='where to write; default: semi_anns beside the folder of the file',
-    )
-    parser.add_argument('--overwrite', action='store_true', help='replace existing files')
-    return parser.parse_args(args)
-
-
-def make_table(
-    parts: dict[tuple[int, float], tuple[dict, dict]], counts: dict[tuple[int, float], BoxCounts]
-) -> Table:
-    """Make a table of what was written, one row per fold and percent."""
-    table = Table(box=box.SIMPLE)
-    headings = ('fold', 'percent', 'labelled', 'boxes', 'learned', 'unlabelled')
-    for heading in headings:
-        table.add_column(heading, justify='right')
-    table.add_column('classes without a box')
-    for (fold, percent), (part, rest) in parts.items():
-        boxes = Counter(annotation['category_id'] for annotation in part['annotations'])
-        absent = [c['name'] for c in part['categories'] if not boxes[c['id']]]
-        numbers = (
-            len(part['images']),
-            len(part['annotations']),
-            counts[fold, percent].usable,
-            len(rest['images']),
-        )
-        table.add_row(
-            str(fold),
-            f'{percent:g}',
-            *map(str, numbers),
-            ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '') or '-',
-        )
-    return table
+    add = parser.add_argument
+    add('annotations', help='annotation file')
+    add('--percent', type=float, nargs='+', default=[1, 2, 5, 10], help='labelled images, in %%')
+    add('--folds', type=int, nargs='+', default=[1, 2, 3, 4, 5], help='independent draws, from 1')
+    add('--seed', type=int, default=0, help='seed of all folds')
+    add('--out', metavar='FOLDER', help='default: semi_anns beside the folder of the file')
+    add('--overwrite', action='store_true', help='replace existing files')
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -89,47 +48,40 @@ def main() -> None:
     coco = read_coco(source)
     ids = [image['id'] for image in coco['images']]
     folder = Path(args.out) if args.out else source.resolve().parent.parent / 'semi_anns'
-    # Draw all and look for existing files before writing the first.
-    draws = {
-        (fold, percent): draw_coco_split(ids, percent, fold, args.seed)
-        for fold, percent in itertools.product(
-            dict.fromkeys(args.folds), dict.fromkeys(args.percent)
-        )
-    }
-    stems = {draw: f'{source.stem}.{draw[0]}@{draw[1]:g}' for draw in draws}
-    there = [
-        path
-        for stem in stems.values()
-        for ending in ('', '-unlabeled', '-ids')
-        if (path := folder / f'{stem}{ending}.json').exists()
-    ]
-    if there and not args.overwrite:
-        raise OptionError(
-            f'{str(there[0])!r} already exists ({len(there)} files do); set another --out, or '
-            f'--overwrite'
-        )
-    print(f'{source}: {count_boxes(coco)}')
-    parts = {draw: split_coco(coco, labelled) for draw, labelled in draws.items()}
-    counts = {draw: count_boxes(part) for draw, (part, _) in parts.items()}
-    for (fold, percent), boxes in counts.items():
+    table = Table(box=box.SIMPLE)
+    for heading in ('fold', 'percent', 'labelled', 'boxes', 'learned', 'unlabelled'):
+        table.add_column(heading, justify='right')
+    table.add_column('classes without a box')
+    files = {}
+    for fold, percent in itertools.product(dict.fromkeys(args.folds), dict.fromkeys(args.percent)):
+        drawn = draw_coco_split(ids, percent, fold, args.seed)
+        labelled, unlabelled = split_coco(coco, drawn)
+        boxes = count_boxes(labelled)
         if not boxes.usable:
             raise OptionError(
                 f'fold {fold} at {percent:g} % must have a box that can be learned: {boxes}; use a '
                 f'larger --percent or other --folds'
             )
-    for draw, (part, rest) in parts.items():
-        record = {
-            'annotations': source.name,
-            'num_images': len(ids),
-            'percent': draw[1],
-            'fold': draw[0],
-            'seed': args.seed,
-            'image_ids': draws[draw],
-        }
-        for ending, content in (('', part), ('-unlabeled', rest), ('-ids', record)):
-            with whole_file('out', folder / f'{stems[draw]}{ending}.json') as file:
-                file.write_text(json.dumps(content))
-    table = make_table(parts, counts)
+        record = dict(annotations=source.name, num_images=len(ids), percent=percent, fold=fold)
+        record.update(seed=args.seed, image_ids=drawn)
+        for ending, content in (('', labelled), ('-unlabeled', unlabelled), ('-ids', record)):
+            files[folder / f'{source.stem}.{fold}@{percent:g}{ending}.json'] = content
+        there = {annotation['category_id'] for annotation in labelled['annotations']}
+        absent = [c['name'] for c in coco['categories'] if c['id'] not in there]
+        numbers = len(drawn), boxes.total, boxes.usable, len(ids) - len(drawn)
+        names = ', '.join(absent[:5]) + (', ...' if len(absent) > 5 else '')
+        table.add_row(str(fold), f'{percent:g}', *map(str, numbers), names or '-')
+    # Look for existing files before writing the first.
+    existing = [path for path in files if path.exists()]
+    if existing and not args.overwrite:
+        raise OptionError(
+            f'{str(existing[0])!r} already exists ({len(existing)} files do); set another --out, '
+            f'or --overwrite'
+        )
+    for path, content in files.items():
+        with whole_file('out', path) as file:
+            file.write_text(json.dumps(content))
+    print(f'{source}: {count_boxes(coco)}')
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     print(f'written to {folder}')
 

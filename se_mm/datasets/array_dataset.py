@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 from mmengine.dataset import BaseDataset
@@ -19,28 +19,12 @@ class ArrayDataset(BaseDataset):
 
     Args:
         classes: Names of the classes, in the order of the labels.
-        pipeline: Transforms, as in every OpenMMLab dataset.
-        test_mode: As in every OpenMMLab dataset.
-        indices: Use only the first ``indices`` images, or those at a list of indices.
+        **kwargs: ``pipeline``, ``test_mode`` and ``indices``, as in every OpenMMLab dataset.
     """
 
-    def __init__(
-        self,
-        classes: Sequence[str],
-        pipeline: Optional[list] = None,
-        test_mode: bool = False,
-        indices: Any = None,
-    ) -> None:
+    def __init__(self, classes: Sequence[str], **kwargs: Any) -> None:
         # Worker processes share the array without serialisation.
-        super().__init__(
-            ann_file='',
-            metainfo={'classes': tuple(classes)},
-            pipeline=pipeline or [],
-            test_mode=test_mode,
-            indices=indices,
-            serialize_data=False,
-            lazy_init=False,
-        )
+        super().__init__(metainfo={'classes': tuple(classes)}, serialize_data=False, **kwargs)
 
     @abstractmethod
     def make_images(self) -> tuple[np.ndarray, np.ndarray]:
@@ -54,14 +38,9 @@ class ArrayDataset(BaseDataset):
     def get_data_info(self, idx: int) -> dict:
         """Return an item before the pipeline."""
         info = super().get_data_info(idx)
-        image = self._images[info.pop('index')]
         # A copy: transforms may write into the image.
-        return {
-            **info,
-            'img': image.copy(),
-            'img_shape': image.shape[:2],
-            'ori_shape': image.shape[:2],
-        }
+        image = self._images[info.pop('index')].copy()
+        return {**info, 'img': image, 'img_shape': image.shape[:2], 'ori_shape': image.shape[:2]}
 
     def get_gt_labels(self) -> np.ndarray:
         """Return the labels (n,) int64."""

@@ -27,9 +27,6 @@ def collate_views(samples: Sequence[dict]) -> dict[str, Any]:
     Returns:
         ``inputs=dict(labelled=(B, 3, H, W), views=[(U, 3, H, W), ...])`` and
         ``data_samples=dict(labels=(B,), truth=(U,))``, where unknown truth is -1.
-
-    Raises:
-        OptionError: If sizes of images differ, or there is no labelled image.
     """
     labelled = [sample for sample in samples if isinstance(sample['inputs'], Tensor)]
     unlabelled = [sample for sample in samples if not isinstance(sample['inputs'], Tensor)]
@@ -41,22 +38,11 @@ def collate_views(samples: Sequence[dict]) -> dict[str, Any]:
     views = zip(*(sample['inputs'] for sample in unlabelled))
     return {
         'inputs': {
-            'labelled': _stacked('labelled_pipeline', [sample['inputs'] for sample in labelled]),
-            'views': [_stacked('unlabelled_pipeline', list(view)) for view in views],
+            'labelled': torch.stack([sample['inputs'] for sample in labelled]),
+            'views': [torch.stack(view) for view in views],
         },
         'data_samples': {'labels': _labels(labelled), 'truth': _labels(unlabelled)},
     }
-
-
-def _stacked(pipeline: str, images: list[Tensor]) -> Tensor:
-    try:
-        return torch.stack(images)
-    except RuntimeError:
-        shapes = sorted({tuple(image.shape[-2:]) for image in images})
-        raise OptionError(
-            f'{pipeline} must give images of one size, got {shapes[0]} and {shapes[-1]}; resize or '
-            f'crop them'
-        ) from None
 
 
 def _labels(samples: list[dict]) -> Tensor:

@@ -4,20 +4,20 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import count
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import numpy as np
 
 from se_mm.checkpoints.write import whole_file
+from se_mm.datasets.class_checks import check_labels, check_same_classes, count_images
 from se_mm.smoothing.options import OptionError, check_count, check_flag, did_you_mean
-
-DIGEST_LENGTH = 64  # SHA-256 in hexadecimal.
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,7 @@ class LabelSplit:
     indices: tuple[int, ...]
 
     def save(self, path: Union[str, Path]) -> None:
-        """Write the split as JSON, one line per field, and create the folder.
-
-        Raises:
-            OptionError: If it cannot be written.
-        """
+        """Write the split as JSON, one line per field, and create the folder."""
         lines = [
             f'  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}'
             for key, value in asdict(self).items()
@@ -60,36 +56,36 @@ class LabelSplit:
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> LabelSplit:
-        """Read a split.
-
-        Raises:
-            OptionError: If the file does not exist, or was not written by :meth:`save`.
-        """
+        """Read a file that was written by :meth:`save`."""
         where = f'split={str(path)!r}'
         try:
-            content = json.loads(Path(path).read_text(encoding='utf-8'))
-        except FileNotFoundError as error:
-            folder = Path(path).parent
-            near = did_you_mean(path, [str(other) for other in folder.glob('*.json')])
-            raise OptionError(f'{where} does not exist.{near}') from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise OptionError(f'{where} cannot be read as JSON: {error}') from error
-        if not isinstance(content, dict):
-            raise OptionError(f'{where} must be a JSON object, got {_short(content)}')
-        names = [field.name for field in fields(cls)]
-        for key in content:
-            if key not in names:
-                raise OptionError(
-                    f'{where} must have only the fields {", ".join(names)}, got {key!r}.'
-                    f'{did_you_mean(key, names)}'
-                )
-        for name in names:
-            if name not in content:
-                raise OptionError(f'{where} must have the field {name!r}')
-        _check_content(where, content)
-        content['classes'] = tuple(content['classes'])
-        content['indices'] = tuple(sorted(content['indices']))
-        return cls(**content)
+            split = cls(**json.loads(Path(path).read_text(encoding='utf-8')))
+        except OSError as error:
+            near = did_you_mean(path, [str(other) for other in Path(path).parent.glob('*.json')])
+            raise OptionError(f'{where} cannot be read: {error.strerror}.{near}') from error
+        except (TypeError, ValueError, RecursionError) as error:
+            names = ', '.join(field.name for field in fields(cls))
+            raise OptionError(f'{where} must be a JSON object of {names}: {error}') from error
+        split._check_types(where)
+        return replace(split, classes=tuple(split.classes), indices=tuple(sorted(split.indices)))
+
+    def _check_types(self, where: str) -> None:
+        """Reject the first field of a file that is invalid by itself."""
+        for key, low in (('num_images', 1), ('num_labels', 1), ('seed', 0)):
+            check_count(f'{where}: {key}', getattr(self, key), low)
+        check_flag(f'{where}: balanced', self.balanced)
+        unique = _is_list_of(int, self.indices) and len(set(self.indices)) == len(self.indices)
+        is_digest = re.fullmatch('[0-9a-f]{64}', str(self.digest))
+        for key, holds, wanted in (
+            ('dataset', isinstance(self.dataset, str), 'the class name of a data set'),
+            ('classes', _is_list_of(str, self.classes), 'a non-empty list of strings'),
+            ('digest', is_digest, '64 lower-case hexadecimal digits'),
+            ('indices', unique, 'a list of integers, each once'),
+            ('num_labels', self.num_labels == len(self.indices), 'the number of indices'),
+        ):
+            if not holds:
+                given = getattr(self, key)
+                raise OptionError(f'{where}: {key} must be {wanted}, got {given!r:.60}')
 
     def check(
         self,
@@ -99,84 +95,49 @@ class LabelSplit:
         labels: np.ndarray,
         names: Optional[Sequence[str]] = None,
     ) -> None:
-        """Reject a split that was drawn from another data set, or that cannot be used.
+        """Raise OptionError if the split was drawn from another data set, or cannot be used.
 
-        Args:
-            path: File of the split, for the message.
-            dataset: Class name of the data set.
-            classes: Names of its classes.
-            labels: Its labels (n,), integers; negative for images without a label.
-            names: Its image files; None if the images are in memory.
-
-        Raises:
-            OptionError: If the data set differs, an index has no image or no label, or a class has
-                no labelled image.
+        ``path`` is its file, for the message; the rest is as for :func:`draw_split`.
         """
         where = f'split={str(path)!r}'
-        labels = _check_labels(classes, labels)
-        for what, own, given in (
-            ('data set', self.dataset, dataset),
-            ('number of classes', len(self.classes), len(classes)),
-            ('number of images', self.num_images, len(labels)),
-        ):
-            if own != given:
-                raise OptionError(
-                    f'{where} was drawn from another data set: its {what} is {own!r}, not {given!r}'
-                )
-        for index, (own, given) in enumerate(zip(self.classes, classes)):
-            if own != given:
-                raise OptionError(
-                    f'{where} was drawn from another data set: its class {index} is {own!r}, not '
-                    f'{given!r}'
-                )
-        digest = digest_data(labels, names)
-        if self.digest != digest:
+        check_labels(dataset, labels, len(classes), unlabelled=True)
+        check_same_classes(dataset, classes, where, self.classes)
+        if (self.dataset, self.num_images) != (dataset, len(labels)):
+            raise OptionError(
+                f'{where} was drawn from another data set: {self.num_images} images of '
+                f'{self.dataset}, not {len(labels)} of {dataset}'
+            )
+        if self.digest != digest_data(labels, names):
             files = 'other image files, ' if names is not None else ''
             raise OptionError(
-                f'{where} was drawn from {files}other labels or another order of the images: its '
-                f'digest is {_short(self.digest)}, not {_short(digest)}'
+                f'{where} was drawn from {files}other labels or another order of the images'
             )
         for index in self.indices:
-            if not 0 <= index < len(labels):
+            if not 0 <= index < len(labels) or labels[index] < 0:
                 raise OptionError(
-                    f'{where}: indices must be in 0 to {len(labels) - 1}, got {index}'
+                    f'{where}: indices must be in 0 to {len(labels) - 1}, of images with a label, '
+                    f'got {index}'
                 )
-            if labels[index] < 0:
-                raise OptionError(
-                    f'{where}: indices must be of images with a label, got {index}, which has none'
-                )
-        counts = np.bincount(labels[list(self.indices)], minlength=len(classes))
-        for name, count in zip(classes, counts):
-            if count == 0:
-                raise OptionError(
-                    f'{where} must have a labelled image of every class, got none of {name!r}'
-                )
+        count_images(where, labels[list(self.indices)], classes)
 
     def table(self, labels: np.ndarray) -> str:
-        """Format a table of each class with its numbers of images and labelled images.
-
-        Args:
-            labels: The labels (n,) of the data set.
-        """
+        """Format each class, its number of images among ``labels`` (n,), and of labelled ones."""
         from rich.console import Console
         from rich.table import Table
-        from rich.text import Text
 
-        labels = np.asarray(labels)
-        title = f'{self.dataset}: {self.num_labels} labels, seed {self.seed}'
-        table = Table(title=Text(title), show_footer=True)
-        table.add_column('class', footer='all')
-        table.add_column('images', justify='right', footer=str(len(labels)))
-        table.add_column('labelled', justify='right', footer=str(len(self.indices)))
-        images = _count_classes(labels, len(self.classes))
-        labelled = _count_classes(labels[list(self.indices)], len(self.classes))
-        for name, of_class, drawn in zip(self.classes, images, labelled):
-            table.add_row(Text(name), str(of_class), str(drawn))
-        if without := int((labels < 0).sum()):
-            table.add_row('(no label)', str(without), '0')
-        stream = io.StringIO()
-        Console(file=stream, width=100).print(table)
-        return stream.getvalue()
+        drawn = labels[list(self.indices)]
+        table = Table(title=f'{self.dataset}: {self.num_labels} labels, seed {self.seed}')
+        table.add_column('class')
+        table.add_column('images', justify='right')
+        table.add_column('labelled', justify='right')
+        for label, name in enumerate(self.classes):
+            table.add_row(name, str((labels == label).sum()), str((drawn == label).sum()))
+        table.add_row('(no label)', str((labels < 0).sum()), '0', end_section=True)
+        table.add_row('all', str(len(labels)), str(len(drawn)))
+        console = Console(width=100, markup=False, emoji=False)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get()
 
 
 def draw_split(
@@ -204,22 +165,12 @@ def draw_split(
             proportions of the data, rounded by largest remainder.
         names: The image files, in the order of the labels; None if the images are in memory. The
             draw does not depend on them.
-
-    Raises:
-        OptionError: If an option is out of range, or a class would get no label or has too few
-            images.
     """
-    num_labels = check_count('num_labels', num_labels, 1)
-    seed = check_count('seed', seed)
-    balanced = check_flag('balanced', balanced)
-    classes = tuple(str(name) for name in classes)
-    labels = _check_labels(classes, labels)
-    sizes = _count_classes(labels, len(classes))
-    for name, size in zip(classes, sizes):
-        if size == 0:
-            raise OptionError(
-                f'{dataset} must have an image with a label of every class, got none of {name!r}'
-            )
+    check_count('num_labels', num_labels, 1)
+    check_count('seed', seed)
+    check_flag('balanced', balanced)
+    check_labels(dataset, labels, len(classes), unlabelled=True)
+    sizes = count_images(dataset, labels, classes)
     if num_labels > sizes.sum():
         raise OptionError(
             f'num_labels must be at most {sizes.sum()}, the number of images of {dataset} with a '
@@ -229,18 +180,18 @@ def draw_split(
     rng = np.random.default_rng(seed)
     # Permuting the whole class uses the same random numbers for any count.
     drawn = [
-        rng.permutation(np.flatnonzero(labels == label))[:count]
-        for label, count in enumerate(counts)
+        rng.permutation(np.flatnonzero(labels == label))[:number]
+        for label, number in enumerate(counts)
     ]
     return LabelSplit(
         dataset=dataset,
-        classes=classes,
+        classes=tuple(classes),
         num_images=len(labels),
         digest=digest_data(labels, names),
         num_labels=num_labels,
         balanced=balanced,
         seed=seed,
-        indices=tuple(int(index) for index in np.sort(np.concatenate(drawn))),
+        indices=tuple(np.sort(np.concatenate(drawn)).tolist()),
     )
 
 
@@ -251,18 +202,18 @@ def digest_data(labels: np.ndarray, names: Optional[Sequence[str]] = None) -> st
         labels: Shape (n,); hashed as int64 little-endian bytes.
         names: Image files in the same order, hashed after the labels. None: only the labels.
     """
-    digest = hashlib.sha256(np.asarray(labels).astype('<i8').tobytes())
+    digest = hashlib.sha256(labels.astype('<i8').tobytes())
     for name in names or ():
         # The only byte that a name cannot contain.
         digest.update(os.fsencode(name) + b'\0')
     return digest.hexdigest()
 
 
-def _equal_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> list[int]:
+def _equal_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> np.ndarray:
     """Return the number of images to draw of each class, all the same."""
     each, rest = divmod(num_labels, len(classes))
     if rest:
-        near = [str(count * len(classes)) for count in (each, each + 1) if count]
+        near = [str(number * len(classes)) for number in (each, each + 1) if number]
         raise OptionError(
             f'num_labels must be a multiple of the number of classes, {len(classes)}, got '
             f'{num_labels}; use {" or ".join(near)}, or balanced=False to draw in the proportions '
@@ -275,104 +226,30 @@ def _equal_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) ->
             f'{classes[smallest]!r} has only {sizes[smallest]} images, got {num_labels}; or set '
             f'balanced=False'
         )
-    return [each] * len(classes)
+    return np.full(len(classes), each)
 
 
-def _proportional_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> list[int]:
+def _proportional_counts(classes: Sequence[str], sizes: np.ndarray, num_labels: int) -> np.ndarray:
     """Return the number of images to draw of each class, in the proportions of the data."""
     counts = _largest_remainder(sizes, num_labels)
-    if counts.all():
-        return counts.tolist()
-    # ``sure`` is always enough, but rounding may make a smaller number enough.
-    sure = -(-int(sizes.sum()) // int(sizes.min()))
-    enough = next(
-        count for count in range(num_labels + 1, sure + 1) if _largest_remainder(sizes, count).all()
-    )
-    name, size = classes[int(np.argmin(counts))], sizes[int(np.argmin(counts))]
-    raise OptionError(
-        f'num_labels must be at least {enough} to label an image of class {name!r}, which has '
-        f'{size} of {sizes.sum()} images, got {num_labels}'
-    )
+    if not counts.all():
+        enough = next(n for n in count(num_labels) if _largest_remainder(sizes, n).all())
+        first = int(np.argmin(counts))
+        raise OptionError(
+            f'num_labels must be at least {enough} to label an image of class {classes[first]!r}, '
+            f'which has {sizes[first]} of {sizes.sum()} images, got {num_labels}'
+        )
+    return counts
 
 
 def _largest_remainder(sizes: np.ndarray, total: int) -> np.ndarray:
-    """Return integers (classes,) in proportion to ``sizes`` that sum to ``total``.
-
-    Uses integer arithmetic, so that ties are exact; they go to the first class.
-    """
+    """Return integers (classes,) in proportion to ``sizes`` that sum to ``total``."""
+    # In integer arithmetic ties are exact; they go to the first class.
     counts, rests = np.divmod(sizes * total, sizes.sum())
     order = np.argsort(-rests, kind='stable')
     counts[order[: total - counts.sum()]] += 1
     return counts
 
 
-def _count_classes(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Count the labels of each class, (classes,) int64."""
-    return np.bincount(labels[labels >= 0], minlength=num_classes).astype(np.int64)
-
-
-def _check_labels(classes: Sequence[str], labels: Any) -> np.ndarray:
-    """Return labels as int64 if they are valid for these classes."""
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or (labels.size and labels.dtype.kind not in 'iu'):
-        raise OptionError(
-            f'labels must be one integer for each image, got shape {labels.shape} and type '
-            f'{labels.dtype}'
-        )
-    labels = labels.astype(np.int64)
-    if len(classes) == 0:
-        raise OptionError('classes must have at least one name, got ()')
-    wrong = np.flatnonzero(labels >= len(classes))
-    if wrong.size:
-        raise OptionError(
-            f'labels must be in 0 to {len(classes) - 1}, or negative for an image without a label, '
-            f'got {labels[wrong[0]]} for image {wrong[0]}'
-        )
-    return labels
-
-
-def _check_content(where: str, content: dict) -> None:
-    """Reject the first field of a file that has a wrong type or contradicts another."""
-
-    def refuse(key: str, value: Any, allowed: str) -> None:
-        raise OptionError(f'{where}: {key} must be {allowed}, got {_short(value)}')
-
-    def is_count(value: Any, low: int) -> bool:
-        return isinstance(value, int) and not isinstance(value, bool) and value >= low
-
-    if not isinstance(content['dataset'], str):
-        refuse('dataset', content['dataset'], 'the class name of a data set')
-    for key, low in (('num_images', 1), ('num_labels', 1), ('seed', 0)):
-        if not is_count(content[key], low):
-            refuse(key, content[key], f'an integer >= {low}')
-    if not isinstance(content['balanced'], bool):
-        refuse('balanced', content['balanced'], 'true or false')
-    digest = content['digest']
-    if (
-        not isinstance(digest, str)
-        or len(digest) != DIGEST_LENGTH
-        or not set(digest) <= set('0123456789abcdef')
-    ):
-        refuse('digest', digest, f'{DIGEST_LENGTH} lower-case hexadecimal digits')
-    for key in ('classes', 'indices'):
-        if not isinstance(content[key], list) or not content[key]:
-            refuse(key, content[key], 'a non-empty list')
-    for name in content['classes']:
-        if not isinstance(name, str):
-            refuse('each of classes', name, 'a string')
-    seen = set()
-    for index in content['indices']:
-        # The range is checked against the data set later.
-        if not isinstance(index, int) or isinstance(index, bool):
-            refuse('each of indices', index, 'an integer')
-        if index in seen:
-            raise OptionError(f'{where}: indices must be unique, got {index} twice')
-        seen.add(index)
-    if len(seen) != content['num_labels']:
-        refuse('num_labels', content['num_labels'], f'{len(seen)}, the number of indices')
-
-
-def _short(value: Any) -> str:
-    """Return the repr of a value, cut to 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f'{text[:57]}...'
+def _is_list_of(kind: type, value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)

@@ -20,17 +20,7 @@ OF_VIEWS = ('BYOL', 'BarlowTwins', 'DenseCL', 'MoCo', 'MoCoV3', 'SimCLR', 'SimSi
 
 
 def check_train_loader(loader: DataLoader, model: Any) -> None:
-    """Reject a training dataloader without batches, or without views if the model needs them.
-
-    Random generators are not changed.
-
-    Args:
-        loader: The training dataloader, built.
-        model: The model, without a wrapper.
-
-    Raises:
-        OptionError: If the first iteration would fail for one of these reasons.
-    """
+    """Reject a training dataloader without batches, or without views if the model needs them."""
     batches: Any = loader.batch_sampler
     sampler = getattr(batches, 'sampler', loader.sampler)
     endless = isinstance(batches, MultiSourceBatchSampler) or isinstance(sampler, InfiniteSampler)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Optional
 
 import numpy as np
@@ -19,12 +20,10 @@ class Draw(int):
 
     The data set seeds the randomness of a view with the key, so that the view does not depend on
     the worker that makes it or on whether the run was resumed.
-
-    Attributes:
-        key: Unique integers: the seed, the source, and the position in the draws from it.
     """
 
     key: tuple[int, ...]
+    """The seed, the source, and the position in the draws from it."""
 
     def __new__(cls, index: int, key: tuple[int, ...] = (0, 0, 0)) -> Draw:
         """Attach a key to an index."""
@@ -52,56 +51,27 @@ class MultiSourceBatchSampler(Sampler):
         sampler: Provides the seed and the data set, which must have ``source_sizes``; built by
             Runner from the config.
         batch_size: Labelled images per batch on each rank.
-        mu: Unlabelled images per labelled one, at least 1.
-        batch_sizes: Images of each source per batch, instead of ``mu``.
+        mu: Unlabelled images per labelled one, at least 1. None: 1, or no unlabelled images.
 
     Attributes:
         step: Step of the first batch of the next iterator.
         seed: Seed of the order.
-
-    Raises:
-        OptionError: If an option is out of range or does not fit the data set.
     """
 
-    def __init__(
-        self,
-        sampler: Any,
-        batch_size: int,
-        mu: Optional[int] = None,
-        batch_sizes: Optional[list[int]] = None,
-    ) -> None:
-        dataset = sampler.dataset
-        sizes = getattr(dataset, 'source_sizes', None)
+    def __init__(self, sampler: Any, batch_size: int, mu: Optional[int] = None) -> None:
+        sizes = getattr(sampler.dataset, 'source_sizes', None)
         if sizes is None:
             raise OptionError(
                 f'MultiSourceBatchSampler needs a data set of several sources, such as '
-                f'SemiSupervisedDataset, got {type(dataset).__name__}'
+                f'SemiSupervisedDataset, got {type(sampler.dataset).__name__}'
+            )
+        if mu is not None and len(sizes) == 1:
+            raise OptionError(
+                f'mu must be left out for a data set without unlabelled images, got {mu!r}'
             )
         check_count('batch_size', batch_size, 1)
-        if batch_sizes is None:
-            if mu is not None and len(sizes) < 2:
-                raise OptionError(
-                    f'mu must be left out for a data set without unlabelled images, got {mu!r}'
-                )
-            mu = check_count('mu', 1 if mu is None else mu, 1)
-            batch_sizes = [batch_size, *(batch_size * mu for _ in sizes[1:])]
-        elif not isinstance(batch_sizes, (list, tuple)):
-            raise OptionError(f'batch_sizes must be a list of integers, got {batch_sizes!r}')
-        elif mu is not None:
-            raise OptionError(
-                f'mu and batch_sizes must not both be set, got {mu!r} and {batch_sizes!r}'
-            )
-        elif len(batch_sizes) != len(sizes):
-            raise OptionError(
-                f'batch_sizes must have one number for each of {len(sizes)} sources, got '
-                f'{batch_sizes!r}'
-            )
-        elif batch_sizes[0] != batch_size:
-            raise OptionError(
-                f'batch_sizes must begin with batch_size, the number of labelled images '
-                f'({batch_size}), got {batch_sizes!r}'
-            )
-        self.batch_sizes = [check_count('batch_sizes', size, 1) for size in batch_sizes]
+        mu = check_count('mu', 1 if mu is None else mu, 1)
+        self.batch_sizes = [batch_size, *(batch_size * mu for _ in sizes[1:])]
         self.sampler = sampler
         self.sizes = list(sizes)
         self.rank, self.world_size = get_dist_info()
@@ -110,17 +80,17 @@ class MultiSourceBatchSampler(Sampler):
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """Yield batches from :attr:`step` on, endlessly."""
-        offsets = np.cumsum([0, *self.sizes])
-        orders: list[dict[int, np.ndarray]] = [{} for _ in self.sizes]
+        # A batch may begin in one pass over a source and end in the next.
+        order = lru_cache(maxsize=2 * len(self.sizes))(self._order)
         step = self.step
         while True:
             batch = []
             for source, count in enumerate(self.batch_sizes):
+                offset = sum(self.sizes[:source])
                 first = (step * self.world_size + self.rank) * count
                 for position in range(first, first + count):
                     turn, place = divmod(position, self.sizes[source])
-                    order = self._order(orders[source], source, turn)
-                    index = int(offsets[source] + order[place])
+                    index = offset + int(order(source, turn)[place])
                     batch.append(Draw(index, (self.seed, source, position)))
             yield batch
             step += 1
@@ -130,11 +100,7 @@ class MultiSourceBatchSampler(Sampler):
         per_step = [count * self.world_size for count in self.batch_sizes]
         return max(-(-size // count) for size, count in zip(self.sizes, per_step))
 
-    def _order(self, known: dict[int, np.ndarray], source: int, turn: int) -> np.ndarray:
-        """Return the order of a source in a pass; ``known`` caches the last two."""
-        if turn not in known:
-            rng = np.random.default_rng((self.seed, source, turn))
-            known[turn] = rng.permutation(self.sizes[source])
-            for old in [other for other in known if other < turn - 1]:
-                del known[old]
-        return known[turn]
+    def _order(self, source: int, turn: int) -> np.ndarray:
+        """Return the order of a source in a pass."""
+        rng = np.random.default_rng((self.seed, source, turn))
+        return rng.permutation(self.sizes[source])

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, Optional, Union
@@ -11,18 +10,16 @@ from typing import Any, Literal, Optional, Union
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset, Compose
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, get_worker_info
 
-from se_mm.datasets.class_checks import check_labels, classes_of, labels_of_dataset
+from se_mm.datasets.class_checks import check_labels, classes_of, count_images, labels_of_dataset
 from se_mm.datasets.image_files import ReadPolicy, names_of, paths_of
 from se_mm.datasets.label_split import LabelSplit, draw_split
 from se_mm.datasets.multi_source_batch_sampler import Draw
 from se_mm.rng import rng_untouched, seed_all
 from se_mm.smoothing.options import OptionError, check_keys
-
-SPLIT_KEYS = ('num_labels', 'seed', 'balanced')
 
 
 @DATASETS.register_module()
@@ -53,17 +50,13 @@ class SemiSupervisedDataset(Dataset):
         labelled_pipeline: Transforms of a labelled image, ending in ``PackInputs``.
         unlabelled_pipeline: Transforms of an unlabelled image, ending in ``MultiView`` and
             ``PackInputs``.
-        unreadable: Policy for unreadable image files: ``'error'`` ends the run with the name of the
-            file; ``'skip'`` reports and counts it, and takes the next image of its source. All
-            labelled images are read when the data set is built.
+        unreadable: See :class:`~se_mm.datasets.image_files.ReadPolicy`; the next image of the source
+            replaces a skipped one. All labelled images are read when the data set is built.
 
     Attributes:
         source_sizes: Numbers of labelled and unlabelled images.
         split: The split, a :class:`~se_mm.datasets.label_split.LabelSplit`, or None.
         metainfo: That of ``labelled``.
-
-    Raises:
-        OptionError: If an option is out of range, or the split does not fit the data.
     """
 
     def __init__(
@@ -76,36 +69,29 @@ class SemiSupervisedDataset(Dataset):
         unreadable: str = 'error',
     ) -> None:
         self.policy = ReadPolicy(unreadable)
-        self._labelled = build_dataset('labelled', labelled)
-        self.metainfo = self._labelled.metainfo
-        classes = classes_of('labelled', self._labelled)
-        labels = labels_of_dataset('labelled', self._labelled)
-        self.split = self._find_split(split, labelled, classes, labels)
+        images = build_dataset('labelled', labelled)
+        self.metainfo = images.metainfo
+        classes, labels = classes_of('labelled', images), labels_of_dataset('labelled', images)
+        self.split = _find_split(split, images, classes, labels)
         if self.split is None:
-            self._check_all_labelled(labels, classes)
-            self._indices = np.arange(len(labels))
+            check_labels('labelled', labels, len(classes))
+            count_images('labelled', labels, classes)
+            indices = np.arange(len(labels))
         else:
-            self._indices = np.array(self.split.indices)
-        self._indices = self._readable(self._indices, labels, classes)
-        if unlabelled is None:
-            self._unlabelled = self._labelled
-        elif unlabelled is False:
-            self._unlabelled = None
-        else:
-            self._unlabelled = build_dataset('unlabelled', unlabelled)
-        self._truth = self._find_truth(classes)
-        sources = [self._indices, *([] if self._unlabelled is None else [self._unlabelled])]
-        self.source_sizes = [len(source) for source in sources]
-        if not all(self.source_sizes):
-            empty = ('labelled', 'unlabelled')[self.source_sizes.index(0)]
-            raise OptionError(f'{empty} must have at least one image, got none')
-        pipelines = [labelled_pipeline, unlabelled_pipeline][: len(sources)]
-        for name, pipeline in zip(('labelled_pipeline', 'unlabelled_pipeline'), pipelines):
-            if not pipeline:
-                raise OptionError(
-                    f'{name} must be a non-empty list of transforms, got {pipeline!r}'
-                )
-        self._pipelines = [Compose(pipeline) for pipeline in pipelines]
+            indices = np.array(self.split.indices)
+        indices = indices[self.policy.check(paths_of(images, indices))]
+        count_images('labelled without unreadable images', labels[indices], classes)
+        truth = {label: label for label in range(len(classes))}
+        # For each source: images, which of them, and labels as numbers of the labelled classes.
+        self._sources = [(images, indices, truth)]
+        self._pipelines = [Compose(labelled_pipeline)]
+        if unlabelled is not False:
+            if unlabelled is not None:
+                images = build_dataset('unlabelled', unlabelled)
+                truth = _find_truth(images, classes)
+            self._sources.append((images, np.arange(len(images)), truth))
+            self._pipelines.append(Compose(unlabelled_pipeline))
+        self.source_sizes = [len(indices) for _, indices, _ in self._sources]
         self._try_views()
 
     def __len__(self) -> int:
@@ -124,101 +110,65 @@ class SemiSupervisedDataset(Dataset):
 
     def _item(self, source: int, place: int) -> Optional[dict]:
         """Return an image after the pipeline; None if it is skipped."""
-        if source:
-            info = self._unlabelled.get_data_info(place)
-            label = info.pop('gt_label', None)
-            if np.ndim(label) == 0 and (truth := self._truth.get(label)) is not None:
-                info['gt_label'] = truth
-        else:
-            info = self._labelled.get_data_info(int(self._indices[place]))
+        images, indices, truth = self._sources[source]
+        info = images.get_data_info(int(indices[place]))
+        label = info.pop('gt_label', None)
+        if np.ndim(label) == 0 and label in truth:
+            info['gt_label'] = truth[label]
         return self.policy.read(info.get('img_path'), lambda: self._pipelines[source](info))
-
-    def _readable(
-        self, indices: np.ndarray, labels: np.ndarray, classes: Sequence[str]
-    ) -> np.ndarray:
-        """Return the readable labelled images, at least one of every class."""
-        kept = indices[self.policy.check(paths_of(self._labelled, indices))]
-        left = np.bincount(labels[kept], minlength=len(classes))
-        if not left.all():
-            raise OptionError(
-                f'labelled must have an image of every class that can be read, got none of '
-                f'{classes[int(left.argmin())]!r}'
-            )
-        return kept
-
-    def _find_truth(self, classes: Sequence[str]) -> dict[int, int]:
-        """Map labels of the unlabelled images to classes of the labelled ones, by name."""
-        if self._unlabelled is None or self._unlabelled is self._labelled:
-            return {label: label for label in range(len(classes))}
-        names = (getattr(self._unlabelled, 'metainfo', None) or {}).get('classes') or ()
-        numbers = {name: label for label, name in enumerate(classes)}
-        truth = {label: numbers[name] for label, name in enumerate(names) if name in numbers}
-        strange = [str(name) for name in names if name not in numbers]
-        if strange and len(self._unlabelled) and 'gt_label' in self._unlabelled.get_data_info(0):
-            print_log(
-                f'unlabelled has {len(strange)} classes that labelled does not have, such as '
-                f'{", ".join(strange[:3])}; their images are excluded from the accuracy of '
-                f'pseudo-labels',
-                logger='current',
-                level=logging.WARNING,
-            )
-        return truth
-
-    def _find_split(
-        self, split: Union[str, Mapping, None], labelled: Mapping, classes: Any, labels: np.ndarray
-    ) -> Optional[LabelSplit]:
-        """Return the split of a config, checked against the data."""
-        if split is None:
-            return None
-        name = type(self._labelled).__name__
-        if isinstance(split, str):
-            found = LabelSplit.load(split)
-            found.check(split, name, classes, labels, names_of(self._labelled))
-            return found
-        if not isinstance(split, Mapping):
-            raise OptionError(
-                f'split must be the path of a file or dict(num_labels=, seed=), got {split!r}'
-            )
-        check_keys('split', split, SPLIT_KEYS)
-        if 'num_labels' not in split:
-            raise OptionError(f'split must have num_labels, got {dict(split)!r}')
-        return draw_split(name, classes, labels, names=names_of(self._labelled), **split)
-
-    def _check_all_labelled(self, labels: np.ndarray, classes: Any) -> None:
-        """Reject labels outside the classes, and classes without images."""
-        check_labels('labelled', labels, len(classes))
-        counts = np.bincount(labels, minlength=len(classes))
-        if not counts.all():
-            raise OptionError(
-                f'labelled must have an image of every class, got none of '
-                f'{classes[int(counts.argmin())]!r}'
-            )
 
     def _try_views(self) -> None:
         """Check the output of the pipelines on the first images."""
         with rng_untouched():
-            for source, key in enumerate(('labelled', 'unlabelled')[: len(self.source_sizes)]):
+            for source in range(len(self.source_sizes)):
                 inputs = self[source * self.source_sizes[0]].get('inputs')
-                one = isinstance(inputs, torch.Tensor)
-                if inputs is None or one != (source == 0):
+                if not isinstance(inputs, (list, tuple) if source else torch.Tensor):
+                    key = ('labelled', 'unlabelled')[source]
                     wanted = 'a list of views' if source else 'one image'
                     end = 'MultiView and PackInputs' if source else 'PackInputs'
                     raise OptionError(
-                        f'{key}_pipeline must give {wanted}, got '
-                        f'{"one image" if one else type(inputs).__name__}; end it with {end}'
+                        f'{key}_pipeline must give {wanted}, got {type(inputs).__name__}; end it '
+                        f'with {end}'
                     )
 
 
+def _find_split(
+    split: Union[str, Mapping, None], images: Any, classes: tuple[str, ...], labels: np.ndarray
+) -> Optional[LabelSplit]:
+    """Return the split of a config, checked against the data."""
+    if split is None:
+        return None
+    name, names = type(images).__name__, names_of(images)
+    if isinstance(split, str):
+        found = LabelSplit.load(split)
+        found.check(split, name, classes, labels, names)
+        return found
+    if not isinstance(split, Mapping):
+        raise OptionError(
+            f'split must be the path of a file or dict(num_labels=, seed=), got {split!r}'
+        )
+    check_keys('split', split, ('num_labels', 'seed', 'balanced'))
+    return draw_split(name, classes, labels, names=names, **{'num_labels': None, **split})
+
+
+def _find_truth(unlabelled: Any, classes: Sequence[str]) -> dict[int, int]:
+    """Map labels of the unlabelled images to classes of the labelled ones, by name."""
+    if not len(unlabelled):
+        raise OptionError('unlabelled must have at least one image, got none')
+    names = (getattr(unlabelled, 'metainfo', None) or {}).get('classes') or ()
+    strange = [str(name) for name in names if name not in classes]
+    if strange and 'gt_label' in unlabelled.get_data_info(0):
+        MMLogger.get_current_instance().warning(
+            f'unlabelled has {len(strange)} classes that labelled does not have, such as '
+            f'{", ".join(strange[:3])}; their images are excluded from the accuracy of '
+            f'pseudo-labels'
+        )
+    numbers = {name: label for label, name in enumerate(classes)}
+    return {label: numbers[name] for label, name in enumerate(names) if name in numbers}
+
+
 def build_dataset(key: str, config: Mapping) -> BaseDataset:
-    """Build a data set without a pipeline from its config.
-
-    Args:
-        key: The config key, for the message.
-        config: The config.
-
-    Raises:
-        OptionError: If it cannot be built, with the reason in one line.
-    """
+    """Build the data set at a config key, or raise OptionError with the reason in one line."""
     if not isinstance(config, Mapping) or 'type' not in config:
         raise OptionError(f'{key} must be the config of a data set, got {config!r}')
     if config.get('pipeline'):

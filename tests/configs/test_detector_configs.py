@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from se_mm.datasets import DigitScenes
-from se_mm.datasets.coco_split import draw_coco_split
+from se_mm.datasets.coco_files import draw_coco_split
 from se_mm.home import find_config
 
 Image = pytest.importorskip('PIL.Image')

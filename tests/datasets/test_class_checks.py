@@ -7,7 +7,9 @@ from copy import deepcopy
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.dataset import ConcatDataset
 from mmengine.logging import MMLogger
+from mmengine.registry import DATA_SAMPLERS, METRICS, init_default_scope
 
 import se_mm  # noqa: F401  (registers what the configs name)
 from se_mm.datasets import DigitScenes, check_detection_classes
@@ -30,14 +32,11 @@ def data(**metainfo):
 @pytest.mark.parametrize(
     'dataset, message',
     [
-        (data(), 'x must know its classes, got a Data without'),
-        (data(classes=()), 'x must know its classes'),
-        (object(), 'x must know its classes, got a object without'),
-        (
-            data(classes='washer'),
-            r"x must have a list of classes, got 'washer'; write \('washer',\)",
-        ),
-        (data(classes=('washer',)), "x must have at least two classes, got only 'washer'"),
+        (data(), r'x must have at least two classes, got \(\) of a Data; set its metainfo=dict'),
+        (data(classes=()), r'x must have at least two classes, got \(\) of a Data'),
+        (object(), r'x must have at least two classes, got \(\) of a object'),
+        (data(classes='washer'), r"two classes, got 'washer' of a Data; .*\(classes=\[...\]\)"),
+        (data(classes=('washer',)), r"x must have at least two classes, got \('washer',\) of a"),
     ],
 )
 def test_fewer_than_two_classes_are_refused(dataset, message):
@@ -50,8 +49,8 @@ def test_fewer_than_two_classes_are_refused(dataset, message):
     'classes, message',
     [
         ('ac', r'must be those of train \(a, b, c\), got a, c: without b'),
-        ('abcd', 'got a, b, c, d: with d more'),
-        ('abd', 'without c and with d instead'),
+        ('abcd', 'got a, b, c, d: with d$'),
+        ('abd', 'without c and with d$'),
         ('acb', 'got a, c, b: in another order'),
     ],
 )
@@ -143,19 +142,20 @@ TRAIN = 'train_dataloader.dataset.datasets'
         ({f'{TRAIN}.0.metainfo': {'classes': 'washer'}}, r"got 'washer'; write \('washer',\)"),
         (
             {f'{TRAIN}.0.metainfo': {'classes': ('nuts', 'bolt', 'washer')}},
-            r"categories of .*labelled.json' \(nut, bolt, washer\), got nuts. Did you mean 'nut'",
+            r"labelled.json', in their order \(nut, bolt, washer\), got nuts. Did you mean 'nut'",
         ),
         (
             {f'{TRAIN}.0.metainfo': {'classes': ('bolt', 'nut', 'washer')}},
-            r'in the order of the categories .*\(nut, bolt, washer\), got bolt, nut, washer',
+            r'in their order \(nut, bolt, washer\), got bolt, nut, washer. mmdet numbers',
         ),
         (
             {'val_dataloader.dataset.metainfo': {'classes': ('nut', 'bolt')}},
             'val_dataloader.dataset must be those .*: without washer',
         ),
-        ({'train_dataloader.sampler.source_ratio': [1, 0]}, r'numbers > 0, got \[1, 0\]'),
-        ({'train_dataloader.sampler.source_ratio': []}, r'numbers > 0, got \[\]'),
-        ({'train_dataloader.sampler.source_ratio': [1, 1, 1]}, 'for each of 2 data sets'),
+        (
+            {'train_dataloader.sampler.source_ratio': [1, 0]},
+            r'must leave an image for each source, .* \[1, 0\], which is \[8, 0\]; .* alone',
+        ),
         (
             {'train_dataloader.sampler.source_ratio': [99, 1]},
             r'in the ratio \[99, 1\], .* \[8, 0\]',
@@ -180,7 +180,7 @@ def test_files_of_several_orders_are_refused(detection):
     cfg, folder = detection
     edited(folder / 'val.json', lambda coco: coco['categories'].reverse())
     with pytest.raises(
-        OptionError, match=r"val_dataloader.*order of the categories of '.*val.json"
+        OptionError, match=r"val_dataloader.* categories of '.*val.json', in their order"
     ):
         check_detection_classes(cfg)
 
@@ -197,7 +197,7 @@ def test_boxes_that_are_not_learned_are_counted_before(detection, capfd):
     edited(folder / 'labelled.json', shrink)
     check_detection_classes(cfg)
     said = capfd.readouterr().out
-    assert 'boxes are not learned (1 of a crowd, 3 without area) in' in said
+    assert 'boxes are learned (not 1 of a crowd, 3 without area) in' in said
 
     def shift(coco):
         for annotation in coco['annotations']:
@@ -216,14 +216,30 @@ def test_annotations_of_a_metric_are_those_of_the_data_set(detection):
         for path in (own, str(folder / 'copy.json'), 's3://bucket/val.json', None):
             cfg[f'{stage}_evaluator'] = dict(type='CocoMetric', ann_file=path)
             check_evaluator_file(cfg, stage)
-        for name, problem in (('free', 'another file'), ('vla', 'which does not exist')):
-            metric = dict(type='CocoMetric', ann_file=str(folder / f'{name}.json'))
-            for evaluator in (metric, [metric], dict(type='Evaluator', metrics=[metric])):
-                cfg[f'{stage}_evaluator'] = evaluator
-                with pytest.raises(OptionError, match=problem) as error:
-                    check_evaluator_file(cfg, stage)
-                said = f'{stage}_evaluator.ann_file must be the file of {stage}_dataloader.dataset'
-                assert said in str(error.value) and repr(own) in str(error.value)
+        metric = dict(type='CocoMetric', ann_file=str(folder / 'free.json'))
+        for evaluator in (metric, [metric], dict(type='Evaluator', metrics=[metric])):
+            cfg[f'{stage}_evaluator'] = evaluator
+            with pytest.raises(OptionError, match='another file') as error:
+                check_evaluator_file(cfg, stage)
+            said = f'{stage}_evaluator.ann_file must be the file of {stage}_dataloader.dataset'
+            assert said in str(error.value) and repr(own) in str(error.value)
+
+
+@pytest.mark.parametrize('key', ['source_ratio', 'ann_file'])
+def test_what_mmdet_itself_says_is_left_to_it(detection, key):
+    cfg, folder = detection
+    cfg.train_dataloader.sampler.source_ratio = [1, 1, 1]
+    missing = dict(type='CocoMetric', ann_file=str(folder / 'vla.json'))
+    cfg.val_evaluator = missing
+    check_detection_classes(cfg)
+    check_evaluator_file(cfg, 'val')
+    init_default_scope('mmdet')
+    with pytest.raises((AssertionError, FileNotFoundError), match=r'source_ratio|vla\.json'):
+        if key == 'ann_file':
+            METRICS.build(missing)
+        else:
+            data = ConcatDataset([DigitScenes(num_images=2)] * 2)
+            DATA_SAMPLERS.build({**cfg.train_dataloader.sampler, 'dataset': data})
 
 
 @pytest.mark.parametrize(
@@ -238,7 +254,7 @@ def test_annotations_of_a_metric_are_those_of_the_data_set(detection):
 def test_heads_of_mmdet_are_found(name, heads):
     pytest.importorskip('mmdet')
     cfg = Config.fromstring(f"_base_ = 'mmdet::{name}'\n", '.py')
-    found = list(_heads('model', cfg.model))
+    found = list(_heads(cfg.model))
     assert len(found) == heads and {number for _, number in found} == {80}
     check_detection_classes(cfg)
     cfg.merge_from_dict({found[-1][0]: 81})
@@ -248,7 +264,7 @@ def test_heads_of_mmdet_are_found(name, heads):
 
 def test_masks_of_all_classes_alike_are_not_counted():
     roi = dict(mask_head=dict(num_classes=1, class_agnostic=True), bbox_head=dict(num_classes=3))
-    assert list(_heads('m', dict(roi_head=roi))) == [('m.roi_head.bbox_head.num_classes', 3)]
+    assert list(_heads(dict(roi_head=roi))) == [('model.roi_head.bbox_head.num_classes', 3)]
 
 
 @pytest.mark.parametrize('name', config_names(studies=False))

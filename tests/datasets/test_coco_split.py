@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from se_mm.datasets import DigitScenes
-from se_mm.datasets.coco_split import draw_coco_split, split_coco
+from se_mm.datasets.coco_files import draw_coco_split, split_coco
 from se_mm.smoothing import OptionError
 
 IDS = st.one_of(
@@ -64,7 +64,7 @@ def test_draw_is_the_same_in_another_process_and_leaves_the_generators_alone():
     drawn = draw_coco_split(range(100), 10, 2)
     assert (np.random.rand(), random.random()) == expected
     code = (
-        'from se_mm.datasets.coco_split import draw_coco_split; '
+        'from se_mm.datasets.coco_files import draw_coco_split; '
         'print(draw_coco_split(range(100), 10, 2))'
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)

@@ -137,11 +137,12 @@ def test_split_that_was_saved_is_read_and_a_data_set_writes_none(tmp_path):
 @settings(deadline=None, max_examples=40)
 @given(
     sizes=st.tuples(st.integers(1, 30), st.integers(1, 60)),
-    counts=st.tuples(st.integers(1, 8), st.integers(1, 16)),
+    batch_size=st.integers(1, 8),
+    mu=st.integers(1, 4),
     seed=st.integers(0, 2**31 - 1),
     ranks=st.integers(1, 3),
 )
-def test_each_source_is_gone_through_without_repeats(sizes, counts, seed, ranks):
+def test_each_source_is_gone_through_without_repeats(sizes, batch_size, mu, seed, ranks):
     for source in range(2):
         drawn = []
         for step in range(5):
@@ -153,11 +154,11 @@ def test_each_source_is_gone_through_without_repeats(sizes, counts, seed, ranks)
                     step=step,
                     rank=rank,
                     ranks=ranks,
-                    batch_size=counts[0],
-                    batch_sizes=list(counts),
+                    batch_size=batch_size,
+                    mu=mu,
                 )
-                assert len(batch) == sum(counts)
-                part = batch[: counts[0]] if source == 0 else batch[counts[0] :]
+                assert len(batch) == batch_size * (1 + mu)
+                part = batch[:batch_size] if source == 0 else batch[batch_size:]
                 drawn += [int(index) - source * sizes[0] for index in part]
         size = sizes[source]
         for first in range(0, len(drawn) - size + 1, size):
@@ -196,23 +197,18 @@ def test_length_is_a_pass_over_the_source_that_takes_longest():
         (dict(batch_size=4, mu=0), 'mu must be an integer >= 1, got 0'),
         (dict(batch_size=4, mu=1.5), 'mu must be an integer >= 1, got 1.5'),
         (dict(batch_size=0, mu=2), 'batch_size must be an integer >= 1, got 0'),
-        (
-            dict(batch_size=4, batch_sizes=[4]),
-            r'must have one number for each of 2 sources, got \[4\]',
-        ),
-        (dict(batch_size=4, batch_sizes=8), 'batch_sizes must be a list of integers, got 8'),
-        (
-            dict(batch_size=4, batch_sizes=[3, 8]),
-            r'must begin with batch_size, .*\(4\), got \[3, 8\]',
-        ),
-        (dict(batch_size=4, batch_sizes=[4, 0]), 'batch_sizes must be an integer >= 1, got 0'),
-        (dict(batch_size=4, batch_sizes=[4, 8], mu=2), 'mu and batch_sizes must not both'),
     ],
     ids=str,
 )
 def test_wrong_batch_is_refused(options, message):
     with pytest.raises(OptionError, match=message):
         MultiSourceBatchSampler(Source(10, 50), **options)
+
+
+def test_only_labelled_images_are_drawn_without_another_source():
+    assert [len(batch) for batch in batches(2, 10, batch_size=4)] == [4, 4]
+    with pytest.raises(OptionError, match='mu must be left out for a data set without'):
+        batches(1, 10, batch_size=4, mu=1)
 
 
 def test_data_set_of_one_source_is_refused():
@@ -278,7 +274,7 @@ def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder):
     [
         (dict(split=dict(num_labels=25)), 'must be a multiple of .*, 10, got 25'),
         (dict(split=dict(num_labels=500)), 'num_labels must be .*, got 500'),
-        (dict(split=dict(seed=1)), 'split must have num_labels'),
+        (dict(split=dict(seed=1)), 'num_labels must be an integer >= 1, got None'),
         (dict(split=dict(num_labels=20, sed=1)), "split has no option 'sed'.*Did you mean 'seed'"),
         (dict(split=20), 'split must be the path of a file or dict.*, got 20'),
         (dict(split='nowhere.json'), 'nowhere.json'),
@@ -290,8 +286,14 @@ def test_fault_of_a_pipeline_is_not_taken_for_an_unreadable_image(folder):
         (dict(labelled=dict(type='Digits', split='tset')), "split must be one of .*, got 'tset'"),
         (dict(labelled=dict(type='CustomDataset', data_root='nowhere')), 'cannot be built'),
         (dict(labelled=dict(**DIGITS, pipeline=ONE)), 'labelled.pipeline must be left out'),
-        (dict(labelled_pipeline=None), 'labelled_pipeline must be a non-empty list .*, got None'),
-        (dict(unlabelled_pipeline=ONE), 'unlabelled_pipeline must give .*, got one image'),
+        (
+            dict(labelled_pipeline=None),
+            'labelled_pipeline must give one image, got NoneType; end it with PackInputs',
+        ),
+        (
+            dict(unlabelled_pipeline=ONE),
+            'unlabelled_pipeline must give a list of views, got Tensor',
+        ),
         (dict(labelled_pipeline=TWO), 'labelled_pipeline must give one image, got list'),
         (dict(unreadable='ignore'), "unreadable must be one of .*, got 'ignore'"),
     ],
@@ -314,9 +316,9 @@ def test_class_without_a_labelled_image_is_named(folder):
         )
 
 
-def test_views_of_several_sizes_are_refused():
+def test_images_of_several_sizes_are_refused():
     samples = [{'inputs': torch.zeros(3, s, s), 'data_samples': {'gt_label': 0}} for s in (4, 8)]
-    with pytest.raises(OptionError, match=r'labelled_pipeline must give images of one size'):
+    with pytest.raises(RuntimeError, match=r'equal size, but got \[3, 4, 4\] .* \[3, 8, 8\]'):
         collate_views(samples)
 
 
@@ -383,7 +385,10 @@ def test_class_of_which_no_image_can_be_read_is_an_error(folder):
     for path in (folder / 'bees').iterdir():
         path.write_bytes(b'')
     load = dict(type='LoadImageFromFile')
-    with pytest.raises(OptionError, match=r"an image of every class .*, got none of 'bees'"):
+    with pytest.raises(
+        OptionError,
+        match=r"without unreadable images must have .*, got none of 'bees'",
+    ):
         build(
             labelled=dict(type='ImageFolder', data_root=str(folder)),
             split=None,
@@ -396,7 +401,9 @@ def test_class_of_which_no_image_can_be_read_is_an_error(folder):
 def test_one_class_is_refused(folder):
     for name in ('bees', 'crabs'):
         shutil.rmtree(folder / name)
-    with pytest.raises(OptionError, match='labelled must have at least two classes, got only'):
+    with pytest.raises(
+        OptionError, match=r"labelled must have at least two classes, got \('ants',\)"
+    ):
         build(labelled=dict(type='ImageFolder', data_root=str(folder)), split=None)
 
 

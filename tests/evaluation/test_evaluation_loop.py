@@ -104,7 +104,7 @@ GOOD = Labelled('abc', [0, 1, 2])
         (probing(Labelled('acb', [0]), GOOD), 'got a, c, b: in another order'),
         (probing(Labelled('abc', [3]), GOOD), 'labels of bank.dataset must be in 0 to 2, got 3'),
         (probing(GOOD, Labelled('abc', [-1])), r'labels of val_dataloader.dataset .*, got -1'),
-        (probing(Labelled('a', [0]), Labelled('a', [0])), 'at least two classes, got only'),
+        (probing(Labelled('a', [0]), Labelled('a', [0])), 'at least two classes, got'),
         (probing(GOOD, GOOD, topk=5), r'val_evaluator.topk must be .* 3, got 5'),
     ],
 )
@@ -119,9 +119,9 @@ def test_bank_and_evaluation_of_a_probe_have_the_same_classes(loop, message):
     'classes, labels, trained, message',
     [
         ('abc', [0, 3], None, 'labels of test_dataloader.dataset must be in 0 to 2, got 3'),
-        ('abc', [0], 'ab', r'must be those of train_dataloader.dataset \(a, b\).*with c more'),
+        ('abc', [0], 'ab', r'must be those of train_dataloader.dataset \(a, b\).*with c$'),
         ('a', [0], None, 'at least two classes'),
-        ('', [0], None, 'must know its classes'),
+        ('', [0], None, 'at least two classes, got'),
     ],
 )
 def test_classes_of_an_evaluation_are_those_of_the_training(classes, labels, trained, message):

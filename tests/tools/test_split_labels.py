@@ -102,16 +102,17 @@ def test_show_checks_a_file_against_the_data(tools, digits):
     assert ['all', '1500', '20'] in rows(output)
     options = ['--cfg-options', 'train_dataloader.dataset.labelled.split=test']
     line = tools.fail(*digits, *show, *options)
-    assert 'from another data set: its number of images is 1500, not 297' in line
+    assert 'from another data set: 1500 images of Digits, not 297 of Digits' in line
     path = tools.folder / 'Digits_20_seed0.json'
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, 'indices': [*content['indices'][:-1], 1500]}))
     line = tools.fail(*digits, *show)
-    assert "split='Digits_20_seed0.json': indices must be in 0 to 1499, got 1500" in line
+    assert "split='Digits_20_seed0.json': indices must be in 0 to 1499, of images" in line
+    assert line.endswith('got 1500')
 
 
 def test_images_that_cannot_be_read_are_listed_with_status_1(tools, own):
-    assert 'labelled: all 6 image files can be read.' in tools.succeed(*own, '--check-images')
+    assert 'labelled: 6 of 6 image files can be read.' in tools.succeed(*own, '--check-images')
     (tools.folder / '1.png').write_text('no image')
     (tools.folder / '5.png').write_bytes(b'')
     status, output, _ = tools.run(*own, '--check-images', '--num-labels', 2, '--out', '.')
@@ -120,13 +121,13 @@ def test_images_that_cannot_be_read_are_listed_with_status_1(tools, own):
         ('1.png', 'damaged or not an image'),
         ('5.png', 'empty'),
     ]
-    assert '2 of 6 image files cannot be read.' in output
+    assert '4 of 6 image files can be read.' in output
     assert not list(tools.folder.glob('*.json'))
 
 
 def test_check_of_images_in_memory_has_nothing_to_do(tools, digits):
     output = tools.succeed(*digits, '--check-images', '--num-labels', 10)
-    assert 'Digits has no image files: nothing to check.' in output
+    assert 'labelled: 0 of 0 image files can be read.' in output
     assert ['all', '1500', '10'] in rows(output)
 
 
@@ -148,7 +149,7 @@ def test_config_that_gives_no_data_is_one_line(labelled, message, tools):
     'options, message',
     [
         (['--num-labels', 41], 'of the number of classes, 10, got 41; use 40 or 50'),
-        (['--show', 'none.json'], "split='none.json' does not exist"),
+        (['--show', 'none.json'], "split='none.json' cannot be read: No such file or directory"),
         (['--num-labels', 10, '--out', 'config.py'], 'cannot be'),
     ],
 )
@@ -192,8 +193,8 @@ val_cfg = dict(type='ProbeLoop', bank=dict(dataset=bank))
     assert status == 1
     bad = re.findall(r'cannot be read: (\S+): it is empty', output)
     assert bad == ['free/bad.png', 'test/cat/bad.png', 'test/dog/bad.png', 'bank/cat/bad.png']
-    assert 'train_dataloader.dataset.labelled: all 6 image files can be read.' in output
-    assert 'val_dataloader.dataset: 2 of 4 image files cannot be read.' in output
+    assert 'train_dataloader.dataset.labelled: 6 of 6 image files can be read.' in output
+    assert 'val_dataloader.dataset: 2 of 4 image files can be read.' in output
     assert 'test_dataloader' not in output
     assert 'unlabelled: 1 images have more than 8 bits per channel, such as free/deep.png' in output
 

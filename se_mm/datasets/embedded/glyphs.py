@@ -12,7 +12,7 @@ import numpy as np
 from mmengine.registry import DATASETS
 
 from se_mm.datasets.array_dataset import ArrayDataset
-from se_mm.datasets.photographs import Photographs
+from se_mm.datasets.embedded.photographs import Photographs
 from se_mm.smoothing.options import OptionError, check_choice, check_count, check_number
 
 SPLITS = ('train', 'test')

@@ -12,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.utils.data import DataLoader
 
 from se_mm.datasets import Digits, Glyphs
-from se_mm.datasets.glyphs import _draw_set
+from se_mm.datasets.embedded.glyphs import _draw_set
 from se_mm.smoothing import OptionError
 
 

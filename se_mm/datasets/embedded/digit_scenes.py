@@ -10,9 +10,9 @@ import numpy as np
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from se_mm.datasets.coco_split import draw_coco_split
-from se_mm.datasets.digits import Digits
-from se_mm.datasets.photographs import Photographs
+from se_mm.datasets.coco_files import draw_coco_split
+from se_mm.datasets.embedded.digits import Digits
+from se_mm.datasets.embedded.photographs import Photographs
 from se_mm.smoothing.options import check_choice, check_count, check_number
 
 SPLITS = ('train', 'val')

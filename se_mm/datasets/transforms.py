@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The random operations of FixMatch's strong view."""
+"""Transforms of FixMatch's weak and strong views."""
 
 from __future__ import annotations
 
@@ -42,9 +42,6 @@ class FixMatchRandAugment:
     Args:
         num_ops: Operations per image, at least 1; drawn with replacement.
         prob: Probability in [0, 1] of applying each drawn operation.
-
-    Raises:
-        OptionError: If an option is out of range.
     """
 
     def __init__(self, num_ops: int = 2, prob: float = 0.5) -> None:
@@ -68,5 +65,24 @@ class FixMatchRandAugment:
             results = self.operations[index](results)
         return results
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}(num_ops={self.num_ops}, prob={self.prob})'
+
+@TRANSFORMS.register_module()
+class ReflectPad:
+    """Pads an image by reflection, as in published weak views.
+
+    Use it before ``RandomCrop``, whose own ``padding_mode`` has no effect together with ``padding``
+    in mmpretrain 1.2: the border stays black.
+
+    Args:
+        padding: Pixels on each side.
+    """
+
+    def __init__(self, padding: int = 4) -> None:
+        self.padding = check_count('padding', padding, 1)
+
+    def __call__(self, results: dict) -> dict:
+        """Pad ``results['img']``, (height, width, channels)."""
+        import mmcv
+
+        image = mmcv.impad(results['img'], padding=self.padding, padding_mode='reflect')
+        return {**results, 'img': image, 'img_shape': image.shape[:2]}
