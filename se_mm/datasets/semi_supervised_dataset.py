@@ -50,8 +50,8 @@ class SemiSupervisedDataset(Dataset):
         labelled_pipeline: Transforms of a labelled image, ending in ``PackInputs``.
         unlabelled_pipeline: Transforms of an unlabelled image, ending in ``MultiView`` and
             ``PackInputs``.
-        unreadable: See :class:`~se_mm.datasets.image_files.ReadPolicy`; the next image of the
-            source replaces a skipped one. All labelled images are read when the dataset is built.
+        unreadable: See :class:`~se_mm.datasets.image_files.ReadPolicy`; the next image of its
+            source replaces a skipped one. All labelled images are read when the data set is built.
 
     Attributes:
         source_sizes: Numbers of labelled and unlabelled images.
