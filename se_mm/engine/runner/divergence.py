@@ -5,25 +5,21 @@ from __future__ import annotations
 
 from mmengine.runner import Runner
 
-from se_mm.engine.hooks import SpatialEnsembleHook
-from se_mm.engine.runner.rank_state import plain_model
 from se_mm.smoothing import OptionError, TeacherFault
 from se_mm.smoothing.guards import not_finite
+from se_mm.teachers import plain_model
 
 
 def say_if_diverged(runner: Runner, error: Exception) -> None:
-    """Log the student's tensors that are not finite, and add a note to an error of a run.
+    """Log the trained tensors that are not finite, and add a note to the error that ended a run.
 
     A detector whose weights are NaN finds nothing, for example, and then lacks one of its losses.
-
-    Args:
-        runner: The runner, stopped by an error.
-        error: The error, which stays what it is.
     """
     if isinstance(error, (OptionError, TeacherFault)):
         return  # They say it themselves.
+    parameters = plain_model(runner.model).named_parameters()
     try:
-        names = _damaged(runner)
+        names = not_finite((name, value) for name, value in parameters if value.requires_grad)
     except Exception:  # A device that has failed cannot be asked.
         return
     if not names:
@@ -37,13 +33,3 @@ def say_if_diverged(runner: Runner, error: Exception) -> None:
     runner.logger.error(said)
     if hasattr(error, 'add_note'):  # Since Python 3.11.
         error.add_note(said)
-
-
-def _damaged(runner: Runner) -> list[str]:
-    """Names of the student's tensors that are not finite; without a hook of ours, the model's."""
-    for hook in runner.hooks:
-        guard = getattr(getattr(hook, 'mover', None), 'guard', None)
-        if isinstance(hook, SpatialEnsembleHook) and guard is not None:
-            return guard.damaged_student()
-    parameters = plain_model(runner).named_parameters()
-    return not_finite((name, value) for name, value in parameters if value.requires_grad)

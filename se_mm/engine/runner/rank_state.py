@@ -10,26 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Optional
 
-from mmengine.dist import gather_object, get_rank, get_world_size, is_main_process
-from mmengine.model import is_model_wrapper
+from mmengine.dist import get_rank, is_main_process
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from se_mm.teachers import plain_model
+
 RANKS_KEY = 'ranks'
 """Where a checkpoint has it: a list with one entry for each rank."""
 RankState = dict[str, dict[str, Tensor]]
-
-
-def plain_model(runner: Runner) -> nn.Module:
-    """The model of a runner without its distributed wrapper."""
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
-def gather_ranks(runner: Runner) -> Optional[list[RankState]]:
-    """The state of each rank, on rank 0; None on others, and in a run of one rank."""
-    return gather_object(rank_state(runner), dst=0) if get_world_size() > 1 else None
 
 
 def rank_state(runner: Runner) -> RankState:
@@ -39,7 +30,7 @@ def rank_state(runner: Runner) -> RankState:
     pending = any(isinstance(one, OptimWrapper) and not one.should_update() for one in wrappers)
     gradients = {
         name: parameter.grad.cpu()
-        for name, parameter in plain_model(runner).named_parameters()
+        for name, parameter in plain_model(runner.model).named_parameters()
         if pending and parameter.grad is not None
     }
     buffers = {} if is_main_process() else {name: b.cpu() for name, b in statistics(runner)}
@@ -51,7 +42,7 @@ def restore_rank(runner: Runner, ranks: Optional[list[RankState]]) -> None:
     if not ranks or get_rank() >= len(ranks):
         return
     own = ranks[get_rank()]
-    for name, parameter in plain_model(runner).named_parameters():
+    for name, parameter in plain_model(runner.model).named_parameters():
         if name in own['gradients']:
             parameter.grad = own['gradients'][name].to(parameter)
     for name, buffer in statistics(runner):
@@ -61,9 +52,11 @@ def restore_rank(runner: Runner, ranks: Optional[list[RankState]]) -> None:
 
 def statistics(runner: Runner) -> Iterator[tuple[str, Tensor]]:
     """Statistics of norms that are not synchronised, of the model and of a teacher beside it."""
-    teachers = [getattr(hook, 'teacher', None) for hook in runner.hooks]
-    outside = [getattr(teacher, 'outside', None) for teacher in teachers]
-    for place, model in (('', plain_model(runner)), *(('teacher.', other) for other in outside)):
-        for path, module in model.named_modules() if model is not None else ():
+    models = [('', plain_model(runner.model))]
+    for hook in runner.hooks:
+        outside = getattr(getattr(hook, 'teacher', None), 'outside', None)
+        models += [] if outside is None else [('teacher.', outside)]
+    for prefix, model in models:
+        for path, module in model.named_modules():
             if isinstance(module, _NormBase) and not isinstance(module, nn.SyncBatchNorm):
-                yield from module.named_buffers(f'{place}{path}', recurse=False)
+                yield from module.named_buffers(f'{prefix}{path}', recurse=False)

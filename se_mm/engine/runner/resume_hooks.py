@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from mmengine.dist import get_rank
-from mmengine.hooks import EarlyStoppingHook, Hook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook, Hook
 from mmengine.optim.scheduler import ReduceOnPlateauParamScheduler
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
@@ -37,18 +38,12 @@ class SeedHook(Hook):
                     'has: the resumed run is not exactly the same'
                 )
             return
+        batches = loader.batches(0 if again else loop.iter)
         if again:
             runner.logger.info(
                 f'reading {loop.iter} earlier batches: the pipeline of the training data keeps '
                 f'earlier images'
             )
-        elif loop.iter and not loader.jumps:
-            runner.logger.info(
-                f'drawing the indices of {loop.iter} earlier batches: the order of '
-                f'{loader.sampler_name} is not known without'
-            )
-        batches = loader.batches(0 if again else loop.iter)
-        if again:
             for _ in range(loop.iter):
                 next(batches)
         loop.dataloader_iterator = Skipping(batches, loop)
@@ -61,9 +56,6 @@ class SeedHook(Hook):
         seed_all((runner.seed, rank, _ITERATION, runner.iter))
         if torch.cuda.is_available():
             torch.cuda.manual_seed(torch.initial_seed())
-        loader = runner.train_dataloader
-        if isinstance(loader, KeyedLoader) and hasattr(runner.train_loop, 'dataloader_iterator'):
-            loader.arrive(*loader.place(runner.iter))
 
 
 class StateHook(Hook):
@@ -76,19 +68,17 @@ class StateHook(Hook):
         state = runner.message_hub.runtime_info.get(_EARLY_STOPPING, ())
         for hook, (count, best) in zip(_early_stopping(runner), state):
             hook.wait_count, hook.best_score = count, best
-        if runner._resume and _depends_on_validation(runner) and _validation_is_due(runner):
+        if runner._resume and any(monitored(runner)) and _validation_is_due(runner):
             runner.logger.info('validating first: the checkpoint was saved before its validation')
             runner.val_loop.run()
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Let a loop by epochs begin at the place of the run."""
         loop, loader = runner.train_loop, runner.train_dataloader
-        if not isinstance(loader, KeyedLoader) or hasattr(loop, 'dataloader_iterator'):
-            return
-        skipped = loop.iter - loop.epoch * len(loader)
-        # Other numbers come from another number of ranks, or another batch size.
-        loader.begin = (loop.epoch, skipped if 0 <= skipped <= len(loader) else 0)
-        loader.arrive(loop.epoch, 0)
+        if isinstance(loader, KeyedLoader) and not hasattr(loop, 'dataloader_iterator'):
+            skipped = loop.iter - loop.epoch * len(loader)
+            # Other numbers come from another number of ranks, or another batch size.
+            loader.begin = (loop.epoch, skipped if 0 <= skipped <= len(loader) else 0)
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
         """Note the state of early stopping, for the next checkpoint."""
@@ -103,21 +93,23 @@ class StateHook(Hook):
             checkpoint[RANKS_KEY] = ranks
 
 
+def monitored(runner: Runner) -> Iterator[tuple[str, str]]:
+    """Yield each metric that decides on anything in a run, after the config key that names it."""
+    for hook in runner.hooks:
+        if isinstance(hook, CheckpointHook) and hook.save_best:
+            for name in hook.key_indicators:
+                yield 'default_hooks.checkpoint.save_best', name
+        elif isinstance(hook, EarlyStoppingHook):
+            yield f'monitor of {type(hook).__name__}', hook.monitor
+    found = runner.param_schedulers or []
+    for group in found.values() if isinstance(found, dict) else [found]:
+        for scheduler in group:
+            if isinstance(scheduler, ReduceOnPlateauParamScheduler):
+                yield f'monitor of {type(scheduler).__name__}', scheduler.monitor
+
+
 def _early_stopping(runner: Runner) -> list[EarlyStoppingHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
-
-
-def _depends_on_validation(runner: Runner) -> bool:
-    """Whether a metric decides on anything in a run."""
-    found = runner.param_schedulers or []
-    schedulers = (
-        [one for group in found.values() for one in group] if isinstance(found, dict) else found
-    )
-    return any(
-        isinstance(part, (EarlyStoppingHook, ReduceOnPlateauParamScheduler))
-        or getattr(part, 'save_best', None)
-        for part in (*runner.hooks, *schedulers)
-    )
 
 
 def _validation_is_due(runner: Runner) -> bool:
