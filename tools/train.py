@@ -16,12 +16,13 @@ try:
     from se_mm.engine.launch import (
         add_common_options,
         build_runner,
+        is_first_rank,
         load_config,
         merge_options,
         resume_from,
+        resume_option,
         run_tool,
     )
-    from se_mm.engine.runner.elastic import resume_option
     from se_mm.engine.trial import TrialHook
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
@@ -83,7 +84,7 @@ def main() -> None:
     resume_from(cfg, resume_option(cfg, args.resume))
     runner = build_runner(cfg)
     report = check_runner(runner)
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+    if is_first_rank():
         print(report.short, flush=True)
     runner.register_hook(FitHook(testing=False))
     if not args.no_check:

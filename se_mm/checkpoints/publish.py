@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -58,40 +59,9 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
         student = _below(checkpoint['ema_state_dict'], 'module')
         return TeacherAndStudent('shadow', state, student)
     record = read_record(checkpoint)
-    if record is not None:
-        return _recorded(state, record['teacher'])
-    if _below(state, 'student') and _below(state, 'teacher'):
-        teacher, student = _below(state, 'teacher'), _below(state, 'student')
-        return TeacherAndStudent('pair', teacher, student, 'student')
-    averaged = [
-        name[: -len('.steps')]
-        for name in state
-        if name.endswith('.steps') and _below(state, name[: -len('steps')] + 'module')
-    ]
-    outermost = [p for p in averaged if not any(p.startswith(o + '.module.') for o in averaged)]
-    if len(outermost) > 1:
-        raise OptionError(
-            f'cannot publish from a checkpoint with several teachers: '
-            f'{", ".join(map(repr, outermost))}'
-        )
-    if outermost:
-        path, kind = outermost[0], 'averaged'
-        module = _below(state, f'{path}.module')
-    elif _below(state, 'teacher'):
-        path, kind = 'teacher', 'method'
-        module = _below(state, path)
-    else:
+    where = _guessed(state) if record is None else record['teacher']
+    if where is None:
         return TeacherAndStudent(None, {}, state)
-    student = {name: value for name, value in state.items() if not name.startswith(path + '.')}
-    folder = path.rpartition('.')[0]
-    teacher = {}
-    for inner, part in _parts(module, _siblings(student, folder)).items():
-        teacher |= {f'{inner}.{name}': value for name, value in part.items()}
-    return TeacherAndStudent(kind, teacher, student)
-
-
-def _recorded(state: State, where: Mapping[str, Any]) -> TeacherAndStudent:
-    """Teacher and student by what the record of se_mm has of them."""
     teacher: State = {}
     for part, published in where['parts'].items():
         for name, value in _below(state, part).items():
@@ -102,6 +72,38 @@ def _recorded(state: State, where: Mapping[str, Any]) -> TeacherAndStudent:
         own = f'{where["path"]}.'
         student = {name: value for name, value in state.items() if not name.startswith(own)}
     return TeacherAndStudent(where['kind'], teacher, student, where['student'])
+
+
+def _guessed(state: State) -> Optional[dict[str, Any]]:
+    """What a record would say of the teacher in a stock checkpoint; None if there is none."""
+    top = _children(state)
+    if 'teacher' in top and 'student' in top:
+        return dict(kind='pair', path='teacher', parts={'teacher': ''}, student='student')
+    averaged = [name.removesuffix('.steps') for name in state if name.endswith('.steps')]
+    averaged = [path for path in averaged if _below(state, f'{path}.module')]
+    paths = [p for p in averaged if not any(p.startswith(f'{o}.module.') for o in averaged)]
+    if len(paths) > 1:
+        raise OptionError(
+            f'cannot publish from a checkpoint with several teachers: {", ".join(map(repr, paths))}'
+        )
+    if paths:
+        kind, path, module = 'averaged', paths[0], f'{paths[0]}.module'
+    elif 'teacher' in top:
+        kind, path, module = 'method', 'teacher', 'teacher'
+    else:
+        return None
+    beside = [name for name in _children(state, path.rpartition('.')[0]) if name != path]
+    parts = [module] if _alike(state, module, beside) else _children(state, module)
+    found = {}
+    for part in parts:
+        names = _alike(state, part, beside)
+        if len(names) != 1:
+            raise OptionError(
+                f'part {part!r} of the teacher must match one module beside it, and matches '
+                f'{", ".join(map(repr, names)) or "none"}'
+            )
+        found[part] = names[0]
+    return dict(kind=kind, path=path, parts=found, student='')
 
 
 def publish(
@@ -160,7 +162,7 @@ def publish(
             CHECKPOINT_KEY: {
                 'version': __version__,
                 'checkpoint': source.name,
-                'sha256': _digest(source),
+                'sha256': hashlib.sha256(source.read_bytes()).hexdigest(),
                 'weights': weights,
                 'prefixes': list(prefixes),
                 'recalibrated_on': batches if recalibrate else None,
@@ -212,32 +214,13 @@ def _children(state: State, folder: str = '') -> list[str]:
     return [f'{folder}.{name}' if folder else name for name in names]
 
 
-def _siblings(student: State, folder: str) -> dict[str, State]:
-    """The modules beside a teacher."""
-    return {name: _below(student, name) for name in _children(student, folder)}
-
-
-def _parts(module: State, siblings: dict[str, State]) -> dict[str, State]:
-    """The teacher's tensors by the name of the sibling that each part of it follows."""
-    whole = [name for name, tensors in siblings.items() if _shapes(tensors) == _shapes(module)]
-    if len(whole) == 1:
-        return {whole[0]: module}
-    parts = {name: _below(module, name) for name in _children(module)}
-    found: dict[str, State] = {}
-    for number, part in parts.items():
-        alike = [name for name, tensors in siblings.items() if _shapes(tensors) == _shapes(part)]
-        if whole or len(alike) != 1:
-            several = ', '.join(map(repr, whole or alike))
-            raise OptionError(
-                f'part {number!r} of the teacher must match one module beside it, and matches '
-                f'{several or "none"}'
-            )
-        found[alike[0]] = part
-    return found
-
-
-def _shapes(tensors: State) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in tensors.items()}
+def _alike(state: State, part: str, others: Sequence[str]) -> list[str]:
+    """The modules that have the tensors of a part, by name and shape."""
+    shapes = {
+        module: {name: value.shape for name, value in _below(state, module).items()}
+        for module in (part, *others)
+    }
+    return [module for module in others if shapes[module] == shapes[part]]
 
 
 def _choose(state: State, prefixes: Sequence[str], weights: str) -> State:
@@ -248,25 +231,10 @@ def _choose(state: State, prefixes: Sequence[str], weights: str) -> State:
     for prefix in prefixes:
         part = _below(state, prefix)
         if not part:
-            names = list(
-                dict.fromkeys(
-                    '.'.join(name.split('.')[:depth])
-                    for name in state
-                    for depth in range(1, name.count('.') + 1)
-                )
-            )
+            modules = {name[: dot.start()] for name in state for dot in re.finditer(r'\.', name)}
             raise OptionError(
                 f'prefix={prefix!r} must be a part of the {weights}, which has '
-                f'{", ".join(_children(state))}.{did_you_mean(prefix, names)}'
+                f'{", ".join(_children(state))}.{did_you_mean(prefix, modules)}'
             )
         chosen |= {f'{prefix}.{name}': value for name, value in part.items()}
     return chosen
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -28,7 +28,7 @@ from se_mm.smoothing import Rule, Schedule, Settings
 from se_mm.smoothing.options import OptionError, did_you_mean
 from se_mm.smoothing.units import Pair as TensorPair
 from se_mm.smoothing.units import Units
-from se_mm.teachers import Mover, Pair, candidates, plain_model
+from se_mm.teachers import Mover, candidates, plain_model
 
 _LATE = 10**12  # An update at which a schedule without an end has reached its value.
 
@@ -78,7 +78,6 @@ class Report:
         groups: The ways in which tensors are updated; empty where no hook of ours is at work.
         settings: The hook's other options in force, as text by name.
         updates: Opportunities for an update in the run. None: not known without the data.
-        device: Where the model was built: ``'meta'`` or ``'cpu'``.
         rule: How tensors without an override are smoothed, with the momentum that the model has
             where it is known. None: no hook of ours is at work.
     """
@@ -89,17 +88,15 @@ class Report:
     groups: tuple[Group, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)
     updates: Optional[int] = None
-    device: str = 'cpu'
     rule: Optional[Rule] = None
 
     @property
     def short(self) -> str:
         """One line."""
-        if not self.groups:
-            return f'{self.model}: {self.lines[0]}; {self.hook}'
         counts = '; '.join(f'{len(group.names)} by {group.source}' for group in self.groups)
+        tensors = f': tensors {counts}' if counts else ''
         updates = '' if self.updates is None else f'; {self.updates:,} updates'
-        return f'{self.model}: {self.lines[0]}; {self.hook}: tensors {counts}{updates}'
+        return f'{self.model}: {self.lines[0]}; {self.hook}{tensors}{updates}'
 
     def __str__(self) -> str:
         what, *cautions = self.lines
@@ -128,24 +125,16 @@ def check_config(cfg: Config) -> Report:
             never be updated.
     """
     check_detection_classes(cfg)
-    scope = cfg.get('default_scope') or 'mmengine'
-    with (
-        rng_untouched(),
-        _instances_untouched(),
-        warnings.catch_warnings(),
-        DefaultScope.overwrite_default_scope(scope),
-    ):
+    with rng_untouched(), _instances_untouched(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Those of the model come when it is built to be trained.
-        kinds = _hook_kinds(cfg)
-        ours = [(entry, kind) for entry, kind in kinds if issubclass(kind, SpatialEnsembleHook)]
-        # An invalid option need not wait for the model.
-        hooks = [_build(entry) for entry, _ in ours]
-        model, device = _build_model(cfg)
-        if not hooks:
-            return _report_without(model, device, [kind for _, kind in kinds])
-        others = [kind for entry, kind in kinds if entry is not ours[0][0]]
-        seed = (cfg.get('randomness') or {}).get('seed')
-        return _report(hooks[0], model, others, cfg, seed, device)
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
+            # An invalid option need not wait for the model.
+            hooks = [
+                _build(entry) if issubclass(kind, SpatialEnsembleHook) else kind
+                for entry, kind in hook_classes(cfg)
+            ]
+            seed = (cfg.get('randomness') or {}).get('seed')
+            return _report(hooks, _build_model(cfg), cfg, seed)
 
 
 def check_runner(runner: Runner) -> Report:
@@ -161,86 +150,11 @@ def check_runner(runner: Runner) -> Report:
     """
     check_detection_classes(runner.cfg)
     check_evaluator_file(runner.cfg, 'val')
-    model = plain_model(runner.model)
-    kinds = [type(hook) for hook in runner.hooks]
-    hook = next((hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)), None)
-    if hook is None:
-        return _report_without(model, 'cpu', kinds)
-    others = [type(other) for other in runner.hooks if other is not hook]
-    return _report(hook, model, others, runner.cfg, runner.seed, 'cpu')
+    return _report(runner.hooks, plain_model(runner.model), runner.cfg, runner.seed)
 
 
-def _report(
-    hook: SpatialEnsembleHook,
-    model: nn.Module,
-    others: list[type],
-    cfg: Config,
-    seed: Optional[int],
-    device: str,
-) -> Report:
-    """Bind a hook, check it against the run, and report.
-
-    Args:
-        hook: The hook.
-        model: The model without its wrapper.
-        others: Classes of the run's other hooks.
-        cfg: The config of the run.
-        seed: Seed of the run, or None.
-        device: Where the model is.
-    """
-    mover = hook.bind(model)
-    settings = hook.settings
-    hook.check_other_hooks(others)
-    length = _length(cfg)
-    check_begin(settings, *length)
-    updates = _updates(cfg, mover, length[0])
-    if updates is not None:
-        check_interval(mover, updates)
-    seed = seed if settings.seed is None else settings.seed
-    begin = (
-        f'epoch {settings.begin_epoch}'
-        if settings.begin_epoch
-        else f'iteration {settings.begin_iter}'
-    )
-    interval = mover.interval
-    return Report(
-        model=type(model).__name__,
-        hook=type(hook).__name__,
-        lines=tuple(mover.describe()),
-        groups=tuple(_groups(mover, updates)),
-        settings={
-            'interval': f'every {interval} opportunities' if interval > 1 else '1',
-            'begin': begin,
-            'seed': 'drawn when the run starts' if seed is None else str(seed),
-            'buffers': mover.ensemble.smoother.buffers,
-        },
-        updates=updates,
-        device=device,
-        rule=replace(settings.default, momentum=settings.momentum or mover.inherited_momentum()),
-    )
-
-
-def _report_without(model: nn.Module, device: str, kinds: list[type]) -> Report:
-    """The report of a run without a hook of ours, which must move its teacher in another way."""
-    name = type(model).__name__
-    found = candidates(model, Settings())
-    # By its method, since mmdet need not be installed.
-    mean_teacher = next((kind for kind in kinds if hasattr(kind, 'momentum_update')), None)
-    averaging = next((kind for kind in kinds if issubclass(kind, EMAHook)), None)
-    if any(kind is Pair for kind in found.values()) and mean_teacher is not None:
-        teacher, who = ', '.join(found), f'{mean_teacher.__name__}, not of se_mm'
-    elif averaging is not None and not found:
-        teacher, who = f'a copy of {name} (shadow)', f'{averaging.__name__}, of MMEngine'
-    elif found:
-        teacher = ', '.join(f'{path} ({kind.kind})' for path, kind in found.items())
-        who = 'not moved by a hook of se_mm'
-    else:
-        teacher, who = 'no teacher', 'no hook of se_mm'
-    return Report(name, who, (teacher,), device=device)
-
-
-def _hook_kinds(cfg: Config) -> list[tuple[Any, type]]:
-    """Entry and class of each custom hook.
+def hook_classes(cfg: Config) -> list[tuple[Any, type]]:
+    """Entry and class of each custom hook that exists.
 
     Raises:
         OptionError: If a name that does not exist is nearly one of ours.
@@ -254,35 +168,93 @@ def _hook_kinds(cfg: Config) -> list[tuple[Any, type]]:
                 kind = registry.get(name)
             hint = did_you_mean(name, ['SETMAHook', 'SpatialEnsembleHook'])
             if kind is None and hint:
-                raise OptionError(f'custom_hooks has an unknown type {name!r}.{hint}')
+                raise OptionError(f'custom_hooks has an unknown type={name!r}.{hint}')
         if isinstance(kind, type):
             kinds.append((entry, kind))
     return kinds
 
 
+def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]) -> Report:
+    """Bind the hook that moves the teacher, check it against the run, and report.
+
+    Args:
+        hooks: Hooks of the run; those of others may be their classes.
+        model: The model without its wrapper.
+        cfg: The config of the run.
+        seed: Seed of the run, or None.
+    """
+    hook = next((hook for hook in hooks if isinstance(hook, SpatialEnsembleHook)), None)
+    others = [
+        other if isinstance(other, type) else type(other) for other in hooks if other is not hook
+    ]
+    if hook is None:
+        return _report_without(model, others)
+    mover = hook.bind(model)
+    settings = hook.settings
+    hook.check_other_hooks(others)
+    # A run by iterations counts as one epoch, until its data loader is there.
+    iters = cfg.train_cfg.get('max_iters')
+    check_begin(settings, iters, cfg.train_cfg.get('max_epochs') if iters is None else None)
+    wrapper, updates = cfg.optim_wrapper, None
+    if iters is not None and not settings.begin_epoch and 'optimizer' in wrapper:
+        updates = count_updates(mover, int(iters), 1, int(wrapper.get('accumulative_counts', 1)))
+        check_interval(mover, updates)
+    seed = seed if settings.seed is None else settings.seed
+    unit = 'epoch' if settings.begin_epoch else 'iteration'
+    return Report(
+        model=type(model).__name__,
+        hook=type(hook).__name__,
+        lines=tuple(mover.describe()),
+        groups=tuple(_groups(mover, updates)),
+        settings={
+            'interval': f'every {mover.interval} opportunities' if mover.interval > 1 else '1',
+            'begin': f'{unit} {settings.begin_epoch or settings.begin_iter}',
+            'seed': 'drawn when the run starts' if seed is None else str(seed),
+            'buffers': mover.ensemble.smoother.buffers,
+        },
+        updates=updates,
+        rule=replace(settings.default, momentum=settings.momentum or mover.inherited_momentum()),
+    )
+
+
+def _report_without(model: nn.Module, kinds: list[type]) -> Report:
+    """The report of a run without a hook of ours, which must move its teacher in another way."""
+    found = candidates(model, Settings())
+    # MeanTeacherHook by its method, since mmdet need not be installed.
+    movers = [
+        kind.__name__
+        for kind in kinds
+        if (hasattr(kind, 'momentum_update') if found else issubclass(kind, EMAHook))
+    ]
+    teachers = [f'{path} ({kind.kind})' for path, kind in found.items()]
+    if not found:
+        teachers = ['a copy of the model (shadow)' if movers else 'no teacher']
+    who = f'{movers[0]}, not of se_mm' if movers else 'not moved by a hook of se_mm'
+    return Report(type(model).__name__, who, (', '.join(teachers),))
+
+
 def _build(entry: Any) -> Any:
     """A hook as the runner builds it."""
-    if not isinstance(entry, Mapping):
-        return copy.deepcopy(entry)
     entry = copy.deepcopy(entry)
-    entry.pop('priority', None)
-    return HOOKS.build(entry)
+    if not isinstance(entry, Mapping):
+        return entry
+    return HOOKS.build({key: value for key, value in entry.items() if key != 'priority'})
 
 
-def _build_model(cfg: Config) -> tuple[nn.Module, str]:
+def _build_model(cfg: Config) -> nn.Module:
     """The model of a config: on the meta device, which costs nothing, else on the CPU."""
     model = copy.deepcopy(cfg.model)
     if isinstance(cfg.get('data_preprocessor'), Mapping) and isinstance(model, MutableMapping):
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     if isinstance(model, nn.Module):
-        return model, 'cpu'
+        return model
     try:
         with torch.device('meta'):
-            return MODELS.build(copy.deepcopy(model)), 'meta'
+            return MODELS.build(copy.deepcopy(model))
     except OptionError:
         raise
     except Exception:  # Some constructors read the values of their tensors.
-        return MODELS.build(model), 'cpu'
+        return MODELS.build(model)
 
 
 @contextmanager
@@ -297,40 +269,20 @@ def _instances_untouched() -> Iterator[None]:
             kind._instance_dict = instances
 
 
-def _length(cfg: Config) -> tuple[Optional[int], Optional[int]]:
-    """Iterations and epochs of a run, where they are known without its data."""
-    iters, epochs = cfg.train_cfg.get('max_iters'), cfg.train_cfg.get('max_epochs')
-    if iters is not None:
-        # A run by iterations counts as one epoch, until its data loader is there.
-        return int(iters), None
-    return None, None if epochs is None else int(epochs)
-
-
-def _updates(cfg: Config, mover: Mover, max_iters: Optional[int]) -> Optional[int]:
-    """Opportunities for an update, where they are known."""
-    wrapper = cfg.optim_wrapper
-    if max_iters is None or mover.ensemble.settings.begin_epoch or 'optimizer' not in wrapper:
-        return None
-    return count_updates(mover, max_iters, 1, int(wrapper.get('accumulative_counts', 1)))
-
-
 def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
     """The tensors of a teacher, by the option that says how each is updated."""
     smoother, settings = mover.ensemble.smoother, mover.ensemble.settings
     words = {'copy': 'copied at every update', 'skip': 'left as the first update has them'}
-    groups: dict[tuple[str, str], list[TensorPair]] = {}
-    rules: dict[tuple[str, str], Optional[Rule]] = {}
+    groups: dict[tuple[str, str], tuple[Optional[Rule], list[TensorPair]]] = {}
     for member, pair in smoother.pairs.items():
         part, own = settings.part_of(member.name), member.rule
         if not member.is_parameter and not isinstance(settings.rule_of(member.name), str):
             source = f'buffers={smoother.buffers!r}'
         else:
             source = 'default' if part is None else f'overrides[{part!r}]'
-        key = source, words[own] if isinstance(own, str) else str(own)
-        groups.setdefault(key, []).append(pair)
-        rules[key] = own if isinstance(own, Rule) else None
-    for (source, how), pairs in sorted(groups.items(), key=lambda item: item[0][0] != 'default'):
-        rule = rules[source, how]
+        rule, how = (None, words[own]) if isinstance(own, str) else (own, str(own))
+        groups.setdefault((source, how), (rule, []))[1].append(pair)
+    for (source, how), (rule, pairs) in sorted(groups.items(), key=lambda g: g[0][0] != 'default'):
         filled = [pair for pair in pairs if pair.teacher.numel()]
         yield Group(
             source=source,
