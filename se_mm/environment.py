@@ -31,28 +31,21 @@ def installed_distributions() -> set[str]:
 
 
 def check_environment(installed: Optional[Collection[str]] = None) -> None:
-    """Refuse an environment in which se_mm cannot work.
+    """Raise EnvironmentProblem if MMEngine is missing, or libraries overwrite each other.
 
     Args:
         installed: Names of the installed distributions; None asks the environment.
-
-    Raises:
-        EnvironmentProblem: If MMEngine is missing, or OpenMMLab's and OneDL's libraries are both
-            installed.
     """
     installed = installed_distributions() if installed is None else installed
     if not {'mmengine', 'mmengine-lite', 'onedl-mmengine'} & set(installed):
-        raise EnvironmentProblem(
-            'mmengine is not installed: run `pip install "se_mm[openmmlab]"`, or install mmengine '
-            'as its own guide says.'
-        )
+        raise EnvironmentProblem('mmengine is not installed: run `pip install "se_mm[openmmlab]"`')
     openmmlab = [name for name in TWINS if name in installed]
     onedl = sorted({twin for twin in TWINS.values() if twin in installed})
     if openmmlab and onedl:
         raise EnvironmentProblem(
             f'OpenMMLab ({", ".join(openmmlab)}) and OneDL ({", ".join(onedl)}) are both installed '
             f'and overwrite each other: run `pip uninstall {" ".join(openmmlab + onedl)}`, then '
-            f'install one of them.'
+            f'install one of them'
         )
 
 

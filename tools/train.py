@@ -16,7 +16,6 @@ try:
     from se_mm.engine.launch import (
         add_common_options,
         build_runner,
-        is_first_rank,
         load_config,
         merge_options,
         resume_from,
@@ -83,9 +82,7 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     resume_from(cfg, resume_option(cfg, args.resume))
     runner = build_runner(cfg)
-    report = check_runner(runner)
-    if is_first_rank():
-        print(report.short, flush=True)
+    check_runner(runner)
     runner.register_hook(FitHook(testing=False))
     if not args.no_check:
         runner.register_hook(TrialHook())

@@ -59,9 +59,6 @@ def convert(
 
     Returns:
         What was written, and the names of what of the source was left out.
-
-    Raises:
-        OptionError: If the source is not of that layout, or ``out`` cannot be written.
     """
     check_choice('to', to, FORMATS)
     check_choice('weights', weights, WEIGHTS)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from se_mm.checkpoints.read import read_checkpoint
 from se_mm.checkpoints.write import check_out, whole_file
+from se_mm.engine.fit import check_when_loaded
 from se_mm.engine.hooks.recalibrate import check_batches, statistics
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, read_record
 from se_mm.engine.launch import build_runner, config_file
@@ -30,20 +31,12 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TeacherAndStudent:
-    """The teacher and the student of a training checkpoint, by the student model's names.
+    """The teacher and the student of a training checkpoint, by the student model's names."""
 
-    Attributes:
-        kind: Kind of the teacher, as in :data:`~se_mm.teachers.TEACHERS`; None if there is
-            none.
-        teacher: Its tensors; where the teacher is a part of the model, only those of that part.
-        student: All of the student's tensors.
-        path: Dotted name of the student in the trained model; empty if it is that model.
-    """
-
-    kind: Optional[str]
-    teacher: State
+    kind: Optional[str]  # Of the teacher, as in TEACHERS; None if there is none.
+    teacher: State  # Where the teacher is a part of the model, only the tensors of that part.
     student: State
-    path: str = ''
+    path: str = ''  # Dotted name of the student in the trained model; empty if it is that model.
 
 
 def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
@@ -130,9 +123,6 @@ def publish(
 
     Returns:
         What was written: ``state_dict``, and ``meta`` with its origin under ``'se_mm'``.
-
-    Raises:
-        OptionError: If the source lacks the weights, or ``out`` cannot be written.
     """
     check_choice('weights', weights, WEIGHTS)
     source, out = Path(source), Path(out)
@@ -151,7 +141,8 @@ def publish(
         if weights != 'teacher':
             raise OptionError(f"recalibrate needs weights='teacher', got {weights!r}")
         check_count('batches', batches, 1)
-        state = state | _recalibrated(checkpoint['state_dict'], found, recalibrate, batches)
+        trained = checkpoint['state_dict']
+        state = state | _recalibrated(str(source), trained, found, recalibrate, batches)
     chosen = _choose(state, prefixes, weights)
     meta = checkpoint.get('meta') or {}
     published = {
@@ -178,8 +169,8 @@ def publish(
 
 @torch.no_grad()
 def _recalibrated(
-    state: State, found: TeacherAndStudent, config: str, batches: int
-) -> dict[str, Tensor]:
+    path: str, state: State, found: TeacherAndStudent, config: str, batches: int
+) -> State:
     """Statistics of the teacher's batch norms over training batches, by published name."""
     cfg = Config.fromfile(config_file(config))
     with TemporaryDirectory() as folder:
@@ -190,12 +181,7 @@ def _recalibrated(
         start = f'{found.path}.' if found.path else ''
         teacher = {start + name: value for name, value in found.teacher.items()}
         held = state | teacher
-        for name, value in network.state_dict().items():
-            if name not in held or held[name].shape != value.shape:
-                raise OptionError(
-                    f'recalibrate must be the config that the checkpoint was trained with, got '
-                    f'{config!r}, whose model has {name!r} of shape {tuple(value.shape)}'
-                )
+        check_when_loaded(network, held, path)
         network.load_state_dict(held, strict=False)
         new = statistics(runner, network, teacher, batches, runner.seed)
     return {name[len(start) :]: value.to(teacher[name]) for name, value in new.items()}

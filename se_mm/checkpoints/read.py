@@ -42,10 +42,6 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     Only tensors, plain data and the classes of MMEngine's log are loaded, unless the environment
     variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` says that the file is trusted.
 
-    Args:
-        path: A local file.
-        map_location: As for :func:`torch.load`.
-
     Raises:
         OptionError: If the file does not exist, is damaged, or contains other classes.
     """
@@ -83,12 +79,12 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
 
 def check_training_checkpoint(path: str, checkpoint: Any) -> None:
     """Raise OptionError unless a run can resume from a checkpoint."""
-    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
-    meta: Any = parts.get('meta') if isinstance(parts.get('meta'), Mapping) else {}
-    counts = [meta.get(key) for key in ('epoch', 'iter')]
-    if not isinstance(parts.get('state_dict'), Mapping) or not all(
-        isinstance(count, int) and count >= 0 for count in counts
-    ):
+    try:
+        state, meta = checkpoint['state_dict'], checkpoint['meta']
+        fits = isinstance(state, Mapping) and meta['epoch'] >= 0 and meta['iter'] >= 0
+    except (KeyError, TypeError, IndexError):
+        fits = False
+    if not fits:
         raise OptionError(
             f'cannot resume from {path!r}: it needs a state_dict and the counts meta.epoch and '
             f'meta.iter; use load_from to start from its weights'
@@ -101,11 +97,8 @@ def newest_checkpoint(
     """Find and read the newest checkpoint of a work dir that a run can resume from.
 
     Returns:
-        Its path, or None if the folder has no checkpoints; its contents; and why each newer one
-        was skipped.
-
-    Raises:
-        OptionError: If there are checkpoints but none of them can be resumed from.
+        Its path, or None if the folder has no checkpoints at all; its contents; and why each newer
+        one was skipped.
     """
     reasons: list[str] = []
     for path in candidates(work_dir):

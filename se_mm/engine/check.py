@@ -7,17 +7,13 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import EMAHook
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
 from torch import nn
 
 from se_mm.datasets.class_checks import check_detection_classes, check_evaluator_file
@@ -37,25 +33,17 @@ _LATE = 10**12  # An update at which a schedule without an end has reached its v
 class Group:
     """The tensors that are updated in one way.
 
-    Attributes:
-        source: The option that says so: ``'default'``, ``"overrides['norm']"`` or
-            ``"buffers='copy'"``.
-        how: In words.
-        names: Names of the tensors in the student.
-        units: Units that they split into; 0 where nothing is picked.
-        numbers: Numbers that they have.
-        bytes: Bytes of the teacher.
-        horizon: Expected updates that a number of the teacher reaches back, at the first and at the
-            last update; None where nothing is smoothed, or the average is not known ahead.
+    Its horizon is how many updates a number of the teacher is expected to reach back, at the first
+    and at the last update.
     """
 
-    source: str
-    how: str
-    names: tuple[str, ...]
-    units: int
-    numbers: int
-    bytes: int
-    horizon: Optional[tuple[float, float]]
+    source: str  # The option that says so: "default", "overrides['norm']" or "buffers='copy'".
+    how: str  # In words.
+    names: tuple[str, ...]  # Of the tensors in the student.
+    units: int  # That they split into; 0 where nothing is picked.
+    numbers: int  # That they have.
+    bytes: int  # Of the teacher.
+    horizon: Optional[tuple[float, float]]  # None: nothing is smoothed, or the average is unknown.
 
     def __str__(self) -> str:
         size = f'{len(self.names)} tensors, {self.numbers:,} numbers, {self.bytes:,} bytes'
@@ -69,34 +57,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run would update and how.
+    """What a run would update and how. Without a hook of ours it has no groups, and no rule."""
 
-    Attributes:
-        model: Class of the model.
-        hook: The hook's class, or what else moves the teacher.
-        lines: What the hook says it will do, its cautions included.
-        groups: The ways in which tensors are updated; empty where no hook of ours is at work.
-        settings: The hook's other options in force, as text by name.
-        updates: Opportunities for an update in the run. None: not known without the data.
-        rule: How tensors without an override are smoothed, with the momentum that the model has
-            where it is known. None: no hook of ours is at work.
-    """
-
-    model: str
-    hook: str
-    lines: tuple[str, ...]
+    model: str  # Its class.
+    hook: str  # Its class, or what else moves the teacher.
+    lines: tuple[str, ...]  # What the hook says it will do, its cautions included.
     groups: tuple[Group, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-    updates: Optional[int] = None
-    rule: Optional[Rule] = None
-
-    @property
-    def short(self) -> str:
-        """One line."""
-        counts = '; '.join(f'{len(group.names)} by {group.source}' for group in self.groups)
-        tensors = f': tensors {counts}' if counts else ''
-        updates = '' if self.updates is None else f'; {self.updates:,} updates'
-        return f'{self.model}: {self.lines[0]}; {self.hook}{tensors}{updates}'
+    settings: Mapping[str, str] = field(default_factory=dict)  # The hook's other options in force.
+    updates: Optional[int] = None  # Opportunities for one; None: not known without the data.
+    rule: Optional[Rule] = None  # Of tensors without an override, with the model's own momentum.
 
     def __str__(self) -> str:
         what, *cautions = self.lines
@@ -115,38 +84,29 @@ class Report:
 def check_config(cfg: Config) -> Report:
     """Bind the teacher of a config without loading data, and report what would be updated.
 
-    Global random generators, registries' scopes and MMEngine's global instances stay as they are.
-
-    Args:
-        cfg: The config of a training. It is not changed.
+    The config of a training, global random generators and registries' scopes stay as they are.
 
     Raises:
         OptionError: If an option of ours is invalid or does not fit the model, or its teacher would
             never be updated.
     """
     check_detection_classes(cfg)
-    with rng_untouched(), _instances_untouched(), warnings.catch_warnings():
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
+    with rng_untouched(), scope, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Those of the model come when it is built to be trained.
-        with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-            # An invalid option need not wait for the model.
-            hooks = [
-                _build(entry) if issubclass(kind, SpatialEnsembleHook) else kind
-                for entry, kind in hook_classes(cfg)
-            ]
-            seed = (cfg.get('randomness') or {}).get('seed')
-            return _report(hooks, _build_model(cfg), cfg, seed)
+        # An invalid option need not wait for the model.
+        hooks = [
+            _build(entry) if issubclass(kind, SpatialEnsembleHook) else kind
+            for entry, kind in hook_classes(cfg)
+        ]
+        seed = (cfg.get('randomness') or {}).get('seed')
+        return _report(hooks, _build_model(cfg), cfg, seed)
 
 
 def check_runner(runner: Runner) -> Report:
     """Bind the teacher of a run that is about to train, and report what will be updated.
 
-    The run then uses the same binding.
-
-    Args:
-        runner: The runner, with its model and hooks.
-
-    Raises:
-        OptionError: As :func:`check_config`.
+    The run then uses the same binding. Raises OptionError as :func:`check_config` does.
     """
     check_detection_classes(runner.cfg)
     check_evaluator_file(runner.cfg, 'val')
@@ -175,23 +135,14 @@ def hook_classes(cfg: Config) -> list[tuple[Any, type]]:
 
 
 def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]) -> Report:
-    """Bind the hook that moves the teacher, check it against the run, and report.
-
-    Args:
-        hooks: Hooks of the run; those of others may be their classes.
-        model: The model without its wrapper.
-        cfg: The config of the run.
-        seed: Seed of the run, or None.
-    """
+    """Bind the hook that moves the teacher; of others, ``hooks`` may have the classes alone."""
     hook = next((hook for hook in hooks if isinstance(hook, SpatialEnsembleHook)), None)
-    others = [
-        other if isinstance(other, type) else type(other) for other in hooks if other is not hook
-    ]
     if hook is None:
-        return _report_without(model, others)
+        return _report_without(model)
     mover = hook.bind(model)
     settings = hook.settings
-    hook.check_other_hooks(others)
+    others = (other for other in hooks if other is not hook)
+    hook.check_other_hooks(other if isinstance(other, type) else type(other) for other in others)
     # A run by iterations counts as one epoch, until its data loader is there.
     iters = cfg.train_cfg.get('max_iters')
     check_begin(settings, iters, cfg.train_cfg.get('max_epochs') if iters is None else None)
@@ -217,20 +168,12 @@ def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]
     )
 
 
-def _report_without(model: nn.Module, kinds: list[type]) -> Report:
-    """The report of a run without a hook of ours, which must move its teacher in another way."""
+def _report_without(model: nn.Module) -> Report:
+    """The report of a run without a hook of ours."""
     found = candidates(model, Settings())
-    # MeanTeacherHook by its method, since mmdet need not be installed.
-    movers = [
-        kind.__name__
-        for kind in kinds
-        if (hasattr(kind, 'momentum_update') if found else issubclass(kind, EMAHook))
-    ]
     teachers = [f'{path} ({kind.kind})' for path, kind in found.items()]
-    if not found:
-        teachers = ['a copy of the model (shadow)' if movers else 'no teacher']
-    who = f'{movers[0]}, not of se_mm' if movers else 'not moved by a hook of se_mm'
-    return Report(type(model).__name__, who, (', '.join(teachers),))
+    lines = (', '.join(teachers) or 'no teacher',)
+    return Report(type(model).__name__, 'not moved by a hook of se_mm', lines)
 
 
 def _build(entry: Any) -> Any:
@@ -255,18 +198,6 @@ def _build_model(cfg: Config) -> nn.Module:
         raise
     except Exception:  # Some constructors read the values of their tensors.
         return MODELS.build(model)
-
-
-@contextmanager
-def _instances_untouched() -> Iterator[None]:
-    """Leave MMEngine's global instances as they are, of which the newest counts."""
-    kinds = (DefaultScope, MessageHub, MMLogger, Visualizer)
-    before = [kind._instance_dict.copy() for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, instances in zip(kinds, before):
-            kind._instance_dict = instances
 
 
 def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:

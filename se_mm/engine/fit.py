@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from mmengine.hooks import Hook
@@ -30,9 +30,6 @@ class FitHook(Hook):
     Args:
         testing: Whether the checkpoint is tested: then every parameter must be in it, and the test
             data must have the classes that it was trained on, where both are known.
-
-    Raises:
-        OptionError: When the checkpoint is loaded, if it does not fit.
     """
 
     priority = 'LOWEST'  # After hooks that change what is loaded.
@@ -99,15 +96,7 @@ def _classes(metainfo: Any) -> Optional[tuple[str, ...]]:
 def _check_tensors(
     model: nn.Module, missing: set[str], saved: Mapping[str, Shape], path: str, partly: bool
 ) -> None:
-    """Raise OptionError for a checkpoint that lacks parameters of a model, or has other shapes.
-
-    Args:
-        model: The model, loaded.
-        missing: Names of its tensors that were not in the checkpoint.
-        saved: Shapes in the checkpoint.
-        path: Name of the checkpoint.
-        partly: Whether it fits if any parameter does.
-    """
+    """Raise OptionError if parameters of a model were ``missing``, or have other shapes."""
     own = {
         name: tuple(value.shape)
         for name, value in model.state_dict().items()
@@ -127,20 +116,7 @@ def _check_tensors(
     else:
         return
     raise OptionError(
-        f'checkpoint {path!r} must have the parameters of {type(model).__name__}, {problem}; '
-        f'{_advice(lacking, saved)}'
+        f'checkpoint {path!r} must have the parameters of {type(model).__name__}, {problem}; use '
+        f'the config that it was trained with, or take one network out of a training checkpoint '
+        f'with tools/publish_teacher.py'
     )
-
-
-def _advice(lacking: Iterable[str], saved: Iterable[str]) -> str:
-    """What to do about parameters that a checkpoint lacks."""
-    lacking, saved = set(lacking), set(saved)
-    parts = {name.partition('.')[0] for name in saved if name.partition('.')[2] in lacking}
-    if parts:
-        return (
-            f'it is of a training, and has them in {" and ".join(sorted(parts))}: take one out '
-            f'with tools/publish_teacher.py'
-        )
-    if any(name.partition('.')[2] in saved for name in lacking):
-        return 'it has one network alone: use the config of that network, or a training checkpoint'
-    return 'use the config that it was trained with'

@@ -94,23 +94,14 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override settings of the config: a.b=1 c="[1,2]" d="\'a string, in quotes\'"',
     )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
+    launchers = ['none', 'pytorch', 'slurm', 'mpi']
+    parser.add_argument('--launcher', choices=launchers, default='none', help='job launcher')
     # torchrun sets LOCAL_RANK; older launchers pass this option.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def load_config(args: argparse.Namespace, keys: Iterable[str]) -> Config:
-    """Read the config that a command line names, with the options that both tools share.
-
-    Args:
-        args: Parsed options, with ``config`` and those of :func:`add_common_options`.
-        keys: What the config must have.
-    """
+    """Read the config that a command line names, which must have ``keys``."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = config_file(args.config)
     cfg = Config.fromfile(path)
@@ -153,11 +144,7 @@ def merge_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config describes.
-
-    Raises:
-        OptionError: If a hook of ours is misspelt, or the launcher needs a GPU and there is none.
-    """
+    """Build the runner that a config describes."""
     hook_classes(cfg)  # Of a name that is nearly right, MMEngine's own error does not say which.
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
@@ -179,12 +166,7 @@ def config_file(name: str) -> str:
 
 
 def require_file(key: str, path: str, names: Iterable[str] = ()) -> str:
-    """Return ``path`` if it is a local file, or a URL.
-
-    Raises:
-        OptionError: If there is no such file; the message names the nearest in its folder, or of
-            other ``names``.
-    """
+    """Return ``path`` if it is a local file or a URL; else suggest a file, or one of ``names``."""
     if '://' in path or os.path.isfile(path):
         return path
     folder = Path(path).parent
@@ -244,17 +226,10 @@ def _end(message: str, status: int) -> NoReturn:
 
 
 def resume_option(cfg: Config, resume: Optional[str]) -> Optional[str]:
-    """What ``--resume`` becomes for ranks that ``tools/torchrun.py`` may have restarted.
+    """What ``--resume``, None, ``'auto'`` or a path, is for ranks that may have been restarted.
 
-    Restarted ranks resume from the newest checkpoint of the work dir, once their run has saved one.
-    That it is not an earlier run's is checked at the first start.
-
-    Args:
-        cfg: The config of the run.
-        resume: The option of the command line: None, ``'auto'`` or a path.
-
-    Raises:
-        OptionError: If ranks may be restarted, and the work dir has checkpoints of another run.
+    Ranks that ``tools/torchrun.py`` restarts resume from the newest checkpoint of the work dir,
+    once their run has saved one. That it is not an earlier run's is checked at the first start.
     """
     newest = Path(cfg.work_dir) / 'last_checkpoint'
     if not newest.is_file():
@@ -286,9 +261,6 @@ def resume_from(cfg: Config, resume: Optional[str]) -> None:
         cfg: The config of the run.
         resume: None: not at all; ``'auto'``: the newest checkpoint of the work dir, and where there
             is none start from ``load_from``; else a path.
-
-    Raises:
-        OptionError: If there is no such checkpoint.
     """
     if resume == 'auto' and cfg.get('runner_type', 'ResumableRunner') == 'ResumableRunner':
         cfg.resume = 'auto'

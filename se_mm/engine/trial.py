@@ -63,26 +63,20 @@ class TrialHook(Hook):
             raise
         if metrics is None:
             runner.logger.info('validation cannot be tried on a few images before training')
-        elif metrics:
+            return
+        if metrics:
             check_monitors(runner, metrics)
-            names = listed([*metrics])
-            runner.logger.info(f'validation was tried on a few images: it gives {names}')
-        else:
-            runner.logger.info(
-                'validation was tried on a few images: it gave no metrics, so the names of those '
-                'that are monitored were not compared'
-            )
+        names = listed([*metrics]) or 'no metrics: what is monitored was not compared'
+        runner.logger.info(f'validation was tried on a few images: it gives {names}')
 
 
 def try_validation(runner: Runner) -> Optional[dict[str, float]]:
     """Validate on a few images, and leave no trace.
 
-    The images are spread over the data set and read in this process. The random generators, the
-    modes and buffers of the model, the evaluator, the log and the hooks are as before. Hooks take
-    part that prepare the model for a validation, but not those that log, save or decide.
-
-    Args:
-        runner: A runner that is about to train. All ranks must call this.
+    All ranks must call this. The images are spread over the data set and read in this process. The
+    random generators, the modes and buffers of the model, the evaluator, the log and the hooks are
+    as before. Hooks take part that prepare the model for a validation, but not those that log, save
+    or decide.
 
     Returns:
         The metrics, whose values mean nothing; empty if the images gave none, as a detector's that
@@ -167,10 +161,9 @@ def _untouched(runner: Runner) -> Iterator[None]:
         logger.setLevel(level)
         vars(hub).update(kept)
         runner._hooks, runner._val_loop = hooks, loop
-        for hook in hooks:
+        for hook, state in zip(hooks, states, strict=True):
             if isinstance(hook, SpatialEnsembleHook):
                 hook.mover.put_back()
-        for hook, state in zip(hooks, states, strict=True):
             vars(hook).clear()
             vars(hook).update(state)
         with torch.no_grad():
@@ -217,16 +210,14 @@ def _few_images(loader: DataLoader) -> Optional[DataLoader]:
     batches, dataset = loader.batch_sampler, loader.dataset
     if batches is None or isinstance(dataset, IterableDataset):
         return None
-    if type(batches) is BatchSampler:
-        share = list(islice(loader.sampler, len(cast(Sized, dataset))))
-        size = batches.batch_size
-        count = min(max(size, LEAST), MOST, len(share))
-        # Spread, since the images of a class often follow each other.
-        share = share[:: len(share) // count][:count] if share else []
-        chosen = [share[first : first + size] for first in range(0, count, size)]
-    else:
+    if type(batches) is not BatchSampler:
         chosen = list(islice(batches, 1))
-    return DataLoader(dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
+        return DataLoader(dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
+    share = list(islice(loader.sampler, len(cast(Sized, dataset))))
+    count = min(max(batches.batch_size, LEAST), MOST)
+    # Spread, since the images of a class often follow each other.
+    share = share[:: max(1, len(share) // count)][:count]
+    return DataLoader(dataset, batches.batch_size, sampler=share, collate_fn=loader.collate_fn)
 
 
 def _copied(evaluator: Evaluator) -> Evaluator:

@@ -99,11 +99,7 @@ class ResumableRunner(Runner):
             self._train_dataloader = config
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume from a checkpoint.
-
-        Raises:
-            OptionError: If it is of another model or optimizer.
-        """
+        """Resume from a checkpoint; raise OptionError if it is of another model or optimizer."""
         self._resuming = True
         try:
             super().resume(filename, *args, **kwargs)
@@ -124,11 +120,7 @@ class ResumableRunner(Runner):
         strict: bool = False,
         revise_keys: Any = ((r'^module.', ''),),
     ) -> dict[str, Any]:
-        """Load a checkpoint as MMEngine does, from a file that is read safely and only once.
-
-        Raises:
-            OptionError: If it is damaged; or, to resume, if it is of another model.
-        """
+        """Load a checkpoint as MMEngine does, from a file that is read safely and only once."""
         (name, checkpoint), self._chosen = self._chosen, ('', None)
         if name != filename:
             checkpoint = _read(filename, map_location)
@@ -148,25 +140,16 @@ class ResumableRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        file_client_args: Optional[dict] = None,
-        *args: Any,
-        backend_args: Optional[dict] = None,
-        **kwargs: Any,
-    ) -> None:
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **options: Any) -> None:
         """Save a checkpoint on rank 0, as MMEngine does; a local file is written atomically."""
         if not is_main_process():
             return
-        options: Any = dict(kwargs, backend_args=backend_args)
-        backend = get_file_backend(out_dir, backend_args=backend_args)
-        if file_client_args is not None or not isinstance(backend, LocalBackend):
-            super().save_checkpoint(out_dir, filename, file_client_args, *args, **options)
+        backend = get_file_backend(out_dir, backend_args=options.get('backend_args'))
+        if options.get('file_client_args') or not isinstance(backend, LocalBackend):
+            super().save_checkpoint(out_dir, filename, *args, **options)
             return
         with whole_file(None, Path(out_dir) / filename) as temporary:
-            super().save_checkpoint(out_dir, temporary.name, None, *args, **options)
+            super().save_checkpoint(out_dir, temporary.name, *args, **options)
 
     def gather_ranks(self) -> None:
         """Collect what each rank has for itself. Called on all ranks before a checkpoint."""
