@@ -21,6 +21,7 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import CheckpointLoader
 
 from se_mm.smoothing.options import OptionError, did_you_mean
 
@@ -37,7 +38,7 @@ _ZIP = b'PK\x03\x04'
 
 
 def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
-    """Read a local checkpoint.
+    """Read a checkpoint: a URL by MMEngine's loaders, a local one safely.
 
     Only tensors, plain data and the classes of MMEngine's log are loaded, unless the environment
     variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` says that the file is trusted.
@@ -45,6 +46,8 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
     Raises:
         OptionError: If the file does not exist, is damaged, or contains other classes.
     """
+    if '://' in str(path):
+        return CheckpointLoader.load_checkpoint(str(path), map_location)
     path = Path(path).expanduser()
     name = f'checkpoint {str(path)!r}'
     restricted = _CAN_RESTRICT and os.environ.get(TRUST, '0') not in ('1', 'y', 'yes', 'true')

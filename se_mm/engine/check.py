@@ -137,8 +137,11 @@ def hook_classes(cfg: Config) -> list[tuple[Any, type]]:
 def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]) -> Report:
     """Bind the hook that moves the teacher; of others, ``hooks`` may have the classes alone."""
     hook = next((hook for hook in hooks if isinstance(hook, SpatialEnsembleHook)), None)
+    name = type(model).__name__
     if hook is None:
-        return _report_without(model)
+        found = [f'{path} ({kind.kind})' for path, kind in candidates(model, Settings()).items()]
+        lines = (', '.join(found) or 'no teacher',)
+        return Report(name, 'not moved by a hook of se_mm', lines)
     mover = hook.bind(model)
     settings = hook.settings
     others = (other for other in hooks if other is not hook)
@@ -153,7 +156,7 @@ def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]
     seed = seed if settings.seed is None else settings.seed
     unit = 'epoch' if settings.begin_epoch else 'iteration'
     return Report(
-        model=type(model).__name__,
+        model=name,
         hook=type(hook).__name__,
         lines=tuple(mover.describe()),
         groups=tuple(_groups(mover, updates)),
@@ -166,14 +169,6 @@ def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]
         updates=updates,
         rule=replace(settings.default, momentum=settings.momentum or mover.inherited_momentum()),
     )
-
-
-def _report_without(model: nn.Module) -> Report:
-    """The report of a run without a hook of ours."""
-    found = candidates(model, Settings())
-    teachers = [f'{path} ({kind.kind})' for path, kind in found.items()]
-    lines = (', '.join(teachers) or 'no teacher',)
-    return Report(type(model).__name__, 'not moved by a hook of se_mm', lines)
 
 
 def _build(entry: Any) -> Any:

@@ -12,7 +12,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
-from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_model
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
 from torch import nn
 
 from se_mm.checkpoints.read import check_training_checkpoint, newest_checkpoint, read_checkpoint
@@ -20,11 +20,17 @@ from se_mm.checkpoints.write import remove_leftovers, whole_file
 from se_mm.datasets.loader_checks import check_train_loader
 from se_mm.engine.fit import check_when_loaded
 from se_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from se_mm.engine.runner.divergence import say_if_diverged
 from se_mm.engine.runner.keyed_data import KeyedLoader
-from se_mm.engine.runner.rank_state import RANKS_KEY, RankState, rank_state, restore_rank
-from se_mm.engine.runner.resume_hooks import SeedHook, StateHook
-from se_mm.smoothing.options import OptionError
+from se_mm.engine.runner.resume_hooks import (
+    RANKS_KEY,
+    RankState,
+    SeedHook,
+    StateHook,
+    rank_state,
+    restore_rank,
+)
+from se_mm.smoothing import OptionError, TeacherFault
+from se_mm.smoothing.guards import not_finite
 from se_mm.teachers import plain_model
 
 _OF_OTHERS = ('parameter group', 'Error(s) in loading state_dict')
@@ -39,7 +45,7 @@ class ResumableRunner(Runner):
 
     - random numbers, in the data and in the model, are a function of the seed and the iteration, so
       no generator state needs saving and no data are read again;
-    - a checkpoint has what differs between ranks: see ``rank_state``;
+    - a checkpoint has what differs between ranks: accumulated gradients, statistics of norms;
     - checkpoints are written atomically, and an old one is removed after the new one is there;
     - local checkpoints are read once, verified, and restricted to tensors and plain data;
     - a resume takes the newest undamaged checkpoint, and refuses one of another model.
@@ -82,7 +88,7 @@ class ResumableRunner(Runner):
         try:
             return super().train()
         except Exception as error:
-            say_if_diverged(self, error)
+            _say_if_diverged(self, error)
             raise
 
     def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
@@ -123,7 +129,7 @@ class ResumableRunner(Runner):
         """Load a checkpoint as MMEngine does, from a file that is read safely and only once."""
         (name, checkpoint), self._chosen = self._chosen, ('', None)
         if name != filename:
-            checkpoint = _read(filename, map_location)
+            checkpoint = read_checkpoint(filename, map_location)
         if not isinstance(checkpoint, dict):
             raise OptionError(f'checkpoint {filename!r} must hold a dict, got {type(checkpoint)}')
         model = plain_model(self.model)
@@ -165,7 +171,7 @@ class ResumableRunner(Runner):
                 self.logger.warning(f'no checkpoint in {self.work_dir}: the run starts {start}')
                 return
         if self._chosen[0] != self._load_from:
-            self._chosen = (self._load_from, _read(self._load_from))
+            self._chosen = (self._load_from, read_checkpoint(self._load_from))
         check_training_checkpoint(*self._chosen)
         seed = self._chosen[1]['meta'].get('seed')
         if seed is not None and seed != self.seed:
@@ -204,8 +210,26 @@ class ResumableRunner(Runner):
         checkpoint['meta'].pop('config', None)
 
 
-def _read(filename: str, map_location: Any = 'cpu') -> Any:
-    """Read a local checkpoint safely, and any other by MMEngine's loaders."""
-    if '://' in filename:
-        return CheckpointLoader.load_checkpoint(filename, map_location)
-    return read_checkpoint(filename, map_location)
+def _say_if_diverged(runner: Runner, error: Exception) -> None:
+    """Log the trained tensors that are not finite, and add a note to the error that ended a run.
+
+    A detector whose weights are NaN finds nothing, for example, and then lacks one of its losses.
+    """
+    if isinstance(error, (OptionError, TeacherFault)):
+        return  # They say it themselves.
+    parameters = plain_model(runner.model).named_parameters()
+    try:
+        names = not_finite((name, value) for name, value in parameters if value.requires_grad)
+    except Exception:  # A device that has failed cannot be asked.
+        return
+    if not names:
+        return
+    more = f', and so are {len(names) - 1} others' if len(names) > 1 else ''
+    said = (
+        f'the run has diverged: tensor {names[0]!r} of the student is not finite at iteration '
+        f'{runner.iter}{more}; this may be the cause of the {type(error).__name__}. Resume from '
+        f'the last checkpoint, for example with a lower learning rate'
+    )
+    runner.logger.error(said)
+    if hasattr(error, 'add_note'):  # Since Python 3.11.
+        error.add_note(said)

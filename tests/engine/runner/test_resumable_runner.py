@@ -18,7 +18,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from se_mm.engine.runner import rank_state, resumable_runner
+from se_mm.engine.runner import resumable_runner, resume_hooks
 from se_mm.engine.runner.cpu import CPURunner
 from se_mm.smoothing.options import OptionError
 
@@ -99,7 +99,7 @@ def test_gradients_between_two_steps_of_the_optimizer_are_kept(byol_cfg, tmp_pat
 
 def test_what_a_rank_has_for_itself_are_the_statistics_of_norms(byol_cfg, tmp_path, monkeypatch):
     runner, _ = trained(byol_cfg(tmp_path))
-    names = {name for name, _ in rank_state.statistics(runner)}
+    names = {name for name, _ in resume_hooks.statistics(runner)}
     norms = {
         f'{path}.{name}'
         for path, module in runner.model.named_modules()
@@ -109,10 +109,10 @@ def test_what_a_rank_has_for_itself_are_the_statistics_of_norms(byol_cfg, tmp_pa
     assert names == norms
     runner.model.register_buffer('queue', torch.zeros(3))
     runner.model.synchronised = nn.SyncBatchNorm(3)
-    assert {name for name, _ in rank_state.statistics(runner)} == norms
-    assert rank_state.rank_state(runner) == {'gradients': {}, 'buffers': {}}
-    monkeypatch.setattr(rank_state, 'is_main_process', lambda: False)
-    assert set(rank_state.rank_state(runner)['buffers']) == norms
+    assert {name for name, _ in resume_hooks.statistics(runner)} == norms
+    assert resume_hooks.rank_state(runner) == {'gradients': {}, 'buffers': {}}
+    monkeypatch.setattr(resume_hooks, 'is_main_process', lambda: False)
+    assert set(resume_hooks.rank_state(runner)['buffers']) == norms
 
 
 class WalksData(Hook):
