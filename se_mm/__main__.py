@@ -7,7 +7,6 @@ is looked for among those that come with se_mm; ``python -m se_mm configs`` list
 
 from __future__ import annotations
 
-import ast
 import os
 import runpy
 import sys
@@ -26,29 +25,23 @@ def commands() -> dict[str, Path]:
 
 
 def usage() -> str:
-    """All commands, each with the first line of what its tool says of itself."""
+    """All commands, each with what the second line of its tool says."""
     lines = ['usage: python -m se_mm COMMAND [ARGUMENTS], COMMAND --help', '']
     for name, path in commands().items():
-        if path.suffix == '.py':
-            said = (ast.get_docstring(ast.parse(path.read_text())) or '').splitlines()[0]
-            said = said.split(': ``')[0].rstrip('.') + '.'
-        else:
-            said = path.read_text().splitlines()[1].lstrip('# ')
-        lines.append(f'  {name:<20}{said}')
+        said = path.read_text().splitlines()[1].strip('#" ').split(': ``')[0].rstrip('.')
+        lines.append(f'  {name:<20}{said}.')
     lines.append(f'  {"configs":<20}List the configs that come with se_mm, or say where one is.')
     return '\n'.join(lines)
 
 
 def show_configs(names: list[str]) -> int:
     """List the configs, or print the paths of some."""
-    known = config_names()
-    paths = [find_config(name) for name in names]
-    if None in paths:
-        name = names[paths.index(None)]
-        hint = did_you_mean(name, bare_names())
-        print(f'error: config={name!r} does not come with se_mm.{hint}', file=sys.stderr)
-        return 2
-    print('\n'.join(map(str, paths or known)))
+    for name in names:
+        if find_config(name) is None:
+            hint = did_you_mean(name, bare_names())
+            print(f'error: config={name!r} does not come with se_mm.{hint}', file=sys.stderr)
+            return 2
+    print('\n'.join(str(find_config(name)) for name in names) or '\n'.join(config_names()))
     return 0
 
 

@@ -10,14 +10,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Optional
 
-# The OneDL forks install the same import names: together, each overwrites files of the other.
-TWINS = {
-    'mmengine': 'onedl-mmengine',
-    'mmcv': 'onedl-mmcv',
-    'mmcv-lite': 'onedl-mmcv',
-    'mmpretrain': 'onedl-mmpretrain',
-    'mmdet': 'onedl-mmdetection',
-}
+OPENMMLAB = ('mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain', 'mmdet')
+"""The OneDL forks install the same import names: together, each overwrites files of the other."""
 
 
 class EnvironmentProblem(ImportError):
@@ -31,28 +25,21 @@ def installed_distributions() -> set[str]:
 
 
 def check_environment(installed: Optional[Collection[str]] = None) -> None:
-    """Refuse an environment in which se_mm cannot work.
+    """Raise EnvironmentProblem if MMEngine is missing, or libraries overwrite each other.
 
     Args:
         installed: Names of the installed distributions; None asks the environment.
-
-    Raises:
-        EnvironmentProblem: If MMEngine is missing, or OpenMMLab's and OneDL's libraries are both
-            installed.
     """
     installed = installed_distributions() if installed is None else installed
     if not {'mmengine', 'mmengine-lite', 'onedl-mmengine'} & set(installed):
-        raise EnvironmentProblem(
-            'mmengine is not installed: run `pip install "se_mm[openmmlab]"`, or install mmengine '
-            'as its own guide says.'
-        )
-    openmmlab = [name for name in TWINS if name in installed]
-    onedl = sorted({twin for twin in TWINS.values() if twin in installed})
+        raise EnvironmentProblem('mmengine is not installed: run `pip install "se_mm[openmmlab]"`')
+    openmmlab = [name for name in OPENMMLAB if name in installed]
+    onedl = sorted(name for name in installed if name.startswith('onedl-mm'))
     if openmmlab and onedl:
         raise EnvironmentProblem(
             f'OpenMMLab ({", ".join(openmmlab)}) and OneDL ({", ".join(onedl)}) are both installed '
             f'and overwrite each other: run `pip uninstall {" ".join(openmmlab + onedl)}`, then '
-            f'install one of them.'
+            f'install one of them'
         )
 
 

@@ -16,11 +16,7 @@ TOOLS = HOME / 'tools'
 
 
 def config_names(studies: bool = True) -> list[str]:
-    """Names of the configs that come with this, with the folder of their family.
-
-    Args:
-        studies: Also those that are no trainings, but what to compare.
-    """
+    """Names of the configs, with the folder of their family; ``studies`` are no trainings."""
     left_out = {'_base_'} if studies else {'_base_', 'studies'}
     found = [path.relative_to(CONFIGS) for path in CONFIGS.rglob('*.py')]
     return sorted(path.as_posix() for path in found if path.parts[0] not in left_out)

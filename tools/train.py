@@ -19,9 +19,9 @@ try:
         load_config,
         merge_options,
         resume_from,
+        resume_option,
         run_tool,
     )
-    from se_mm.engine.runner.elastic import resume_option
     from se_mm.engine.trial import TrialHook
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
@@ -82,9 +82,7 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     resume_from(cfg, resume_option(cfg, args.resume))
     runner = build_runner(cfg)
-    report = check_runner(runner)
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-        print(report.short, flush=True)
+    check_runner(runner)
     runner.register_hook(FitHook(testing=False))
     if not args.no_check:
         runner.register_hook(TrialHook())

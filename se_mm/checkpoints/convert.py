@@ -9,6 +9,7 @@ is the projector, and in the student the predictor behind it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union
@@ -26,10 +27,16 @@ FORMATS = ('byol', 'backbone')
 WEIGHTS = ('teacher', 'student')
 State = dict[str, Tensor]
 
-_BACKBONE = re.compile(r'(conv1|bn1|layer\d+\.\d+\.(conv\d|bn\d|downsample\.\d))\.')
-# Places in the sequence ``fc``: linear, norm, ReLU, linear, and the same again.
-_PROJECTOR = {'0': 'fc0', '1': 'bn0', '3': 'fc1'}
-_PREDICTOR = {'4': 'fc0', '5': 'bn0', '7': 'fc1'}
+_BACKBONE = re.compile(r'conv1|bn1|layer\d+\.\d+\.(conv\d|bn\d|downsample\.\d)')
+# The places in the sequence ``fc`` are linear, norm, ReLU, linear, and the same again.
+_HEADS = {
+    'fc.0': 'neck.fc0',
+    'fc.1': 'neck.bn0',
+    'fc.3': 'neck.fc1',
+    'fc.4': 'head.predictor.fc0',
+    'fc.5': 'head.predictor.bn0',
+    'fc.7': 'head.predictor.fc1',
+}
 
 
 def convert(
@@ -52,9 +59,6 @@ def convert(
 
     Returns:
         What was written, and the names of what of the source was left out.
-
-    Raises:
-        OptionError: If the source is not of that layout, or ``out`` cannot be written.
     """
     check_choice('to', to, FORMATS)
     check_choice('weights', weights, WEIGHTS)
@@ -69,17 +73,17 @@ def convert(
     student, teacher = parts['student'], parts['teacher']
     _check_alike(student, teacher)
     if to == 'byol':
+        inside = {'backbone': 'target_net.module.0', 'neck': 'target_net.module.1'}
         state = {**student}
         for name, value in teacher.items():
             part, _, rest = name.partition('.')
-            state[f'target_net.module.{["backbone", "neck"].index(part)}.{rest}'] = value
+            state[f'{inside[part]}.{rest}'] = value
         # What has had no update is replaced by its student at the first.
         state['target_net.steps'] = torch.tensor(1)
     else:
         state = {k: v for k, v in parts[weights].items() if k.startswith('backbone.')}
-        other = next(who for who in WEIGHTS if who != weights)
-        heads = [name for name in parts[weights] if name not in state]
-        left_out += [f'{other}_encoder', *sorted({'.'.join(n.split('.')[:-2]) for n in heads})]
+        heads = {name.rsplit('.', 2)[0] for name in parts[weights] if name not in state}
+        left_out += [f'{who}_encoder' for who in WEIGHTS if who != weights] + sorted(heads)
     converted = {
         'state_dict': {name: value.clone() for name, value in state.items()},
         'meta': {
@@ -98,51 +102,41 @@ def convert(
 
 def blocks(state: Mapping[str, Tensor]) -> str:
     """Residual blocks of each stage of a backbone, as ``'3-4-6-3'``."""
-    found: dict[str, set[str]] = {}
-    for name in state:
-        match = re.match(r'backbone\.layer(\d+)\.(\d+)\.', name)
-        if match:
-            found.setdefault(match.group(1), set()).add(match.group(2))
-    return '-'.join(str(len(found[stage])) for stage in sorted(found))
+    found = [re.match(r'backbone\.layer(\d+)\.(\d+)\.', name) for name in state]
+    stages = Counter(stage for stage, _ in {match.groups() for match in found if match})
+    return '-'.join(str(stages[stage]) for stage in sorted(stages))
 
 
 def _part(model: Mapping[str, Any], encoder: str, source: str) -> State:
     """One encoder by mmpretrain's names in the student's model."""
     # DistributedDataParallel's prefix is there where several GPUs trained it.
     pattern = re.compile(rf'(?:module\.)?{encoder}\.(.+)')
-    found = {match.group(1): value for k, value in model.items() if (match := pattern.match(k))}
+    found = {match[1]: value for name, value in model.items() if (match := pattern.match(name))}
     if not found:
         names = ', '.join(sorted({'.'.join(key.split('.')[:2]) for key in model})[:5])
         raise OptionError(f'checkpoint {source!r} must have a {encoder}, and has {names}')
     part: State = {}
     for name, value in found.items():
-        if not isinstance(value, Tensor):
-            raise OptionError(f'{encoder}.{name} of {source!r} must be a tensor')
-        head, _, rest = name.partition('.')
-        place, _, last = rest.partition('.')
-        if _BACKBONE.match(name):
-            part[f'backbone.{name}'] = value
-        elif head == 'fc' and place in _PROJECTOR:
-            part[f'neck.{_PROJECTOR[place]}.{last}'] = value
-        elif head == 'fc' and place in _PREDICTOR and encoder == 'student_encoder':
-            part[f'head.predictor.{_PREDICTOR[place]}.{last}'] = value
-        else:
+        module, _, last = name.rpartition('.')
+        new = f'backbone.{module}' if _BACKBONE.fullmatch(module) else _HEADS.get(module, '')
+        is_predictor = new.startswith('head.') and encoder != 'student_encoder'
+        if not new or is_predictor or not isinstance(value, Tensor):
             raise OptionError(
                 f'checkpoint {source!r} has {encoder}.{name}, which the released layout does not: '
-                f'a ResNet with its projector (and predictor) as fc'
+                f'tensors of a ResNet with its projector (and predictor) as fc'
             )
+        part[f'{new}.{last}'] = value
     return part
 
 
 def _check_alike(student: State, teacher: State) -> None:
-    """Raise OptionError unless teacher and student have the same tensors."""
-    for name, value in teacher.items():
-        if name not in student or student[name].shape != value.shape:
-            shape = tuple(student[name].shape) if name in student else 'nothing'
+    """Raise OptionError unless teacher and student have the same tensors, but for the head."""
+    for name in dict.fromkeys([*teacher, *student]):
+        shapes = [
+            tuple(part[name].shape) if name in part else 'none' for part in (teacher, student)
+        ]
+        if shapes[0] != shapes[1] and not name.startswith('head.'):
             raise OptionError(
-                f'{name} must have the same shape in teacher and student, got {tuple(value.shape)} '
-                f'and {shape}'
+                f'{name} must be in teacher and student with the same shape, got {shapes[0]} and '
+                f'{shapes[1]}'
             )
-    missing = [name for name in student if name not in teacher and not name.startswith('head.')]
-    if missing:
-        raise OptionError(f'{missing[0]} must be in teacher and student, and the teacher lacks it')

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from se_mm.checkpoints.read import read_checkpoint
 from se_mm.checkpoints.write import check_out, whole_file
+from se_mm.engine.fit import check_when_loaded
 from se_mm.engine.hooks.recalibrate import check_batches, statistics
 from se_mm.engine.hooks.record import CHECKPOINT_KEY, read_record
 from se_mm.engine.launch import build_runner, config_file
@@ -29,20 +31,12 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class TeacherAndStudent:
-    """The teacher and the student of a training checkpoint, by the student model's names.
+    """The teacher and the student of a training checkpoint, by the student model's names."""
 
-    Attributes:
-        kind: Kind of the teacher, as in :data:`~se_mm.teachers.TEACHERS`; None if there is
-            none.
-        teacher: Its tensors; where the teacher is a part of the model, only those of that part.
-        student: All of the student's tensors.
-        path: Dotted name of the student in the trained model; empty if it is that model.
-    """
-
-    kind: Optional[str]
-    teacher: State
+    kind: Optional[str]  # Of the teacher, as in TEACHERS; None if there is none.
+    teacher: State  # Where the teacher is a part of the model, only the tensors of that part.
     student: State
-    path: str = ''
+    path: str = ''  # Dotted name of the student in the trained model; empty if it is that model.
 
 
 def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
@@ -58,40 +52,9 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
         student = _below(checkpoint['ema_state_dict'], 'module')
         return TeacherAndStudent('shadow', state, student)
     record = read_record(checkpoint)
-    if record is not None:
-        return _recorded(state, record['teacher'])
-    if _below(state, 'student') and _below(state, 'teacher'):
-        teacher, student = _below(state, 'teacher'), _below(state, 'student')
-        return TeacherAndStudent('pair', teacher, student, 'student')
-    averaged = [
-        name[: -len('.steps')]
-        for name in state
-        if name.endswith('.steps') and _below(state, name[: -len('steps')] + 'module')
-    ]
-    outermost = [p for p in averaged if not any(p.startswith(o + '.module.') for o in averaged)]
-    if len(outermost) > 1:
-        raise OptionError(
-            f'cannot publish from a checkpoint with several teachers: '
-            f'{", ".join(map(repr, outermost))}'
-        )
-    if outermost:
-        path, kind = outermost[0], 'averaged'
-        module = _below(state, f'{path}.module')
-    elif _below(state, 'teacher'):
-        path, kind = 'teacher', 'method'
-        module = _below(state, path)
-    else:
+    where = _guessed(state) if record is None else record['teacher']
+    if where is None:
         return TeacherAndStudent(None, {}, state)
-    student = {name: value for name, value in state.items() if not name.startswith(path + '.')}
-    folder = path.rpartition('.')[0]
-    teacher = {}
-    for inner, part in _parts(module, _siblings(student, folder)).items():
-        teacher |= {f'{inner}.{name}': value for name, value in part.items()}
-    return TeacherAndStudent(kind, teacher, student)
-
-
-def _recorded(state: State, where: Mapping[str, Any]) -> TeacherAndStudent:
-    """Teacher and student by what the record of se_mm has of them."""
     teacher: State = {}
     for part, published in where['parts'].items():
         for name, value in _below(state, part).items():
@@ -102,6 +65,38 @@ def _recorded(state: State, where: Mapping[str, Any]) -> TeacherAndStudent:
         own = f'{where["path"]}.'
         student = {name: value for name, value in state.items() if not name.startswith(own)}
     return TeacherAndStudent(where['kind'], teacher, student, where['student'])
+
+
+def _guessed(state: State) -> Optional[dict[str, Any]]:
+    """What a record would say of the teacher in a stock checkpoint; None if there is none."""
+    top = _children(state)
+    if 'teacher' in top and 'student' in top:
+        return dict(kind='pair', path='teacher', parts={'teacher': ''}, student='student')
+    averaged = [name.removesuffix('.steps') for name in state if name.endswith('.steps')]
+    averaged = [path for path in averaged if _below(state, f'{path}.module')]
+    paths = [p for p in averaged if not any(p.startswith(f'{o}.module.') for o in averaged)]
+    if len(paths) > 1:
+        raise OptionError(
+            f'cannot publish from a checkpoint with several teachers: {", ".join(map(repr, paths))}'
+        )
+    if paths:
+        kind, path, module = 'averaged', paths[0], f'{paths[0]}.module'
+    elif 'teacher' in top:
+        kind, path, module = 'method', 'teacher', 'teacher'
+    else:
+        return None
+    beside = [name for name in _children(state, path.rpartition('.')[0]) if name != path]
+    parts = [module] if _alike(state, module, beside) else _children(state, module)
+    found = {}
+    for part in parts:
+        names = _alike(state, part, beside)
+        if len(names) != 1:
+            raise OptionError(
+                f'part {part!r} of the teacher must match one module beside it, and matches '
+                f'{", ".join(map(repr, names)) or "none"}'
+            )
+        found[part] = names[0]
+    return dict(kind=kind, path=path, parts=found, student='')
 
 
 def publish(
@@ -128,9 +123,6 @@ def publish(
 
     Returns:
         What was written: ``state_dict``, and ``meta`` with its origin under ``'se_mm'``.
-
-    Raises:
-        OptionError: If the source lacks the weights, or ``out`` cannot be written.
     """
     check_choice('weights', weights, WEIGHTS)
     source, out = Path(source), Path(out)
@@ -149,7 +141,8 @@ def publish(
         if weights != 'teacher':
             raise OptionError(f"recalibrate needs weights='teacher', got {weights!r}")
         check_count('batches', batches, 1)
-        state = state | _recalibrated(checkpoint['state_dict'], found, recalibrate, batches)
+        trained = checkpoint['state_dict']
+        state = state | _recalibrated(str(source), trained, found, recalibrate, batches)
     chosen = _choose(state, prefixes, weights)
     meta = checkpoint.get('meta') or {}
     published = {
@@ -160,7 +153,7 @@ def publish(
             CHECKPOINT_KEY: {
                 'version': __version__,
                 'checkpoint': source.name,
-                'sha256': _digest(source),
+                'sha256': hashlib.sha256(source.read_bytes()).hexdigest(),
                 'weights': weights,
                 'prefixes': list(prefixes),
                 'recalibrated_on': batches if recalibrate else None,
@@ -176,8 +169,8 @@ def publish(
 
 @torch.no_grad()
 def _recalibrated(
-    state: State, found: TeacherAndStudent, config: str, batches: int
-) -> dict[str, Tensor]:
+    path: str, state: State, found: TeacherAndStudent, config: str, batches: int
+) -> State:
     """Statistics of the teacher's batch norms over training batches, by published name."""
     cfg = Config.fromfile(config_file(config))
     with TemporaryDirectory() as folder:
@@ -188,12 +181,7 @@ def _recalibrated(
         start = f'{found.path}.' if found.path else ''
         teacher = {start + name: value for name, value in found.teacher.items()}
         held = state | teacher
-        for name, value in network.state_dict().items():
-            if name not in held or held[name].shape != value.shape:
-                raise OptionError(
-                    f'recalibrate must be the config that the checkpoint was trained with, got '
-                    f'{config!r}, whose model has {name!r} of shape {tuple(value.shape)}'
-                )
+        check_when_loaded(network, held, path)
         network.load_state_dict(held, strict=False)
         new = statistics(runner, network, teacher, batches, runner.seed)
     return {name[len(start) :]: value.to(teacher[name]) for name, value in new.items()}
@@ -212,32 +200,13 @@ def _children(state: State, folder: str = '') -> list[str]:
     return [f'{folder}.{name}' if folder else name for name in names]
 
 
-def _siblings(student: State, folder: str) -> dict[str, State]:
-    """The modules beside a teacher."""
-    return {name: _below(student, name) for name in _children(student, folder)}
-
-
-def _parts(module: State, siblings: dict[str, State]) -> dict[str, State]:
-    """The teacher's tensors by the name of the sibling that each part of it follows."""
-    whole = [name for name, tensors in siblings.items() if _shapes(tensors) == _shapes(module)]
-    if len(whole) == 1:
-        return {whole[0]: module}
-    parts = {name: _below(module, name) for name in _children(module)}
-    found: dict[str, State] = {}
-    for number, part in parts.items():
-        alike = [name for name, tensors in siblings.items() if _shapes(tensors) == _shapes(part)]
-        if whole or len(alike) != 1:
-            several = ', '.join(map(repr, whole or alike))
-            raise OptionError(
-                f'part {number!r} of the teacher must match one module beside it, and matches '
-                f'{several or "none"}'
-            )
-        found[alike[0]] = part
-    return found
-
-
-def _shapes(tensors: State) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in tensors.items()}
+def _alike(state: State, part: str, others: Sequence[str]) -> list[str]:
+    """The modules that have the tensors of a part, by name and shape."""
+    shapes = {
+        module: {name: value.shape for name, value in _below(state, module).items()}
+        for module in (part, *others)
+    }
+    return [module for module in others if shapes[module] == shapes[part]]
 
 
 def _choose(state: State, prefixes: Sequence[str], weights: str) -> State:
@@ -248,25 +217,10 @@ def _choose(state: State, prefixes: Sequence[str], weights: str) -> State:
     for prefix in prefixes:
         part = _below(state, prefix)
         if not part:
-            names = list(
-                dict.fromkeys(
-                    '.'.join(name.split('.')[:depth])
-                    for name in state
-                    for depth in range(1, name.count('.') + 1)
-                )
-            )
+            modules = {name[: dot.start()] for name in state for dot in re.finditer(r'\.', name)}
             raise OptionError(
                 f'prefix={prefix!r} must be a part of the {weights}, which has '
-                f'{", ".join(_children(state))}.{did_you_mean(prefix, names)}'
+                f'{", ".join(_children(state))}.{did_you_mean(prefix, modules)}'
             )
         chosen |= {f'{prefix}.{name}': value for name, value in part.items()}
     return chosen
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,19 +8,20 @@ verify them and loads a tensor with a flipped bit like any other, so they are ve
 from __future__ import annotations
 
 import codecs
+import contextlib
 import logging
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, print_log
+from mmengine.runner import CheckpointLoader
 
 from se_mm.smoothing.options import OptionError, did_you_mean
 
@@ -37,25 +38,22 @@ _ZIP = b'PK\x03\x04'
 
 
 def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
-    """Read a local checkpoint.
+    """Read a checkpoint: a URL by MMEngine's loaders, a local one safely.
 
     Only tensors, plain data and the classes of MMEngine's log are loaded, unless the environment
     variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` says that the file is trusted.
 
-    Args:
-        path: A local file.
-        map_location: As for :func:`torch.load`.
-
     Raises:
         OptionError: If the file does not exist, is damaged, or contains other classes.
     """
+    if '://' in str(path):
+        return CheckpointLoader.load_checkpoint(str(path), map_location)
     path = Path(path).expanduser()
     name = f'checkpoint {str(path)!r}'
     restricted = _CAN_RESTRICT and os.environ.get(TRUST, '0') not in ('1', 'y', 'yes', 'true')
     try:
         _verify_checksums(path)
-        with mmengine_classes_allowed():
-            checkpoint = torch.load(path, map_location=map_location, weights_only=restricted)
+        checkpoint = torch.load(path, map_location=map_location, weights_only=restricted)
     except FileNotFoundError as error:
         names = [str(other) for other in path.parent.glob('*.pth')]
         raise OptionError(f'{name} does not exist.{did_you_mean(path, names)}') from error
@@ -74,8 +72,8 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
         raise OptionError(f'{name} cannot be read: {reason}') from error
     if not _CAN_RESTRICT:
         print_log(
-            f'{name} was loaded without restrictions and may have run code: PyTorch '
-            f'{torch.__version__} cannot restrict what is loaded, 2.4 or later can',
+            f'{name} was loaded without restrictions and may have run code; PyTorch 2.4 or later '
+            f'restricts what is loaded, this is {torch.__version__}',
             logger='current',
             level=logging.WARNING,
         )
@@ -84,12 +82,12 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
 
 def check_training_checkpoint(path: str, checkpoint: Any) -> None:
     """Raise OptionError unless a run can resume from a checkpoint."""
-    parts = checkpoint if isinstance(checkpoint, Mapping) else {}
-    meta: Any = parts.get('meta') if isinstance(parts.get('meta'), Mapping) else {}
-    counts = [meta.get(key) for key in ('epoch', 'iter')]
-    if not isinstance(parts.get('state_dict'), Mapping) or not all(
-        isinstance(count, int) and count >= 0 for count in counts
-    ):
+    try:
+        state, meta = checkpoint['state_dict'], checkpoint['meta']
+        fits = isinstance(state, Mapping) and meta['epoch'] >= 0 and meta['iter'] >= 0
+    except (KeyError, TypeError, IndexError):
+        fits = False
+    if not fits:
         raise OptionError(
             f'cannot resume from {path!r}: it needs a state_dict and the counts meta.epoch and '
             f'meta.iter; use load_from to start from its weights'
@@ -102,11 +100,8 @@ def newest_checkpoint(
     """Find and read the newest checkpoint of a work dir that a run can resume from.
 
     Returns:
-        Its path, or None if the folder has no checkpoints; its contents; and why each newer one
-        was skipped.
-
-    Raises:
-        OptionError: If there are checkpoints but none of them can be resumed from.
+        Its path, or None if the folder has no checkpoints at all; its contents; and why each newer
+        one was skipped.
     """
     reasons: list[str] = []
     for path in candidates(work_dir):
@@ -131,58 +126,30 @@ def candidates(work_dir: Union[str, Path]) -> list[Path]:
     was moved. The others follow from the newest to the oldest; ``best_*`` files have no optimizer.
     """
     folder = Path(work_dir)
-    found: list[Path] = []
-    try:
+    named = Path()
+    with contextlib.suppress(OSError, ValueError):
         named = Path((folder / 'last_checkpoint').read_text().strip())
-    except (OSError, ValueError):
-        named = Path()
-    for path in (folder / named.name, named):
-        if named.name and path.is_file():
-            found.append(path)
-            break
+    found = [path for path in (folder / named.name, named) if named.name and path.is_file()][:1]
     others = [
-        path
+        (path.stat().st_mtime, int(number[1]), path)
         for path in folder.glob('*.pth')
-        if re.search(r'_\d+$', path.stem) and not path.name.startswith('best_')
+        if (number := re.search(r'_(\d+)$', path.stem)) and not path.name.startswith('best_')
     ]
-
-    def age(path: Path) -> tuple[float, int]:
-        return path.stat().st_mtime, int(path.stem.rpartition('_')[2])
-
-    found += [path for path in sorted(others, key=age, reverse=True) if path not in found]
-    return found
-
-
-@contextmanager
-def mmengine_classes_allowed() -> Iterator[None]:
-    """Let ``torch.load(weights_only=True)`` read what MMEngine writes, inside the context only.
-
-    MMEngine's checkpoints contain the history of its log, which is made of NumPy arrays
-    (https://github.com/open-mmlab/mmengine/issues/1655).
-    """
-    if not _CAN_RESTRICT:
-        yield
-        return
-    before = list(torch.serialization.get_safe_globals())
-    torch.serialization.add_safe_globals(mmengine_classes())
-    try:
-        yield
-    finally:
-        torch.serialization.clear_safe_globals()
-        torch.serialization.add_safe_globals(before)
+    return found + [path for *_, path in sorted(others, reverse=True) if path not in found]
 
 
 def allow_mmengine_checkpoints() -> None:
     """Add what MMEngine writes to PyTorch's list of what ``weights_only=True`` may load.
 
-    Called when se_mm is imported: without it, MMEngine's own Runner cannot resume with PyTorch 2.6
-    or later. Nothing that could run code is added.
+    Called when se_mm is imported: MMEngine's checkpoints contain the history of its log, which is
+    made of NumPy arrays (https://github.com/open-mmlab/mmengine/issues/1655), and cannot be loaded
+    by PyTorch 2.6 or later without. Nothing that could run code is added.
     """
-    if hasattr(torch.serialization, 'add_safe_globals'):
-        torch.serialization.add_safe_globals(mmengine_classes())
+    if _CAN_RESTRICT:
+        torch.serialization.add_safe_globals(_mmengine_classes())
 
 
-def mmengine_classes() -> list[Any]:
+def _mmengine_classes() -> list[Any]:
     """The classes and functions that an MMEngine checkpoint refers to."""
     kinds = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', '?')
     dtypes = {type(np.dtype(kind)) for kind in kinds}
@@ -192,12 +159,11 @@ def mmengine_classes() -> list[Any]:
         for name in ('_reconstruct', 'scalar')
         for core in ('core', '_core')
     ]
-    statistics = [
+    functions += [
         _known_as(module, 'getattr', _statistic) for module in ('builtins', '__builtin__')
     ]
-    # PyTorch allows this one itself since 2.5; NumPy writes bytes by it.
-    functions.append(codecs.encode)
-    return [HistoryBuffer, np.ndarray, np.dtype, *dtypes, *functions, *statistics]
+    # NumPy writes bytes by codecs.encode, which PyTorch allows itself since 2.5.
+    return [HistoryBuffer, np.ndarray, np.dtype, codecs.encode, *dtypes, *functions]
 
 
 def _known_as(module: str, name: str, function: Callable) -> Callable:

@@ -20,11 +20,9 @@ def whole_file(key: Optional[str], path: Union[str, Path]) -> Iterator[Path]:
     The folder is created. If the body fails, an existing file is left as it was.
 
     Args:
-        key: The option that names the file, for the error message. None: an OSError stays one.
+        key: The option that names the file, for the OptionError when it cannot be written. None: an
+            OSError stays one.
         path: The file.
-
-    Raises:
-        OptionError: If the file cannot be written.
     """
     path = Path(path)
     temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
@@ -50,13 +48,7 @@ def remove_leftovers(folder: Union[str, Path]) -> None:
 
 
 def check_out(source: Path, out: Path, overwrite: bool) -> None:
-    """Raise OptionError if ``out`` is the source, or exists and ``overwrite`` is not set.
-
-    Args:
-        source: The checkpoint that is read.
-        out: The file to write.
-        overwrite: Whether an existing file is replaced.
-    """
+    """Raise OptionError if ``out`` is the source, or exists and ``overwrite`` is not set."""
     if out.resolve() == source.resolve():
         raise OptionError(f'out must not be the checkpoint itself, got {str(out)!r}')
     if out.exists() and not overwrite:

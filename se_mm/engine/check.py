@@ -7,17 +7,13 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import EMAHook
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
 from torch import nn
 
 from se_mm.datasets.class_checks import check_detection_classes, check_evaluator_file
@@ -28,7 +24,7 @@ from se_mm.smoothing import Rule, Schedule, Settings
 from se_mm.smoothing.options import OptionError, did_you_mean
 from se_mm.smoothing.units import Pair as TensorPair
 from se_mm.smoothing.units import Units
-from se_mm.teachers import Mover, Pair, candidates, plain_model
+from se_mm.teachers import Mover, candidates, plain_model
 
 _LATE = 10**12  # An update at which a schedule without an end has reached its value.
 
@@ -37,25 +33,17 @@ _LATE = 10**12  # An update at which a schedule without an end has reached its v
 class Group:
     """The tensors that are updated in one way.
 
-    Attributes:
-        source: The option that says so: ``'default'``, ``"overrides['norm']"`` or
-            ``"buffers='copy'"``.
-        how: In words.
-        names: Names of the tensors in the student.
-        units: Units that they split into; 0 where nothing is picked.
-        numbers: Numbers that they have.
-        bytes: Bytes of the teacher.
-        horizon: Expected updates that a number of the teacher reaches back, at the first and at the
-            last update; None where nothing is smoothed, or the average is not known ahead.
+    Its horizon is how many updates a number of the teacher is expected to reach back, at the first
+    and at the last update.
     """
 
-    source: str
-    how: str
-    names: tuple[str, ...]
-    units: int
-    numbers: int
-    bytes: int
-    horizon: Optional[tuple[float, float]]
+    source: str  # The option that says so: "default", "overrides['norm']" or "buffers='copy'".
+    how: str  # In words.
+    names: tuple[str, ...]  # Of the tensors in the student.
+    units: int  # That they split into; 0 where nothing is picked.
+    numbers: int  # That they have.
+    bytes: int  # Of the teacher.
+    horizon: Optional[tuple[float, float]]  # None: nothing is smoothed, or the average is unknown.
 
     def __str__(self) -> str:
         size = f'{len(self.names)} tensors, {self.numbers:,} numbers, {self.bytes:,} bytes'
@@ -69,37 +57,15 @@ class Group:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run would update and how.
+    """What a run would update and how. Without a hook of ours it has no groups, and no rule."""
 
-    Attributes:
-        model: Class of the model.
-        hook: The hook's class, or what else moves the teacher.
-        lines: What the hook says it will do, its cautions included.
-        groups: The ways in which tensors are updated; empty where no hook of ours is at work.
-        settings: The hook's other options in force, as text by name.
-        updates: Opportunities for an update in the run. None: not known without the data.
-        device: Where the model was built: ``'meta'`` or ``'cpu'``.
-        rule: How tensors without an override are smoothed, with the momentum that the model has
-            where it is known. None: no hook of ours is at work.
-    """
-
-    model: str
-    hook: str
-    lines: tuple[str, ...]
+    model: str  # Its class.
+    hook: str  # Its class, or what else moves the teacher.
+    lines: tuple[str, ...]  # What the hook says it will do, its cautions included.
     groups: tuple[Group, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)
-    updates: Optional[int] = None
-    device: str = 'cpu'
-    rule: Optional[Rule] = None
-
-    @property
-    def short(self) -> str:
-        """One line."""
-        if not self.groups:
-            return f'{self.model}: {self.lines[0]}; {self.hook}'
-        counts = '; '.join(f'{len(group.names)} by {group.source}' for group in self.groups)
-        updates = '' if self.updates is None else f'; {self.updates:,} updates'
-        return f'{self.model}: {self.lines[0]}; {self.hook}: tensors {counts}{updates}'
+    settings: Mapping[str, str] = field(default_factory=dict)  # The hook's other options in force.
+    updates: Optional[int] = None  # Opportunities for one; None: not known without the data.
+    rule: Optional[Rule] = None  # Of tensors without an override, with the model's own momentum.
 
     def __str__(self) -> str:
         what, *cautions = self.lines
@@ -118,129 +84,37 @@ class Report:
 def check_config(cfg: Config) -> Report:
     """Bind the teacher of a config without loading data, and report what would be updated.
 
-    Global random generators, registries' scopes and MMEngine's global instances stay as they are.
-
-    Args:
-        cfg: The config of a training. It is not changed.
+    The config of a training, global random generators and registries' scopes stay as they are.
 
     Raises:
         OptionError: If an option of ours is invalid or does not fit the model, or its teacher would
             never be updated.
     """
     check_detection_classes(cfg)
-    scope = cfg.get('default_scope') or 'mmengine'
-    with (
-        rng_untouched(),
-        _instances_untouched(),
-        warnings.catch_warnings(),
-        DefaultScope.overwrite_default_scope(scope),
-    ):
+    scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
+    with rng_untouched(), scope, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # Those of the model come when it is built to be trained.
-        kinds = _hook_kinds(cfg)
-        ours = [(entry, kind) for entry, kind in kinds if issubclass(kind, SpatialEnsembleHook)]
         # An invalid option need not wait for the model.
-        hooks = [_build(entry) for entry, _ in ours]
-        model, device = _build_model(cfg)
-        if not hooks:
-            return _report_without(model, device, [kind for _, kind in kinds])
-        others = [kind for entry, kind in kinds if entry is not ours[0][0]]
+        hooks = [
+            _build(entry) if issubclass(kind, SpatialEnsembleHook) else kind
+            for entry, kind in hook_classes(cfg)
+        ]
         seed = (cfg.get('randomness') or {}).get('seed')
-        return _report(hooks[0], model, others, cfg, seed, device)
+        return _report(hooks, _build_model(cfg), cfg, seed)
 
 
 def check_runner(runner: Runner) -> Report:
     """Bind the teacher of a run that is about to train, and report what will be updated.
 
-    The run then uses the same binding.
-
-    Args:
-        runner: The runner, with its model and hooks.
-
-    Raises:
-        OptionError: As :func:`check_config`.
+    The run then uses the same binding. Raises OptionError as :func:`check_config` does.
     """
     check_detection_classes(runner.cfg)
     check_evaluator_file(runner.cfg, 'val')
-    model = plain_model(runner.model)
-    kinds = [type(hook) for hook in runner.hooks]
-    hook = next((hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)), None)
-    if hook is None:
-        return _report_without(model, 'cpu', kinds)
-    others = [type(other) for other in runner.hooks if other is not hook]
-    return _report(hook, model, others, runner.cfg, runner.seed, 'cpu')
+    return _report(runner.hooks, plain_model(runner.model), runner.cfg, runner.seed)
 
 
-def _report(
-    hook: SpatialEnsembleHook,
-    model: nn.Module,
-    others: list[type],
-    cfg: Config,
-    seed: Optional[int],
-    device: str,
-) -> Report:
-    """Bind a hook, check it against the run, and report.
-
-    Args:
-        hook: The hook.
-        model: The model without its wrapper.
-        others: Classes of the run's other hooks.
-        cfg: The config of the run.
-        seed: Seed of the run, or None.
-        device: Where the model is.
-    """
-    mover = hook.bind(model)
-    settings = hook.settings
-    hook.check_other_hooks(others)
-    length = _length(cfg)
-    check_begin(settings, *length)
-    updates = _updates(cfg, mover, length[0])
-    if updates is not None:
-        check_interval(mover, updates)
-    seed = seed if settings.seed is None else settings.seed
-    begin = (
-        f'epoch {settings.begin_epoch}'
-        if settings.begin_epoch
-        else f'iteration {settings.begin_iter}'
-    )
-    interval = mover.interval
-    return Report(
-        model=type(model).__name__,
-        hook=type(hook).__name__,
-        lines=tuple(mover.describe()),
-        groups=tuple(_groups(mover, updates)),
-        settings={
-            'interval': f'every {interval} opportunities' if interval > 1 else '1',
-            'begin': begin,
-            'seed': 'drawn when the run starts' if seed is None else str(seed),
-            'buffers': mover.ensemble.smoother.buffers,
-        },
-        updates=updates,
-        device=device,
-        rule=replace(settings.default, momentum=settings.momentum or mover.inherited_momentum()),
-    )
-
-
-def _report_without(model: nn.Module, device: str, kinds: list[type]) -> Report:
-    """The report of a run without a hook of ours, which must move its teacher in another way."""
-    name = type(model).__name__
-    found = candidates(model, Settings())
-    # By its method, since mmdet need not be installed.
-    mean_teacher = next((kind for kind in kinds if hasattr(kind, 'momentum_update')), None)
-    averaging = next((kind for kind in kinds if issubclass(kind, EMAHook)), None)
-    if any(kind is Pair for kind in found.values()) and mean_teacher is not None:
-        teacher, who = ', '.join(found), f'{mean_teacher.__name__}, not of se_mm'
-    elif averaging is not None and not found:
-        teacher, who = f'a copy of {name} (shadow)', f'{averaging.__name__}, of MMEngine'
-    elif found:
-        teacher = ', '.join(f'{path} ({kind.kind})' for path, kind in found.items())
-        who = 'not moved by a hook of se_mm'
-    else:
-        teacher, who = 'no teacher', 'no hook of se_mm'
-    return Report(name, who, (teacher,), device=device)
-
-
-def _hook_kinds(cfg: Config) -> list[tuple[Any, type]]:
-    """Entry and class of each custom hook.
+def hook_classes(cfg: Config) -> list[tuple[Any, type]]:
+    """Entry and class of each custom hook that exists.
 
     Raises:
         OptionError: If a name that does not exist is nearly one of ours.
@@ -254,83 +128,87 @@ def _hook_kinds(cfg: Config) -> list[tuple[Any, type]]:
                 kind = registry.get(name)
             hint = did_you_mean(name, ['SETMAHook', 'SpatialEnsembleHook'])
             if kind is None and hint:
-                raise OptionError(f'custom_hooks has an unknown type {name!r}.{hint}')
+                raise OptionError(f'custom_hooks has an unknown type={name!r}.{hint}')
         if isinstance(kind, type):
             kinds.append((entry, kind))
     return kinds
 
 
+def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]) -> Report:
+    """Bind the hook that moves the teacher; of others, ``hooks`` may have the classes alone."""
+    hook = next((hook for hook in hooks if isinstance(hook, SpatialEnsembleHook)), None)
+    name = type(model).__name__
+    if hook is None:
+        found = [f'{path} ({kind.kind})' for path, kind in candidates(model, Settings()).items()]
+        lines = (', '.join(found) or 'no teacher',)
+        return Report(name, 'not moved by a hook of se_mm', lines)
+    mover = hook.bind(model)
+    settings = hook.settings
+    others = (other for other in hooks if other is not hook)
+    hook.check_other_hooks(other if isinstance(other, type) else type(other) for other in others)
+    # A run by iterations counts as one epoch, until its data loader is there.
+    iters = cfg.train_cfg.get('max_iters')
+    check_begin(settings, iters, cfg.train_cfg.get('max_epochs') if iters is None else None)
+    wrapper, updates = cfg.optim_wrapper, None
+    if iters is not None and not settings.begin_epoch and 'optimizer' in wrapper:
+        updates = count_updates(mover, int(iters), 1, int(wrapper.get('accumulative_counts', 1)))
+        check_interval(mover, updates)
+    seed = seed if settings.seed is None else settings.seed
+    unit = 'epoch' if settings.begin_epoch else 'iteration'
+    return Report(
+        model=name,
+        hook=type(hook).__name__,
+        lines=tuple(mover.describe()),
+        groups=tuple(_groups(mover, updates)),
+        settings={
+            'interval': f'every {mover.interval} opportunities' if mover.interval > 1 else '1',
+            'begin': f'{unit} {settings.begin_epoch or settings.begin_iter}',
+            'seed': 'drawn when the run starts' if seed is None else str(seed),
+            'buffers': mover.ensemble.smoother.buffers,
+        },
+        updates=updates,
+        rule=replace(settings.default, momentum=settings.momentum or mover.inherited_momentum()),
+    )
+
+
 def _build(entry: Any) -> Any:
     """A hook as the runner builds it."""
-    if not isinstance(entry, Mapping):
-        return copy.deepcopy(entry)
     entry = copy.deepcopy(entry)
-    entry.pop('priority', None)
-    return HOOKS.build(entry)
+    if not isinstance(entry, Mapping):
+        return entry
+    return HOOKS.build({key: value for key, value in entry.items() if key != 'priority'})
 
 
-def _build_model(cfg: Config) -> tuple[nn.Module, str]:
+def _build_model(cfg: Config) -> nn.Module:
     """The model of a config: on the meta device, which costs nothing, else on the CPU."""
     model = copy.deepcopy(cfg.model)
     if isinstance(cfg.get('data_preprocessor'), Mapping) and isinstance(model, MutableMapping):
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     if isinstance(model, nn.Module):
-        return model, 'cpu'
+        return model
     try:
         with torch.device('meta'):
-            return MODELS.build(copy.deepcopy(model)), 'meta'
+            return MODELS.build(copy.deepcopy(model))
     except OptionError:
         raise
     except Exception:  # Some constructors read the values of their tensors.
-        return MODELS.build(model), 'cpu'
-
-
-@contextmanager
-def _instances_untouched() -> Iterator[None]:
-    """Leave MMEngine's global instances as they are, of which the newest counts."""
-    kinds = (DefaultScope, MessageHub, MMLogger, Visualizer)
-    before = [kind._instance_dict.copy() for kind in kinds]
-    try:
-        yield
-    finally:
-        for kind, instances in zip(kinds, before):
-            kind._instance_dict = instances
-
-
-def _length(cfg: Config) -> tuple[Optional[int], Optional[int]]:
-    """Iterations and epochs of a run, where they are known without its data."""
-    iters, epochs = cfg.train_cfg.get('max_iters'), cfg.train_cfg.get('max_epochs')
-    if iters is not None:
-        # A run by iterations counts as one epoch, until its data loader is there.
-        return int(iters), None
-    return None, None if epochs is None else int(epochs)
-
-
-def _updates(cfg: Config, mover: Mover, max_iters: Optional[int]) -> Optional[int]:
-    """Opportunities for an update, where they are known."""
-    wrapper = cfg.optim_wrapper
-    if max_iters is None or mover.ensemble.settings.begin_epoch or 'optimizer' not in wrapper:
-        return None
-    return count_updates(mover, max_iters, 1, int(wrapper.get('accumulative_counts', 1)))
+        return MODELS.build(model)
 
 
 def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
     """The tensors of a teacher, by the option that says how each is updated."""
     smoother, settings = mover.ensemble.smoother, mover.ensemble.settings
     words = {'copy': 'copied at every update', 'skip': 'left as the first update has them'}
-    groups: dict[tuple[str, str], list[TensorPair]] = {}
-    rules: dict[tuple[str, str], Optional[Rule]] = {}
+    groups: dict[tuple[str, str], tuple[Optional[Rule], list[TensorPair]]] = {}
     for member, pair in smoother.pairs.items():
         part, own = settings.part_of(member.name), member.rule
         if not member.is_parameter and not isinstance(settings.rule_of(member.name), str):
             source = f'buffers={smoother.buffers!r}'
         else:
             source = 'default' if part is None else f'overrides[{part!r}]'
-        key = source, words[own] if isinstance(own, str) else str(own)
-        groups.setdefault(key, []).append(pair)
-        rules[key] = own if isinstance(own, Rule) else None
-    for (source, how), pairs in sorted(groups.items(), key=lambda item: item[0][0] != 'default'):
-        rule = rules[source, how]
+        rule, how = (None, words[own]) if isinstance(own, str) else (own, str(own))
+        groups.setdefault((source, how), (rule, []))[1].append(pair)
+    for (source, how), (rule, pairs) in sorted(groups.items(), key=lambda g: g[0][0] != 'default'):
         filled = [pair for pair in pairs if pair.teacher.numel()]
         yield Group(
             source=source,

@@ -3,19 +3,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from se_mm.datasets.class_checks import check_same_classes
 from se_mm.evaluation.probe_loop import ProbeLoop
 from se_mm.smoothing.options import OptionError
 from se_mm.teachers import plain_model
+
+Shape = tuple[int, ...]
 
 
 class FitHook(Hook):
@@ -28,9 +30,6 @@ class FitHook(Hook):
     Args:
         testing: Whether the checkpoint is tested: then every parameter must be in it, and the test
             data must have the classes that it was trained on, where both are known.
-
-    Raises:
-        OptionError: When the checkpoint is loaded, if it does not fit.
     """
 
     priority = 'LOWEST'  # After hooks that change what is loaded.
@@ -46,19 +45,33 @@ class FitHook(Hook):
             return
         model = plain_model(runner.model)
         model = model.module if isinstance(model, BaseTTAModel) else model
-        saved = checkpoint.get('state_dict', checkpoint)
-        shapes = {
-            name.removeprefix('module.'): tuple(value.shape)
-            for name, value in saved.items()
-            if hasattr(value, 'shape')
-        }
+        check_when_loaded(model, checkpoint, runner._load_from, partly=not self._testing)
 
-        def loaded(module: nn.Module, keys: Any) -> None:
-            # Called by what loads: a model may rename what is in a checkpoint.
-            handle.remove()
-            _check_tensors(module, keys.missing_keys, shapes, self._testing, runner._load_from)
 
-        handle = model.register_load_state_dict_post_hook(loaded)
+def check_when_loaded(
+    model: nn.Module, checkpoint: Mapping[str, Any], path: str, partly: bool = False
+) -> None:
+    """Let a model raise OptionError when it next loads a checkpoint that does not fit it.
+
+    The check is made by what loads, since a model may rename what is in a checkpoint.
+
+    Args:
+        model: The model, which loads ``checkpoint`` next.
+        checkpoint: The checkpoint.
+        path: Its name.
+        partly: Whether it fits if any parameter does.
+    """
+    shapes = {
+        name.removeprefix('module.'): tuple(value.shape)
+        for name, value in checkpoint.get('state_dict', checkpoint).items()
+        if hasattr(value, 'shape')
+    }
+
+    def loaded(module: nn.Module, keys: Any) -> None:
+        handle.remove()
+        _check_tensors(module, set(keys.missing_keys), shapes, path, partly)
+
+    handle = model.register_load_state_dict_post_hook(loaded)  # type: ignore[no-untyped-call]
 
 
 def _check_classes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
@@ -81,59 +94,29 @@ def _classes(metainfo: Any) -> Optional[tuple[str, ...]]:
 
 
 def _check_tensors(
-    model: nn.Module,
-    missing: Iterable[str],
-    saved: Mapping[str, tuple[int, ...]],
-    all_of_them: bool,
-    path: str,
+    model: nn.Module, missing: set[str], saved: Mapping[str, Shape], path: str, partly: bool
 ) -> None:
-    """Refuse a checkpoint that lacks parameters of a model.
-
-    Args:
-        model: The model, loaded.
-        missing: Names of its tensors that were not in the checkpoint.
-        saved: Shapes in the checkpoint.
-        all_of_them: Whether all parameters must be in it; otherwise one is enough.
-        path: Name of the checkpoint.
-
-    Raises:
-        OptionError: If they are not.
-    """
-    kind, missing = type(model).__name__, set(missing)
-    own = model.state_dict()  # A model may leave a part of its own out of it.
-    parameters = {
+    """Raise OptionError if parameters of a model were ``missing``, or have other shapes."""
+    own = {
         name: tuple(value.shape)
-        for name, value in model.named_parameters()
-        if name in own and not is_lazy(value)
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor) and not is_lazy(value)
     }
+    # A model may leave a part of its own out of its state dict.
+    parameters = [name for name, _ in model.named_parameters() if name in own]
     lacking = [name for name in parameters if name in missing]
-    others = {name: saved.get(name, shape) for name, shape in parameters.items()}
-    other = [name for name, shape in parameters.items() if others[name] != shape]
-    if not parameters or (not all_of_them and len(lacking) + len(other) < len(parameters)):
+    other = [name for name, shape in own.items() if saved.get(name, shape) != shape]
+    if partly and not {*parameters} <= {*lacking, *other}:
         return
     if lacking:
         counts = f'{len(lacking)} of {len(parameters)} parameters, such as {lacking[0]!r}'
         problem = f'got one without {counts}'
     elif other:
-        name = other[0]
-        problem = f'got {name!r} of shape {others[name]} and not {parameters[name]}'
+        problem = f'got {other[0]!r} of shape {saved[other[0]]} and not {own[other[0]]}'
     else:
         return
     raise OptionError(
-        f'checkpoint {path!r} must have the parameters of {kind}, {problem}; '
-        f'{_advice(lacking, saved)}'
+        f'checkpoint {path!r} must have the parameters of {type(model).__name__}, {problem}; use '
+        f'the config that it was trained with, or take one network out of a training checkpoint '
+        f'with tools/publish_teacher.py'
     )
-
-
-def _advice(lacking: Iterable[str], saved: Iterable[str]) -> str:
-    """What to do about parameters that a checkpoint lacks."""
-    lacking, saved = set(lacking), set(saved)
-    parts = {name.partition('.')[0] for name in saved if name.partition('.')[2] in lacking}
-    if parts:
-        return (
-            f'it is of a training, and has them in {" and ".join(sorted(parts))}: take one out '
-            f'with tools/publish_teacher.py'
-        )
-    if any(name.partition('.')[2] in saved for name in lacking):
-        return 'it has one network alone: use the config of that network, or a training checkpoint'
-    return 'use the config that it was trained with'

@@ -19,9 +19,10 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.dist import barrier, is_distributed
-from mmengine.registry import HOOKS, RUNNERS
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from se_mm.engine.check import hook_classes
 from se_mm.engine.runner.cpu import CPURunner
 from se_mm.engine.runner.resumable_runner import ResumableRunner
 from se_mm.home import bare_names, find_config
@@ -51,14 +52,11 @@ class KeyValues(DictAction):
             key, equals, text = pair.partition('=')
             if not equals:
                 parser.error(f'argument {option_string}: must be KEY=VALUE, got {pair!r}')
+            is_path = not {*key.split('.')}.isdisjoint(PATHS)
             try:
-                value = self._parse_iterable(text)
+                if isinstance(self._parse_iterable(text), list) and is_path and text[0] != '[':
+                    raise ValueError('it would become a list of paths')
             except (RecursionError, AssertionError, ValueError):
-                fits = False
-            else:
-                is_path = not set(key.split('.')).isdisjoint(PATHS)
-                fits = not (is_path and isinstance(value, list) and not text.startswith('['))
-            if not fits:
                 parser.error(
                     f'argument {option_string}: VALUE must be a number, a string, or a list or '
                     f'tuple of these, got {pair!r}; put a string with a comma, and one with a '
@@ -96,26 +94,14 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
         metavar='KEY=VALUE',
         help='override settings of the config: a.b=1 c="[1,2]" d="\'a string, in quotes\'"',
     )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='job launcher',
-    )
+    launchers = ['none', 'pytorch', 'slurm', 'mpi']
+    parser.add_argument('--launcher', choices=launchers, default='none', help='job launcher')
     # torchrun sets LOCAL_RANK; older launchers pass this option.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def load_config(args: argparse.Namespace, keys: Iterable[str]) -> Config:
-    """Read the config that a command line names, with the options that both tools share.
-
-    Args:
-        args: Parsed options, with ``config`` and those of :func:`add_common_options`.
-        keys: What the config must have.
-
-    Raises:
-        OptionError: If the file does not exist or lacks a key. Errors in it stay what they are.
-    """
+    """Read the config that a command line names, which must have ``keys``."""
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     path = config_file(args.config)
     cfg = Config.fromfile(path)
@@ -131,11 +117,7 @@ def load_config(args: argparse.Namespace, keys: Iterable[str]) -> Config:
 
 
 def merge_options(cfg: Config, args: argparse.Namespace) -> None:
-    """Apply ``--cfg-options`` last, and the defaults that OpenMMLab's tools set.
-
-    Raises:
-        OptionError: If an option cannot be merged into the config.
-    """
+    """Apply ``--cfg-options`` last, and the defaults that OpenMMLab's tools set."""
     if args.cfg_options:
         try:
             cfg.merge_from_dict(args.cfg_options)
@@ -162,17 +144,8 @@ def merge_options(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config describes.
-
-    Raises:
-        OptionError: If a hook of ours is misspelt, or the launcher needs a GPU and there is none.
-    """
-    for hook in cfg.get('custom_hooks') or []:
-        name = hook.get('type') if isinstance(hook, dict) else None
-        if isinstance(name, str) and '.' not in name and HOOKS.get(name) is None:
-            hint = did_you_mean(name, ['SETMAHook', 'SpatialEnsembleHook'])
-            if hint:
-                raise OptionError(f'custom_hooks has an unknown type={name!r}.{hint}')
+    """Build the runner that a config describes."""
+    hook_classes(cfg)  # Of a name that is nearly right, MMEngine's own error does not say which.
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     if get_device() != 'cpu':
@@ -187,22 +160,13 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def config_file(name: str) -> str:
-    """The path of a config: a file, or the name of one that is shipped.
-
-    Raises:
-        OptionError: If it is neither.
-    """
+    """The path of a config: a file, or the name of one that is shipped."""
     shipped = None if os.path.isfile(name) else find_config(name)
     return str(shipped) if shipped else require_file('config', name, bare_names())
 
 
 def require_file(key: str, path: str, names: Iterable[str] = ()) -> str:
-    """Return ``path`` if it is a local file, or a URL.
-
-    Raises:
-        OptionError: If there is no such file; the message names the nearest in its folder, or of
-            other ``names``.
-    """
+    """Return ``path`` if it is a local file or a URL; else suggest a file, or one of ``names``."""
     if '://' in path or os.path.isfile(path):
         return path
     folder = Path(path).parent
@@ -215,12 +179,8 @@ def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
     """Run a tool's main function and exit as a command line should.
 
     An invalid option is one line on standard error and exit status 2, on rank 0 alone; a damaged
-    teacher is one line and status 3, Ctrl-C one line and status 130. Any other error keeps its
-    traceback and status 1.
-
-    Args:
-        main: The tool.
-        interrupted: The line for Ctrl-C.
+    teacher is one line and status 3, Ctrl-C the line ``interrupted`` and status 130. Any other
+    error keeps its traceback and status 1.
     """
     signal.signal(signal.SIGINT, lambda *_: _end(interrupted, 128 + signal.SIGINT))
     try:
@@ -237,20 +197,18 @@ def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
         # the pending interrupt be handled.
         time.sleep(0)
         raise
-    leave_group()
+    if is_distributed():
+        # A rank that exits within its group may abort in one of gloo's threads
+        # (pytorch/pytorch#190489), and the job counts as failed. Not after an error: this rank
+        # would wait for others that wait for it.
+        barrier()
+        torch.distributed.destroy_process_group()
     sys.exit(0)
 
 
-def leave_group() -> None:
-    """Leave the process group after all ranks have completed their work.
-
-    A rank that exits within it may abort in one of gloo's threads (pytorch/pytorch#190489), and the
-    job counts as failed. Not called after an error: this rank would wait for others that wait for
-    it.
-    """
-    if is_distributed():
-        barrier()
-        torch.distributed.destroy_process_group()
+def is_first_rank() -> bool:
+    """Whether this process is the one that prints, also before its process group is there."""
+    return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 
 def _end(message: str, status: int) -> NoReturn:
@@ -258,15 +216,42 @@ def _end(message: str, status: int) -> NoReturn:
     # Also called by a signal handler, which may have interrupted a write to the same stream.
     with contextlib.suppress(RuntimeError):
         sys.stdout.flush()
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
-        os.write(2, f'{message}\n'.encode())
-    else:
+    if not is_first_rank():
         # The launcher stops all ranks as soon as one exits: let rank 0 print first. If it does not,
         # this rank is the only one with the error.
         time.sleep(10)
-        if status != 128 + signal.SIGINT:  # Every rank gets a Ctrl-C.
-            os.write(2, f'{message}\n'.encode())
+    if is_first_rank() or status != 128 + signal.SIGINT:  # Every rank gets a Ctrl-C.
+        os.write(2, f'{message}\n'.encode())
     os._exit(status)
+
+
+def resume_option(cfg: Config, resume: Optional[str]) -> Optional[str]:
+    """What ``--resume``, None, ``'auto'`` or a path, is for ranks that may have been restarted.
+
+    Ranks that ``tools/torchrun.py`` restarts resume from the newest checkpoint of the work dir,
+    once their run has saved one. That it is not an earlier run's is checked at the first start.
+    """
+    newest = Path(cfg.work_dir) / 'last_checkpoint'
+    if not newest.is_file():
+        return resume
+    if int(os.environ.get('SE_MM_RESTART', 0)):
+        return 'auto'
+    name = newest.read_text().strip()
+    source = resume or (cfg.get('load_from') or 'auto' if cfg.get('resume') else None)
+    if source == 'auto' or (source and os.path.realpath(source) == os.path.realpath(name)):
+        return resume
+    if int(os.environ.get('SE_MM_MAX_RESTARTS', 0)):
+        raise OptionError(
+            f'work_dir {cfg.work_dir!r} must have no checkpoints of another run with MAX_RESTARTS, '
+            f'got {name!r}; use another --work-dir, or --resume'
+        )
+    if source is None and is_first_rank():
+        print(
+            f'warning: work_dir {cfg.work_dir!r} has checkpoints of an earlier run, which will be '
+            f'overwritten; resume from them with --resume',
+            file=sys.stderr,
+        )
+    return resume
 
 
 def resume_from(cfg: Config, resume: Optional[str]) -> None:
@@ -276,15 +261,10 @@ def resume_from(cfg: Config, resume: Optional[str]) -> None:
         cfg: The config of the run.
         resume: None: not at all; ``'auto'``: the newest checkpoint of the work dir, and where there
             is none start from ``load_from``; else a path.
-
-    Raises:
-        OptionError: If there is no such checkpoint.
     """
     if resume == 'auto' and cfg.get('runner_type', 'ResumableRunner') == 'ResumableRunner':
         cfg.resume = 'auto'
-    elif resume == 'auto':  # As OpenMMLab's own tools.
-        cfg.resume, cfg.load_from = True, None
-    elif resume is not None:
-        cfg.resume, cfg.load_from = True, resume
+    elif resume is not None:  # 'auto' as OpenMMLab's own tools have it.
+        cfg.resume, cfg.load_from = True, None if resume == 'auto' else resume
     if cfg.get('load_from'):
         require_file('load_from' if resume in (None, 'auto') else '--resume', cfg.load_from)

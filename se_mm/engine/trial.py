@@ -9,17 +9,19 @@ from collections.abc import Iterator, Sized
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from io import StringIO
 from itertools import islice
+from types import SimpleNamespace
 from typing import Any, Optional, cast
 
 import torch
 from mmengine.evaluator import BaseMetric, DumpResults, Evaluator
-from mmengine.hooks import CheckpointHook, EarlyStoppingHook, EMAHook, Hook
-from mmengine.optim.scheduler import ReduceOnPlateauParamScheduler
+from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner, ValLoop
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
+from se_mm.datasets.class_checks import listed
 from se_mm.engine.hooks import SpatialEnsembleHook
+from se_mm.engine.runner.resume_hooks import monitored
 from se_mm.evaluation.evaluation_loop import EvaluationLoop
 from se_mm.evaluation.probe_loop import ProbeLoop
 from se_mm.evaluation.teacher_student_loop import TeacherStudentLoop
@@ -30,19 +32,16 @@ LEAST, MOST = 4, 32
 """Images tried on each rank: a batch, but at least and at most so many."""
 _WHOLE = ('BaseVideoMetric', 'CocoPanopticMetric', 'PoseTrack18Metric', 'ReIDMetrics')
 """Metrics of mmdet and mmpose that fail unless they see all images."""
-_LIBRARIES = ('mmengine', 'mmpretrain', 'mmdet', 'se_mm')
+_LIBRARIES = ('mmengine.', 'mmpretrain.', 'mmdet.', 'se_mm.')
 
 
 class TrialHook(Hook):
     """Validates on a few images before the first iteration.
 
-    What is wrong with the data, the pipeline or the evaluator of the validation, or with the metric
-    that a checkpoint, early stopping or a learning rate depends on, then ends the run at once and
-    not at its first validation. Training is not affected: see :func:`try_validation`.
-
-    Raises:
-        OptionError: Before the first iteration, if a metric is monitored that the validation does
-            not have. Errors of the dataset, the model and the metrics stay what they are.
+    What is wrong with the data, the pipeline or the evaluator of the validation then ends the run
+    at once and not at its first validation; so does a metric that a checkpoint, early stopping or a
+    learning rate depends on and that the validation does not have. Errors of the dataset, the model
+    and the metrics stay what they are. Training is not affected: see :func:`try_validation`.
     """
 
     priority = 'VERY_LOW'  # After the teacher's hook, before what may validate when resuming.
@@ -64,25 +63,20 @@ class TrialHook(Hook):
             raise
         if metrics is None:
             runner.logger.info('validation cannot be tried on a few images before training')
-        elif metrics:
+            return
+        if metrics:
             check_monitors(runner, metrics)
-            runner.logger.info(f'validation was tried on a few images: it gives {_names(metrics)}')
-        else:
-            runner.logger.info(
-                'validation was tried on a few images: it gave no metrics, so the names of those '
-                'that are monitored were not compared'
-            )
+        names = listed([*metrics]) or 'no metrics: what is monitored was not compared'
+        runner.logger.info(f'validation was tried on a few images: it gives {names}')
 
 
 def try_validation(runner: Runner) -> Optional[dict[str, float]]:
     """Validate on a few images, and leave no trace.
 
-    The images are spread over the data set and read in this process. The random generators, the
-    modes and buffers of the model, the evaluator, the log and the hooks are as before. Hooks take
-    part that prepare the model for a validation, but not those that log, save or decide.
-
-    Args:
-        runner: A runner that is about to train. All ranks must call this.
+    All ranks must call this. The images are spread over the data set and read in this process. The
+    random generators, the modes and buffers of the model, the evaluator, the log and the hooks are
+    as before. Hooks take part that prepare the model for a validation, but not those that log, save
+    or decide.
 
     Returns:
         The metrics, whose values mean nothing; empty if the images gave none, as a detector's that
@@ -95,90 +89,53 @@ def try_validation(runner: Runner) -> Optional[dict[str, float]]:
         trial = _shortened(loop)
         if trial is None:
             return None
-        # A hook may validate once more by it.
+        keep = _Keep()
+        # A hook may validate once more by the runner's loop.
         runner._val_loop = trial
-        runner._hooks = [hook for hook in runner.hooks if _prepares(hook)]
-        metrics: dict[str, float] = {}
-        runner._hooks.append(_Keep(metrics))
+        runner._hooks = [*filter(_prepares, runner.hooks), keep]
         # COCO's evaluation prints its tables. Other output stays, as that of a debugger.
         prints = any(_annotations(metric) for metric in trial.evaluator.metrics)
         with redirect_stdout(StringIO()) if prints else nullcontext():
             trial.run()
-    return metrics
+    return keep.metrics
 
 
 def check_monitors(runner: Runner, metrics: dict[str, float]) -> None:
-    """Refuse a monitored metric that the validation does not have.
-
-    Args:
-        runner: The runner.
-        metrics: What the validation gives.
-
-    Raises:
-        OptionError: If there is none of that name; it lists those that there are.
-    """
-    for key, name in _monitors(runner):
-        if name in metrics:
+    """Raise OptionError for a monitored metric that the validation does not have."""
+    for key, name in monitored(runner):
+        if name == 'auto' or name in metrics:
             continue
         message = (
-            f'{key} must be a metric of the validation, {_names(metrics)}, got {name!r}.'
+            f'{key} must be a metric of the validation, {listed([*metrics])}, got {name!r}.'
             f'{did_you_mean(name, metrics)}'
         )
-        if any(_may_add_metrics(hook) for hook in runner.hooks):
-            runner.logger.warning(f'{message} Unless a hook adds it, the run will fail')
-        else:
+        if not any(_may_add_metrics(hook) for hook in runner.hooks):
             raise OptionError(message)
-
-
-def _monitors(runner: Runner) -> Iterator[tuple[str, str]]:
-    """What a run monitors, by config key."""
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and hook.save_best:
-            for name in hook.key_indicators:
-                if name != 'auto':
-                    yield 'default_hooks.checkpoint.save_best', name
-        elif isinstance(hook, EarlyStoppingHook):
-            yield f'monitor of {type(hook).__name__}', hook.monitor
-    found = runner.param_schedulers or []
-    for group in found.values() if isinstance(found, dict) else [found]:
-        for scheduler in group:
-            if isinstance(scheduler, ReduceOnPlateauParamScheduler):
-                yield f'monitor of {type(scheduler).__name__}', scheduler.monitor
-
-
-def _names(metrics: dict[str, float], most: int = 12) -> str:
-    shown = ', '.join(list(metrics)[:most])
-    return f'{shown}, ... ({len(metrics)} in all)' if len(metrics) > most else shown
-
-
-def _is_of_a_user(hook: Hook) -> bool:
-    return type(hook).__module__.partition('.')[0] not in _LIBRARIES
+        runner.logger.warning(f'{message} Unless a hook adds it, the run will fail')
 
 
 def _may_add_metrics(hook: Hook) -> bool:
-    """Whether a hook that does not take part may add metrics after a validation."""
-    stages = hook.get_triggered_stages()
-    return _is_of_a_user(hook) and not _prepares(hook) and 'after_val_epoch' in stages
+    """Whether a user's hook that does not take part may add metrics after a validation."""
+    is_ours = type(hook).__module__.startswith(_LIBRARIES)
+    return not is_ours and not _prepares(hook) and 'after_val_epoch' in hook.get_triggered_stages()
 
 
 def _prepares(hook: Hook) -> bool:
     """Whether a hook prepares the model for a validation, rather than logging or saving."""
     if isinstance(hook, (SpatialEnsembleHook, EMAHook)):
         return True
-    library = type(hook).__module__.partition('.')[0]
-    stages = hook.get_triggered_stages()
-    return library != 'mmengine' and bool({'before_val', 'before_val_epoch'} & {*stages})
+    stages = {'before_val', 'before_val_epoch'} & {*hook.get_triggered_stages()}
+    return bool(stages) and not type(hook).__module__.startswith('mmengine.')
 
 
 class _Keep(Hook):
-    """Keeps the metrics of a validation, whatever the loop returns."""
+    """Keeps the metrics of a validation, whatever the loop returns. Called last."""
 
-    def __init__(self, metrics: dict[str, float]) -> None:
-        self._metrics = metrics
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] = {}
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
-        """Called last: other hooks may have added some."""
-        self._metrics.update(metrics or {})
+        self.metrics.update(metrics or {})
 
 
 @contextmanager
@@ -204,10 +161,9 @@ def _untouched(runner: Runner) -> Iterator[None]:
         logger.setLevel(level)
         vars(hub).update(kept)
         runner._hooks, runner._val_loop = hooks, loop
-        for hook in hooks:
+        for hook, state in zip(hooks, states, strict=True):
             if isinstance(hook, SpatialEnsembleHook):
                 hook.mover.put_back()
-        for hook, state in zip(hooks, states, strict=True):
             vars(hook).clear()
             vars(hook).update(state)
         with torch.no_grad():
@@ -221,10 +177,8 @@ def _shortened(loop: Any) -> Optional[Any]:
     """A copy of a loop that reads a few images; None where that is impossible."""
     trial = copy.copy(loop)
     trial.dataloader = _few_images(loop.dataloader)
-    if trial.dataloader is None:
-        return None
     kinds = {kind.__name__ for one in loop.evaluator.metrics for kind in type(one).__mro__}
-    if kinds & {*_WHOLE}:
+    if trial.dataloader is None or kinds & {*_WHOLE}:
         return None
     try:
         if isinstance(loop, TeacherStudentLoop):
@@ -238,8 +192,17 @@ def _shortened(loop: Any) -> Optional[Any]:
         trial.bank = _few_images(loop.bank)
         if trial.bank is None or not classes:
             return None
-        trial.probes = [_NoProbe(probe.name, len(classes)) for probe in loop.probes]
+        trial.probes = [_no_probe(probe.name, len(classes)) for probe in loop.probes]
     return trial
+
+
+def _no_probe(name: str, num_classes: int) -> SimpleNamespace:
+    """Stand in for a probe: a few images do not have all classes, to which it could be fitted."""
+
+    def scores(features: Tensor) -> Tensor:
+        return torch.full((len(features), num_classes), 1 / num_classes)
+
+    return SimpleNamespace(name=name, fit=lambda features, labels: None, scores=scores)
 
 
 def _few_images(loader: DataLoader) -> Optional[DataLoader]:
@@ -247,16 +210,14 @@ def _few_images(loader: DataLoader) -> Optional[DataLoader]:
     batches, dataset = loader.batch_sampler, loader.dataset
     if batches is None or isinstance(dataset, IterableDataset):
         return None
-    if type(batches) is BatchSampler:
-        share = list(islice(loader.sampler, len(cast(Sized, dataset))))
-        size = batches.batch_size
-        count = min(max(size, LEAST), MOST, len(share))
-        # Spread, since the images of a class often follow each other.
-        share = share[:: len(share) // count][:count] if share else []
-        chosen = [share[first : first + size] for first in range(0, count, size)]
-    else:
+    if type(batches) is not BatchSampler:
         chosen = list(islice(batches, 1))
-    return DataLoader(dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
+        return DataLoader(dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
+    share = list(islice(loader.sampler, len(cast(Sized, dataset))))
+    count = min(max(batches.batch_size, LEAST), MOST)
+    # Spread, since the images of a class often follow each other.
+    share = share[:: max(1, len(share) // count)][:count]
+    return DataLoader(dataset, batches.batch_size, sampler=share, collate_fn=loader.collate_fn)
 
 
 def _copied(evaluator: Evaluator) -> Evaluator:
@@ -271,22 +232,3 @@ def _copied(evaluator: Evaluator) -> Evaluator:
 def _annotations(metric: BaseMetric) -> list[Any]:
     """The annotations in COCO's format that a metric has read."""
     return [part for part in vars(metric).values() if hasattr(part, 'loadRes')]
-
-
-class _NoProbe:
-    """Stands for a probe: a few images do not have all classes, to which it could be fitted.
-
-    Args:
-        name: Name of the probe.
-        num_classes: Number of classes.
-    """
-
-    def __init__(self, name: str, num_classes: int) -> None:
-        self.name, self._num_classes = name, num_classes
-
-    def fit(self, features: Tensor, labels: Tensor) -> None:
-        """Do nothing."""
-
-    def scores(self, features: Tensor) -> Tensor:
-        """Equal scores for all classes, shape (n, number of classes)."""
-        return torch.full((len(features), self._num_classes), 1 / self._num_classes)

@@ -113,7 +113,7 @@ def broken(released, change, folder):
         ),
         (
             lambda c: c['model'].update({'module.teacher_encoder.conv1.weight': torch.zeros(1)}),
-            r'backbone.conv1.weight must have the same shape .* \(1,\) and \(64, 3, 7, 7\)',
+            r'backbone.conv1.weight must be .* the same shape, got \(1,\) and \(64, 3, 7, 7\)',
         ),
         (
             lambda c: c['model'].pop('module.teacher_encoder.fc.3.bias'),

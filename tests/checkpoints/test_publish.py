@@ -64,6 +64,19 @@ def test_teacher_differs_from_the_student(run):
     assert any(not torch.equal(v, found.student[k]) for k, v in found.teacher.items())
 
 
+def test_record_and_names_of_a_checkpoint_lead_to_the_same_teacher(run):
+    path, _, _ = run
+    checkpoint = read_checkpoint(path)
+    found = teacher_and_student(checkpoint)
+    checkpoint.pop('se_mm', None)  # As a stock run saves it.
+    again = teacher_and_student(checkpoint)
+    assert again.kind == found.kind
+    for who in ('teacher', 'student'):
+        left, right = getattr(found, who), getattr(again, who)
+        assert list(left) == list(right)
+        assert all(torch.equal(left[name], right[name]) for name in left)
+
+
 def test_pair_loads_into_the_plain_classifier_with_nothing_missing(runs, tmp_path):
     runner = runs.pair(STS)
     publish(f'{runner.work_dir}/iter_6.pth', tmp_path / 'out.pth', 'teacher')

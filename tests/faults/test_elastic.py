@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from se_mm.engine.runner.elastic import resume_option
+from se_mm.engine.launch import resume_option
 from se_mm.smoothing.options import OptionError
 from tests.launched import free_port, write_digits
 

@@ -44,7 +44,8 @@ def test_statistics_are_recomputed_for_a_teacher_and_with_its_own_config(trained
     line = trained.fail(*words, trained.config, '--weights', 'teacher', '--batches', 0)
     assert 'batches must be an integer >= 1, got 0' in line
     line = trained.fail(*words, 'supervised_shadows_conv6_1xb64_cifar10.py', '--weights', 'teacher')
-    assert 'must be the config that the checkpoint was trained with' in line
+    assert f'checkpoint {CHECKPOINT!r} must have the parameters of ImageClassifier' in line
+    assert 'use the config that it was trained with' in line
     assert not (trained.folder / 'new').exists()
 
 

@@ -8,6 +8,8 @@ import re
 import pytest
 import torch
 
+import se_mm  # noqa: F401 -- lets PyTorch read MMEngine's checkpoints
+
 CHECKPOINT = 'work_dirs/digits_config/iter_4.pth'
 
 

@@ -21,13 +21,12 @@ from se_mm.smoothing.options import check_choice
 class CPURunner(ResumableRunner):
     """A ResumableRunner for distributed training on CPUs, with gloo.
 
-    MMEngine's Runner needs CUDA devices in three places: the process group, the arguments of DDP,
-    and synchronised batch norm. The config is not changed. Batch norm uses the statistics of each
-    rank's own batch; its names in a checkpoint stay the same.
+    Batch norm uses the statistics of each rank's own batch; its names in a checkpoint stay the
+    same. The config is not changed.
     """
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Initialise the process group. Called first by the constructor."""
+        """Initialise the process group, by gloo. Called first by the constructor."""
         if self.distributed and not is_distributed():
             torch.distributed.init_process_group('gloo')
         super().setup_env(env_cfg)
@@ -50,22 +49,17 @@ class CPURunner(ResumableRunner):
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """Automatic mixed precision on the CPU, in bfloat16, which needs no loss scaling.
+    """Automatic mixed precision on the CPU, in bfloat16.
 
-    MMEngine's ``AmpOptimWrapper`` requires a GPU; the tools use this one without.
+    The tools use it where there is no GPU, which MMEngine's ``AmpOptimWrapper`` requires.
 
     Args:
-        dtype: ``'bfloat16'``.
-        loss_scale: Ignored; accepted so that a GPU's config works.
+        dtype: ``'bfloat16'`` or None.
+        loss_scale: Ignored, since bfloat16 needs none; accepted so that a GPU's config works.
         **options: Those of :class:`mmengine.optim.OptimWrapper`.
-
-    Raises:
-        OptionError: If ``dtype`` is another.
     """
 
-    def __init__(
-        self, dtype: Optional[str] = 'bfloat16', loss_scale: Any = None, **options: Any
-    ) -> None:
+    def __init__(self, dtype: Optional[str] = None, loss_scale: Any = None, **options: Any) -> None:
         check_choice('optim_wrapper.dtype', dtype or 'bfloat16', ('bfloat16',))
         super().__init__(**options)
 

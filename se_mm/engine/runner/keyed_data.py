@@ -8,7 +8,9 @@ with the batch that would have come, without reading the earlier ones.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Optional
 
 import numpy as np
@@ -33,9 +35,10 @@ Place = tuple[int, int]
 class KeyedLoader(DataLoader):
     """A training dataloader whose order and augmentation depend on the place in the run alone.
 
-    Dataset, samplers and options are those of the loader that it is made from. A loop trains on
-    :meth:`batches`, or on an iteration for which :attr:`begin` is set. Any other iteration, such as
-    that of a ``PreciseBNHook``, repeats the current pass and does not affect the loop.
+    Dataset, samplers and options are those of the loader that it is made from. A loop by iterations
+    trains on :meth:`batches`, one by epochs on an iteration for which :attr:`begin` is set. Any
+    other iteration, such as that of a ``PreciseBNHook``, repeats the current pass and does not
+    affect the loop.
 
     Attributes:
         begin: Where the next iteration of the loop begins; used once.
@@ -62,29 +65,15 @@ class KeyedLoader(DataLoader):
         vars(keyed).update(vars(loader), _order=_Order(batches, seed, rank))
         return keyed
 
-    @property
-    def jumps(self) -> bool:
-        """Whether any place can be reached without drawing all batches before it."""
-        return self._order.known or self._order.endless
-
-    @property
-    def sampler_name(self) -> str:
-        """The class that gives the order."""
-        return type(getattr(self.batch_sampler, 'sampler', None) or self.batch_sampler).__name__
-
-    def place(self, iteration: int) -> Place:
-        """The place of an iteration in a run by iterations."""
-        return divmod(iteration, len(self)) if self._order.known else (0, iteration)
-
-    def arrive(self, epoch: int, batch: int) -> None:
-        """Note the place of the run, for the iterations of others."""
-        self._current = epoch, batch if self._order.endless else 0
-
     def batches(self, iteration: int) -> Iterator[Any]:
         """Iterate over the batches of a run by iterations from one on, pass after pass."""
-        self._order.begin = self.place(iteration)
+        self._order.begin = self._order.place(iteration)
         while True:
-            yield from super().__iter__()
+            for batch in super().__iter__():
+                epoch, place = self._order.place(iteration)
+                self._current = epoch, place if self._order.endless else 0
+                yield batch
+                iteration += 1
 
     def __iter__(self) -> Any:
         begin, self.begin = self.begin, None
@@ -94,7 +83,7 @@ class KeyedLoader(DataLoader):
             order.begin = self._current
             yield from self._get_iterator(order)
         else:
-            self._order.begin = begin
+            self._order.begin, self._current = begin, (begin[0], 0)
             yield from super().__iter__()
 
     def _get_iterator(self, order: Optional[_Order] = None) -> Any:
@@ -103,7 +92,7 @@ class KeyedLoader(DataLoader):
         vars(inner).update(
             dataset=_KeyedDataset(self.dataset),
             batch_sampler=order or self._order,
-            worker_init_fn=_WorkerInit(self.worker_init_fn),
+            worker_init_fn=partial(_init_worker, self.worker_init_fn),
             persistent_workers=self.persistent_workers and order is None,
         )
         return DataLoader._get_iterator(inner)
@@ -113,10 +102,6 @@ class Skipping:
     """The iterator of a loop by iterations whose earlier batches are skipped already.
 
     MMEngine skips them by calling it; the OneDL forks by ``skip_iter``, or not at all.
-
-    Args:
-        batches: The batches from the place of the loop on.
-        loop: The loop.
     """
 
     def __init__(self, batches: Iterator[Any], loop: Any) -> None:
@@ -146,16 +131,9 @@ def remembers(dataset: Any) -> bool:
 class _Order:
     """The batches of indices of a pass, each with its key.
 
-    Args:
-        batches: The batch sampler.
-        seed: Seed of the run.
-        rank: Rank of this process.
-
     Attributes:
         begin: Where the next iteration begins; moved to the next pass by an iteration.
         endless: Whether there is one pass, in the order of MMEngine's InfiniteSampler.
-        known: Whether a pass depends on its number alone, and draws random numbers only at its
-            start.
     """
 
     def __init__(self, batches: Any, seed: int, rank: int) -> None:
@@ -164,47 +142,42 @@ class _Order:
         sampler = getattr(batches, 'sampler', None)
         plain = type(batches) is BatchSampler
         self.endless = plain and type(sampler) is InfiniteSampler
-        self.known = plain and type(sampler) in (DefaultSampler, RandomSampler, SequentialSampler)
+        # Passes that depend on their number alone and are equally long.
+        self._known = plain and type(sampler) in (DefaultSampler, RandomSampler, SequentialSampler)
 
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[int]]]:
-        """Keys and indices; passes that are skipped as a whole are followed by the next."""
-        epoch, skipped = self.begin
-        while True:
-            self.begin = epoch + 1, 0
-            place = first = skipped if self.endless else 0
-            for place, batch in enumerate(self._pass(epoch, first), first + 1):
-                if place > skipped:
-                    yield (self._seed, self._rank, _VIEW, epoch, place - 1), batch
-            if place >= skipped or place == 0:
-                return
-            skipped -= place
-            epoch += 1
+    def place(self, iteration: int) -> Place:
+        """The place of an iteration in a run by iterations."""
+        return divmod(iteration, len(self)) if self._known else (0, iteration)
 
-    def _pass(self, epoch: int, first: int) -> Iterator[list[int]]:
-        if self.endless:
-            yield from self._shuffled(first)
+    def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[int]]]:
+        """Yield keys and indices of one pass."""
+        epoch, skipped = self.begin
+        place = skipped if self.endless else 0
+        for batch in self._shuffled(place) if self.endless else self._pass(epoch):
+            if place >= skipped:
+                yield (self._seed, self._rank, _VIEW, epoch, place), batch
+            place += 1
+        # A pass may be shorter than what is to be skipped.
+        self.begin = epoch + 1, max(0, skipped - place)
+
+    def _pass(self, epoch: int) -> Iterator[list[int]]:
         sampler: Any
         for sampler in (getattr(self._batches, 'sampler', None), self._batches):
             if hasattr(sampler, 'set_epoch'):
                 sampler.set_epoch(epoch)
         batches: Any = None
-        place = 0
-        while True:
-            if self.known and place:
+        for place in itertools.count():
+            with rng_untouched():
+                # Not by rank: some samplers make a choice that all ranks must share.
+                seed_all((self._seed, _ORDER, epoch, place))
+                batches = iter(self._batches) if batches is None else batches
                 batch = next(batches, None)
-            else:
-                with rng_untouched():
-                    # Not by rank: some samplers make a choice that all ranks must share.
-                    seed_all((self._seed, _ORDER, epoch, place))
-                    batches = iter(self._batches) if batches is None else batches
-                    batch = next(batches, None)
             if batch is None:
                 return
             yield batch
-            place += 1
 
     def _shuffled(self, first: int) -> Iterator[list[int]]:
         """Batches of an InfiniteSampler from one on. Each turn has an order of its own."""
@@ -236,14 +209,9 @@ class _KeyedDataset:
         return fetch(indices) if fetch else [self.dataset[index] for index in indices]
 
 
-class _WorkerInit:
-    """Shows a user's ``worker_init_fn`` the dataset that it knows."""
-
-    def __init__(self, init_fn: Any) -> None:
-        self._init_fn = init_fn
-
-    def __call__(self, worker: int) -> None:
-        info: Any = get_worker_info()
-        vars(info)['dataset'] = info.dataset.dataset
-        if self._init_fn is not None:
-            self._init_fn(worker)
+def _init_worker(init_fn: Optional[Callable[[int], None]], worker: int) -> None:
+    """Show a user's ``worker_init_fn`` the dataset that it knows."""
+    info: Any = get_worker_info()
+    vars(info)['dataset'] = info.dataset.dataset
+    if init_fn is not None:
+        init_fn(worker)

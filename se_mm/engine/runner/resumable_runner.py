@@ -3,35 +3,38 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from mmengine.dist import broadcast_object_list, get_rank, is_main_process
+from mmengine.dist import broadcast_object_list, gather_object, get_rank, is_main_process
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.registry import HOOKS, RUNNERS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
-from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_to_model
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from torch import nn
 
-from se_mm.checkpoints.read import (
-    check_training_checkpoint,
-    mmengine_classes_allowed,
-    newest_checkpoint,
-    read_checkpoint,
-)
+from se_mm.checkpoints.read import check_training_checkpoint, newest_checkpoint, read_checkpoint
 from se_mm.checkpoints.write import remove_leftovers, whole_file
 from se_mm.datasets.loader_checks import check_train_loader
+from se_mm.engine.fit import check_when_loaded
 from se_mm.engine.hooks.safe_checkpoint_hook import SafeCheckpointHook
-from se_mm.engine.runner.divergence import say_if_diverged
 from se_mm.engine.runner.keyed_data import KeyedLoader
-from se_mm.engine.runner.rank_state import RANKS_KEY, gather_ranks, plain_model, restore_rank
-from se_mm.engine.runner.resume_hooks import SeedHook, StateHook
-from se_mm.smoothing.options import OptionError
+from se_mm.engine.runner.resume_hooks import (
+    RANKS_KEY,
+    RankState,
+    SeedHook,
+    StateHook,
+    rank_state,
+    restore_rank,
+)
+from se_mm.smoothing import OptionError, TeacherFault
+from se_mm.smoothing.guards import not_finite
+from se_mm.teachers import plain_model
+
+_OF_OTHERS = ('parameter group', 'Error(s) in loading state_dict')
+"""In PyTorch's errors for the state of another optimizer or model."""
 
 
 @RUNNERS.register_module()
@@ -42,7 +45,7 @@ class ResumableRunner(Runner):
 
     - random numbers, in the data and in the model, are a function of the seed and the iteration, so
       no generator state needs saving and no data are read again;
-    - a checkpoint has what differs between ranks: see ``rank_state``;
+    - a checkpoint has what differs between ranks: accumulated gradients, statistics of norms;
     - checkpoints are written atomically, and an old one is removed after the new one is there;
     - local checkpoints are read once, verified, and restricted to tensors and plain data;
     - a resume takes the newest undamaged checkpoint, and refuses one of another model.
@@ -55,7 +58,7 @@ class ResumableRunner(Runner):
         >>> runner_type = 'ResumableRunner'  # the default of tools/train.py
     """
 
-    ranks: Optional[list[dict[str, dict[str, Tensor]]]] = None
+    ranks: Optional[list[RankState]] = None
     """What each rank has for itself, while a checkpoint is saved by all ranks."""
     _resume: Any  # As the next two, MMEngine's, whose types mypy cannot tell.
     _load_from: Any
@@ -85,7 +88,7 @@ class ResumableRunner(Runner):
         try:
             return super().train()
         except Exception as error:
-            say_if_diverged(self, error)
+            _say_if_diverged(self, error)
             raise
 
     def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
@@ -94,7 +97,7 @@ class ResumableRunner(Runner):
         if isinstance(config, dict):
             apart = self._randomness_cfg.get('diff_rank_seed', False)
             loader = self.build_dataloader(config, seed=self.seed, diff_rank_seed=apart)
-            check_train_loader(loader, plain_model(self))
+            check_train_loader(loader, plain_model(self.model))
             self._train_dataloader = KeyedLoader.of(loader, self.seed, get_rank())
         try:
             return super().build_train_loop(loop)
@@ -102,19 +105,16 @@ class ResumableRunner(Runner):
             self._train_dataloader = config
 
     def resume(self, filename: str, *args: Any, **kwargs: Any) -> None:
-        """Resume from a checkpoint.
-
-        Raises:
-            OptionError: If it is of another model or optimizer.
-        """
+        """Resume from a checkpoint; raise OptionError if it is of another model or optimizer."""
         self._resuming = True
         try:
             super().resume(filename, *args, **kwargs)
-        except ValueError as error:
-            if 'parameter group' not in str(error):
+        except (RuntimeError, ValueError) as error:
+            if not any(text in str(error) for text in _OF_OTHERS):
                 raise
             raise OptionError(
-                f'cannot resume from {filename!r}: its optimizer is of other parameters ({error})'
+                f'cannot resume from {filename!r}: its model or its optimizer is of other '
+                f'parameters ({" ".join(str(error).split())})'
             ) from error
         finally:
             self._resuming = False
@@ -126,26 +126,19 @@ class ResumableRunner(Runner):
         strict: bool = False,
         revise_keys: Any = ((r'^module.', ''),),
     ) -> dict[str, Any]:
-        """Load a checkpoint as MMEngine does, from a file that is read safely and only once.
-
-        Raises:
-            OptionError: If it is damaged; or, to resume, if it is of another model.
-        """
-        name, checkpoint = self._chosen
-        self._chosen = ('', None)
+        """Load a checkpoint as MMEngine does, from a file that is read safely and only once."""
+        (name, checkpoint), self._chosen = self._chosen, ('', None)
         if name != filename:
-            checkpoint = _read(filename, map_location)
+            checkpoint = read_checkpoint(filename, map_location)
         if not isinstance(checkpoint, dict):
             raise OptionError(f'checkpoint {filename!r} must hold a dict, got {type(checkpoint)}')
-        model = plain_model(self)
+        model = plain_model(self.model)
         if self._resuming:
             check_training_checkpoint(filename, checkpoint)
             self._complete(checkpoint, filename)
-            if 'ema_state_dict' in checkpoint:  # Its hook loads both.
-                _check_fit(model, checkpoint['state_dict'], filename)
         self.call_hook('after_load_checkpoint', checkpoint=checkpoint)
         if self._resuming:
-            _check_fit(model, checkpoint['state_dict'], filename)
+            check_when_loaded(model, checkpoint, filename)
         _load_checkpoint_to_model(model, checkpoint, strict, revise_keys=revise_keys)
         if self._resuming:
             restore_rank(self, checkpoint.get(RANKS_KEY))
@@ -153,33 +146,20 @@ class ResumableRunner(Runner):
         self.logger.info(f'Load checkpoint from {filename}')
         return checkpoint
 
-    def save_checkpoint(
-        self,
-        out_dir: str,
-        filename: str,
-        file_client_args: Optional[dict] = None,
-        *args: Any,
-        backend_args: Optional[dict] = None,
-        **kwargs: Any,
-    ) -> None:
+    def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **options: Any) -> None:
         """Save a checkpoint on rank 0, as MMEngine does; a local file is written atomically."""
         if not is_main_process():
             return
-        options: Any = dict(kwargs, backend_args=backend_args)
-        backend = get_file_backend(out_dir, backend_args=backend_args)
-        if file_client_args is not None or not isinstance(backend, LocalBackend):
-            super().save_checkpoint(out_dir, filename, file_client_args, *args, **options)
+        backend = get_file_backend(out_dir, backend_args=options.get('backend_args'))
+        if options.get('file_client_args') or not isinstance(backend, LocalBackend):
+            super().save_checkpoint(out_dir, filename, *args, **options)
             return
         with whole_file(None, Path(out_dir) / filename) as temporary:
-            super().save_checkpoint(out_dir, temporary.name, None, *args, **options)
+            super().save_checkpoint(out_dir, temporary.name, *args, **options)
 
     def gather_ranks(self) -> None:
         """Collect what each rank has for itself. Called on all ranks before a checkpoint."""
-        self.ranks = gather_ranks(self)
-
-    def _init_model_weights(self) -> None:
-        with mmengine_classes_allowed():  # An init_cfg may name a training checkpoint.
-            super()._init_model_weights()
+        self.ranks = gather_object(rank_state(self), dst=0)
 
     def _choose_checkpoint(self) -> None:
         """Choose the checkpoint to resume from, and take its seed before anything is drawn."""
@@ -191,7 +171,7 @@ class ResumableRunner(Runner):
                 self.logger.warning(f'no checkpoint in {self.work_dir}: the run starts {start}')
                 return
         if self._chosen[0] != self._load_from:
-            self._chosen = (self._load_from, _read(self._load_from))
+            self._chosen = (self._load_from, read_checkpoint(self._load_from))
         check_training_checkpoint(*self._chosen)
         seed = self._chosen[1]['meta'].get('seed')
         if seed is not None and seed != self.seed:
@@ -230,25 +210,26 @@ class ResumableRunner(Runner):
         checkpoint['meta'].pop('config', None)
 
 
-def _read(filename: str, map_location: Any = 'cpu') -> Any:
-    """Read a local checkpoint safely, and any other by MMEngine's loaders."""
-    if '://' not in filename:
-        return read_checkpoint(filename, map_location)
-    with mmengine_classes_allowed():
-        return CheckpointLoader.load_checkpoint(filename, map_location)
+def _say_if_diverged(runner: Runner, error: Exception) -> None:
+    """Log the trained tensors that are not finite, and add a note to the error that ended a run.
 
-
-def _check_fit(model: nn.Module, state: Mapping[str, Any], filename: str) -> None:
-    """Raise OptionError if nothing in a checkpoint is of a model, or a tensor has another shape."""
-    own, kind = model.state_dict(), type(model).__name__
-    saved = {re.sub(r'^module\.', '', name): value for name, value in state.items()}
-    problem = '' if not own or own.keys() & saved.keys() else f'no tensor of it is in {kind}'
-    for name, here in own.items():
-        there = saved.get(name)
-        if isinstance(here, Tensor) and isinstance(there, Tensor) and not is_lazy(here):
-            shapes = tuple(there.shape), tuple(here.shape)
-            if shapes[0] != shapes[1]:
-                problem = f'{name!r} has shape {shapes[0]} there and {shapes[1]} in {kind}'
-                break
-    if problem:
-        raise OptionError(f'cannot resume from {filename!r}: it is of another model, {problem}')
+    A detector whose weights are NaN finds nothing, for example, and then lacks one of its losses.
+    """
+    if isinstance(error, (OptionError, TeacherFault)):
+        return  # They say it themselves.
+    parameters = plain_model(runner.model).named_parameters()
+    try:
+        names = not_finite((name, value) for name, value in parameters if value.requires_grad)
+    except Exception:  # A device that has failed cannot be asked.
+        return
+    if not names:
+        return
+    more = f', and so are {len(names) - 1} others' if len(names) > 1 else ''
+    said = (
+        f'the run has diverged: tensor {names[0]!r} of the student is not finite at iteration '
+        f'{runner.iter}{more}; this may be the cause of the {type(error).__name__}. Resume from '
+        f'the last checkpoint, for example with a lower learning rate'
+    )
+    runner.logger.error(said)
+    if hasattr(error, 'add_note'):  # Since Python 3.11.
+        error.add_note(said)

@@ -8,17 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import barrier, is_main_process
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
-from mmengine.runner import IterBasedTrainLoop, Runner
-from torch.utils.data import DataLoader
+from mmengine.runner import IterBasedTrainLoop
 
 from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
 from se_mm.datasets.class_checks import check_outputs
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.runner.keyed_data import Skipping
 from se_mm.smoothing import OptionError, Settings
-from se_mm.teachers import Pair
+from se_mm.teachers import Pair, plain_model
 
 SPLIT_FILE = 'split.json'
 """The file in a work dir that lists the labelled images."""
@@ -29,22 +27,15 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop`` for a ``SemiSupervisedDataset``.
 
     It checks that data, model and hooks fit, writes the split to the work dir, and resumes with the
-    next batch at once; MMEngine's loop reads all earlier batches again.
-
-    Args:
-        runner: The runner.
-        dataloader: The training dataloader, or its config.
-        max_iters: Iterations of the run.
-        **options: Those of :class:`mmengine.runner.IterBasedTrainLoop`.
+    next batch at once; MMEngine's loop reads all earlier batches again. Its arguments are those of
+    :class:`mmengine.runner.IterBasedTrainLoop`.
 
     Raises:
         OptionError: If data, model and hooks do not fit each other.
     """
 
-    def __init__(
-        self, runner: Runner, dataloader: DataLoader | dict, max_iters: int, **options: Any
-    ) -> None:
-        super().__init__(runner, dataloader, max_iters, **options)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._check()
 
     def run(self) -> Any:
@@ -55,7 +46,6 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         return super().run()
 
     def _batches_from(self, step: int) -> Iterator[Any]:
-        """Iterate over the batches from a step on."""
         sampler: MultiSourceBatchSampler = self.dataloader.batch_sampler
         sampler.step = step
         # A checkpoint may have changed the seed since the sampler was built.
@@ -66,7 +56,6 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
         yield from batches
 
     def _check(self) -> None:
-        """Raise OptionError if data, model and hooks do not fit."""
         dataset, sampler = self.dataloader.dataset, self.dataloader.batch_sampler
         for key, value, kind in (
             ('dataset', dataset, SemiSupervisedDataset),
@@ -77,11 +66,9 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
                     f'train_dataloader.{key} must be a {kind.__name__} with a '
                     f'SemiSupervisedTrainLoop, got {type(value).__name__}'
                 )
-        model = self.runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = plain_model(self.runner.model)
         name = type(model).__name__
-        labeller = getattr(model, 'labeller', None)
-        if labeller and len(dataset.source_sizes) == 1:
+        if getattr(model, 'labeller', None) and len(dataset.source_sizes) == 1:
             raise OptionError(
                 f'{name} needs unlabelled images, got train_dataloader.dataset.unlabelled=False; '
                 f'use SupervisedOnly without them'

@@ -90,6 +90,6 @@ def test_device_that_cannot_be_asked_hides_no_error(toys, monkeypatch):
     def broken(tensors):
         raise RuntimeError('device-side assert')
 
-    monkeypatch.setattr(sys.modules['se_mm.engine.runner.divergence'], 'not_finite', broken)
+    monkeypatch.setattr(sys.modules['se_mm.engine.runner.resumable_runner'], 'not_finite', broken)
     said, error = caught(toys, FailingPlain, DamageHook('backbone.weight'))
     assert error.args == ('loss_cls',) and said == []

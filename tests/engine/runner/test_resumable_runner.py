@@ -18,7 +18,7 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from se_mm.engine.runner import rank_state, resumable_runner
+from se_mm.engine.runner import resumable_runner, resume_hooks
 from se_mm.engine.runner.cpu import CPURunner
 from se_mm.smoothing.options import OptionError
 
@@ -99,7 +99,7 @@ def test_gradients_between_two_steps_of_the_optimizer_are_kept(byol_cfg, tmp_pat
 
 def test_what_a_rank_has_for_itself_are_the_statistics_of_norms(byol_cfg, tmp_path, monkeypatch):
     runner, _ = trained(byol_cfg(tmp_path))
-    names = {name for name, _ in rank_state.statistics(runner)}
+    names = {name for name, _ in resume_hooks.statistics(runner)}
     norms = {
         f'{path}.{name}'
         for path, module in runner.model.named_modules()
@@ -109,10 +109,10 @@ def test_what_a_rank_has_for_itself_are_the_statistics_of_norms(byol_cfg, tmp_pa
     assert names == norms
     runner.model.register_buffer('queue', torch.zeros(3))
     runner.model.synchronised = nn.SyncBatchNorm(3)
-    assert {name for name, _ in rank_state.statistics(runner)} == norms
-    assert rank_state.rank_state(runner) == {'gradients': {}, 'buffers': {}}
-    monkeypatch.setattr(rank_state, 'is_main_process', lambda: False)
-    assert set(rank_state.rank_state(runner)['buffers']) == norms
+    assert {name for name, _ in resume_hooks.statistics(runner)} == norms
+    assert resume_hooks.rank_state(runner) == {'gradients': {}, 'buffers': {}}
+    monkeypatch.setattr(resume_hooks, 'is_main_process', lambda: False)
+    assert set(resume_hooks.rank_state(runner)['buffers']) == norms
 
 
 class WalksData(Hook):
@@ -202,7 +202,7 @@ def test_patience_of_early_stopping_is_kept(classifier_cfg, tmp_path, by_epoch):
 def test_checkpoint_of_another_model_is_refused(byol_cfg, classifier_cfg, tmp_path):
     trained(classifier_cfg(tmp_path / 'classifier'))
     path = str(tmp_path / 'classifier/iter_3.pth')
-    with pytest.raises(OptionError, match='is of another model') as error:
+    with pytest.raises(OptionError, match='must have the parameters of BYOL') as error:
         trained(byol_cfg(tmp_path / 'byol'), resume=True, load_from=path)
     assert '\n' not in str(error.value)
 
@@ -323,7 +323,7 @@ def test_weights_of_other_classes_load_with_a_warning(tmp_path, form, hook):
 def test_resume_of_other_classes_is_one_line_with_both_shapes(tmp_path):
     trained(net(tmp_path / 'whole', 80))
     path = str(tmp_path / 'whole/iter_3.pth')
-    said = r"another model, 'head.weight' has shape \(80, 6\) there and \(3, 6\) in Net"
+    said = r"parameters of Net, got 'head.weight' of shape \(80, 6\) and not \(3, 6\)"
     with pytest.raises(OptionError, match=said):
         trained(net(tmp_path / 'run', 3), resume=True, load_from=path)
 
@@ -341,7 +341,7 @@ def test_optimizer_of_other_parameters_is_one_line(tmp_path):
     trained(net(tmp_path / 'whole'))
     path = tmp_path / 'whole/iter_3.pth'
     changed(path, lambda c: c['optimizer']['param_groups'][0]['params'].pop())
-    with pytest.raises(OptionError, match='its optimizer is of other parameters'):
+    with pytest.raises(OptionError, match='or its optimizer is of other parameters'):
         trained(net(tmp_path / 'run'), resume=True, load_from=str(path))
 
 
