@@ -15,7 +15,7 @@ from se_mm.smoothing.guards import Guard, Watch
 from se_mm.smoothing.guards.watch import equal
 from se_mm.smoothing.schedules import Schedule
 from se_mm.smoothing.settings import COPY, Average, Settings
-from se_mm.smoothing.smoother import TeacherFault
+from se_mm.smoothing.smoother import Smoother, TeacherFault
 from se_mm.smoothing.tensors import named_tensors, unwrapped
 from se_mm.teachers.average import StockAverage
 from se_mm.teachers.base import Teacher
@@ -55,14 +55,9 @@ class Mover:
         self.inherited = None
         if settings.momentum is None and averaged is not None:
             self.inherited = StockAverage(averaged)
-        self.ensemble = SpatialEnsemble.around(
-            teacher.module,
-            settings,
-            owner=averaged,
-            rename=teacher.student_name,
-            inherited=self.inherited,
-            buffers='average' if averaged is not None and averaged.update_buffers else COPY,
-        )
+        buffers = 'average' if averaged is not None and averaged.update_buffers else COPY
+        smoother = Smoother(teacher.module, settings, teacher.student_name, self.inherited, buffers)
+        self.ensemble = SpatialEnsemble.around(smoother, owner=averaged)
         self.teacher = teacher
         self.following = False
         self.held = False

@@ -20,8 +20,8 @@ from se_mm.smoothing.kernels.base import Kernel
 from se_mm.smoothing.kernels.cpu import CPUKernel
 from se_mm.smoothing.kernels.cuda import CUDAKernel
 from se_mm.smoothing.kernels.plain import PlainKernel
+from se_mm.smoothing.tensors import grouped
 from se_mm.smoothing.units import Pair, Units
-from se_mm.smoothing.update import batches
 
 __all__ = ['CPUKernel', 'CUDAKernel', 'Kernel', 'PlainKernel', 'choose']
 
@@ -37,7 +37,7 @@ def choose(pairs: Sequence[Pair], granularity: str) -> list[Kernel]:
         Kernels that together update all pairs.
     """
     kernels: list[Kernel] = []
-    for batch in batches(pairs):
+    for batch in grouped(pairs, lambda pair: pair.kind):
         left = batch
         for kernel in (CPUKernel, CUDAKernel):
             taken = [pair for pair in left if kernel.takes(pair, granularity)]
