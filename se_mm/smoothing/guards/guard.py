@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Optional
 
-from torch import Tensor, nn
+from torch import nn
 
-from se_mm.smoothing.guards.digest import differing
 from se_mm.smoothing.guards.finite import not_finite
-from se_mm.smoothing.guards.ranks import world_size
+from se_mm.smoothing.guards.ranks import differing, world_size
 from se_mm.smoothing.options import OptionError
-from se_mm.smoothing.smoother import Member, Smoother, TeacherFault
+from se_mm.smoothing.smoother import Smoother, TeacherFault
 from se_mm.smoothing.units import Pair, is_sharded
 
 # A batch norm's buffers that a diverging run damages. Others are the model's own: a mask may be
@@ -27,9 +26,8 @@ class Guard:
 
     Args:
         smoother: What moves the teacher.
-        check_teachers: Updates from one comparison of the ranks' teachers to the next; 0: never.
-        check_finite: Opportunities for an update from one check of the student to the next; the
-            first is always checked. 0: never.
+        check_teachers: As in :class:`~se_mm.smoothing.Settings`, like the next.
+        check_finite: See there.
         skipped: Called for each update that is left out because the student is not finite, with the
             tensors' names, the update step and how many were left out. None: such a student is a
             fault.
@@ -61,10 +59,6 @@ class Guard:
     def allows(self, step: int, student: nn.Module) -> bool:
         """Whether the update may be made. Called by all ranks before each.
 
-        Args:
-            step: The update step.
-            student: The student, whose tensors may be others than at the last update.
-
         Raises:
             TeacherFault: If the student is not finite, and updates are not to be left out.
         """
@@ -73,7 +67,7 @@ class Guard:
         self._opportunities += 1
         if self._opportunities > 1 and self._opportunities % self._check_finite:
             return True
-        self._smoother.find(student)
+        self._smoother.find(student)  # Its tensors may be others than at the last update.
         names = self.damaged_student(on_all_ranks=True)
         if not names:
             return True
@@ -86,15 +80,18 @@ class Guard:
     def compare(self, step: int) -> None:
         """Compare the teachers of all ranks, if it is time to. Called by all after each update.
 
-        Args:
-            step: Updates made.
+        Compared are the parameters, and the averages of those of a lower precision; no buffers: the
+        statistics of a batch norm that is not synchronised differ by design.
 
         Raises:
             TeacherFault: If they differ; on all ranks alike.
         """
         if not self._check_teachers or step % self._check_teachers or world_size() == 1:
             return
-        found = differing(self._compared())
+        pairs, averages = self._smoother.named(), self._smoother.fp32
+        tensors = [(name, pair.teacher) for name, pair in pairs.items()]
+        tensors += [(name, averages[name]) for name in pairs if name in averages]
+        found = differing(tensors)
         if found:
             (name, rank), *others = found
             more = f', and so do {len(others)} others' if others else ''
@@ -107,16 +104,12 @@ class Guard:
     def check_saved(self, step: int) -> None:
         """Refuse to save what is not finite. Called by the one rank that saves.
 
-        Args:
-            step: Updates made.
-
         Raises:
             TeacherFault: If the teacher is not finite; or the student, unless updates are left out.
         """
         if not self._check_finite:
             return
-        checked = _checked(self._smoother.pairs)
-        names = not_finite((pair.name, pair.teacher) for pair in checked)
+        names = not_finite((pair.name, pair.teacher) for pair in self._checked())
         if names:
             raise fault('teacher', names, step)
         names = [] if self._skipped else self.damaged_student()
@@ -125,20 +118,15 @@ class Guard:
 
     def damaged_student(self, on_all_ranks: bool = False) -> list[str]:
         """Names of the student's tensors that are not finite."""
-        checked = _checked(self._smoother.pairs)
-        return not_finite([(pair.name, pair.student) for pair in checked], on_all_ranks)
+        checked = ((pair.name, pair.student) for pair in self._checked())
+        return not_finite(checked, on_all_ranks)
 
-    def _compared(self) -> list[tuple[str, Tensor]]:
-        """The teacher's parameters, and the averages of those of a lower precision.
-
-        No buffers: the statistics of a batch norm that is not synchronised differ by design.
-        """
-        pairs = self._smoother.named()
-        averages = self._smoother.fp32
-        return [
-            *((name, pair.teacher) for name, pair in pairs.items()),
-            *((name, averages[name]) for name in pairs if name in averages),
-        ]
+    def _checked(self) -> list[Pair]:
+        """The pairs that are to be finite; first what is trained, which a fault then names."""
+        pairs = self._smoother.pairs.values()
+        trained = [pair for pair in pairs if pair.student.requires_grad]
+        statistics = [pair for pair in pairs if pair.name.rpartition('.')[2] in _STATISTICS]
+        return trained + [pair for pair in statistics if not pair.student.requires_grad]
 
 
 def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
@@ -149,10 +137,3 @@ def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
         f'nothing of it was taken over or saved; resume from the last checkpoint, for example with '
         f'a lower learning rate'
     )
-
-
-def _checked(pairs: Mapping[Member, Pair]) -> list[Pair]:
-    """The pairs that are to be finite; first what is trained, which a fault then names."""
-    trained = [pair for pair in pairs.values() if pair.student.requires_grad]
-    statistics = [pair for pair in pairs.values() if pair.name.rpartition('.')[2] in _STATISTICS]
-    return trained + [pair for pair in statistics if not pair.student.requires_grad]

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
@@ -15,36 +19,36 @@ def world_size() -> int:
     return dist.get_world_size()
 
 
-def max_over_ranks(numbers: Tensor) -> Tensor:
-    """The greatest of each number over the ranks; no wait for the device.
+def all_ranks(value: Any) -> list[Any]:
+    """The values of all ranks, in plain types. All ranks must call this."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def digest(tensor: Tensor) -> bytes:
+    """A hash of a tensor's bits in the order of its indices, however they lie in memory."""
+    numbers = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha1(numbers.cpu().numpy().data, usedforsecurity=False).digest()
+
+
+def differing(tensors: Sequence[tuple[str, Tensor]]) -> list[tuple[str, int]]:
+    """Which tensors differ over the ranks.
+
+    All ranks must call this, with the same names in the same order, and get the same answer.
 
     Args:
-        numbers: ``(n,)``, on every rank.
+        tensors: Named tensors.
+
+    Returns:
+        The name of each tensor that differs from rank 0's, with the first rank where it does.
     """
-    if world_size() == 1:
-        return numbers
-    numbers = _where_ranks_talk(numbers)
-    dist.all_reduce(numbers, dist.ReduceOp.MAX)
-    return numbers
-
-
-def all_ranks(numbers: Tensor) -> Tensor:
-    """The numbers of all ranks, ``(ranks, n)``; no wait for the device.
-
-    Args:
-        numbers: ``(n,)``, on every rank.
-    """
-    if world_size() == 1:
-        return numbers[None]
-    numbers = _where_ranks_talk(numbers)
-    rows = [torch.empty_like(numbers) for _ in range(world_size())]
-    dist.all_gather(rows, numbers)
-    return torch.stack(rows)
-
-
-def _where_ranks_talk(numbers: Tensor) -> Tensor:
-    """The numbers on a device that the process group takes: a teacher may be elsewhere."""
-    backend = str(dist.get_backend())
-    if backend == 'nccl' and not numbers.is_cuda:
-        return numbers.cuda()
-    return numbers.cpu() if backend in ('gloo', 'mpi') else numbers
+    rows = all_ranks([digest(tensor) for _, tensor in tensors])
+    found = []
+    for (name, _), column in zip(tensors, zip(*rows)):
+        ranks = [rank for rank, number in enumerate(column) if number != column[0]]
+        if ranks:
+            found.append((name, ranks[0]))
+    return found

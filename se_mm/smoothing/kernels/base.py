@@ -7,8 +7,9 @@ from typing import Optional, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from se_mm.smoothing.picks import signed
+from se_mm.smoothing.picks import signed, stream, threshold
 from se_mm.smoothing.units import Pair, Units
 
 # Copies within one dtype move integers of this many bytes, whatever they stand for.
@@ -16,14 +17,13 @@ INTEGERS = {1: 'int8', 2: 'int16', 4: 'int32', 8: 'int64'}
 
 
 class Kernel(Protocol):
-    """Updates teachers that are alike in dtype and device, as are their students."""
+    """Updates teachers that are alike in dtype and device, as are their students.
 
-    def __init__(self, units: Units) -> None:
-        """Prepare what does not change from update to update.
+    Args:
+        units: What is updated: every pair is one that :meth:`takes`.
+    """
 
-        Args:
-            units: What is updated: every pair is one that :meth:`takes`.
-        """
+    def __init__(self, units: Units) -> None: ...
 
     @staticmethod
     def takes(pair: Pair, granularity: str) -> bool:
@@ -45,7 +45,7 @@ class Table:
 
     Args:
         units: The units.
-        block: Numbers that one program of the kernel updates.
+        block: Numbers of a block, which one program of the kernel updates.
 
     Attributes:
         tensors: ``(tensors, 6)`` int64: addresses of teacher and student, key of the first unit,
@@ -55,7 +55,6 @@ class Table:
         numbers: Numbers of all teachers.
         aligned: Whether each tensor begins at a multiple of 16 bytes.
         reordered: Whether there are elements in a channels_last format.
-        dtypes: Names of the dtypes of teacher and student.
     """
 
     def __init__(self, units: Units, block: int) -> None:
@@ -85,6 +84,30 @@ class Table:
         if weight is None and self.dtypes[0] == self.dtypes[1]:
             return INTEGERS[self.bytes], INTEGERS[self.bytes]
         return self.dtypes
+
+
+class TableKernel:
+    """What the kernels for CPU and GPU have in common: an update in one call, from a table."""
+
+    block: int
+
+    def __init__(self, units: Units) -> None:
+        self._granularity = units.granularity
+        self._teachers = [pair.teacher for pair in units.pairs]
+        self._table = Table(units, self.block)
+
+    def launch(self, key: int, least: int, weight: Optional[float]) -> None:
+        """Make one update, with what it adds to the keys and the threshold of its picks."""
+        raise NotImplementedError
+
+    def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
+        """Make one update: see :class:`Kernel`."""
+        if not len(self._table.programs):  # A rank may have nothing of a small sharded tensor.
+            return
+        self.launch(signed(stream(seed, step)), threshold(keep_prob), weight)
+        # As PyTorch's own operations do: a backward that needs the old values then fails.
+        for teacher in self._teachers:
+            increment_version(teacher)
 
 
 def dtype_name(dtype: torch.dtype) -> str:
