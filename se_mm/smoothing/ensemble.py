@@ -10,10 +10,23 @@ from typing import Any, Optional, Union
 import torch
 from torch import Tensor, nn
 
-from se_mm.smoothing.options import OptionError, check_count
+from se_mm.smoothing.options import OptionError, check_count, check_keys
 from se_mm.smoothing.settings import RECALIBRATE, Settings
 from se_mm.smoothing.smoother import Smoother
 from se_mm.smoothing.tensors import unwrapped
+
+OPTIONS = (
+    'keep_prob',
+    'momentum',
+    'match_horizon',
+    'granularity',
+    'overrides',
+    'buffers',
+    'fp32_teacher',
+    'interval',
+    'seed',
+)
+"""The options of :class:`~se_mm.smoothing.Settings` that a :class:`SpatialEnsemble` has."""
 
 # As torch.compiler.disable, which would import the compiler together with this module.
 never_compiled = torch._disable_dynamo  # type: ignore[attr-defined]
@@ -85,10 +98,16 @@ class SpatialEnsemble(nn.Module):
         >>> teacher.step
         5
 
-    ``student`` is copied, in evaluation mode, to ``device`` (None: where it is). The options are
-    those of :class:`~se_mm.smoothing.Settings` with these names; ``momentum`` must not be None, nor
-    ``buffers`` ``'recalibrate'``. ``total_updates``, those of the whole training, must be set for
-    ``'linear'`` and ``'cosine'`` schedules.
+    Args:
+        student: The model to follow; the teacher is a copy of it in evaluation mode.
+        keep_prob: As in :class:`~se_mm.smoothing.Settings`.
+        momentum: As there, but not None.
+        total_updates: Updates of the whole training, which ``'linear'`` and ``'cosine'`` schedules
+            need.
+        device: Where the teacher is kept; None: where the student is.
+        **options: ``match_horizon``, ``granularity``, ``overrides``, ``buffers`` (not
+            ``'recalibrate'``), ``fp32_teacher``, ``interval`` (in calls of :meth:`update`) and
+            ``seed`` (0 by default), as there.
 
     Attributes:
         module: The teacher.
@@ -107,35 +126,20 @@ class SpatialEnsemble(nn.Module):
         keep_prob: Any = 0.99,
         momentum: Any = 1.0,
         *,
-        granularity: str = 'tensor',
-        overrides: Optional[Mapping[str, Any]] = None,
-        buffers: str = 'copy',
-        match_horizon: bool = False,
-        fp32_teacher: bool = True,
-        interval: int = 1,
-        seed: int = 0,
         total_updates: Optional[int] = None,
         device: Union[torch.device, str, None] = None,
+        **options: Any,
     ) -> None:
         super().__init__()
+        check_keys('SpatialEnsemble', options, OPTIONS[2:])
         if momentum is None:
             raise OptionError('momentum must be a number in (0, 1] or a schedule, got None')
-        if buffers == RECALIBRATE:
+        settings = Settings(keep_prob, momentum, **options)
+        if settings.buffers == RECALIBRATE:
             raise OptionError(
                 "buffers='recalibrate' needs a run of MMEngine: set buffers='copy', and call "
                 'torch.optim.swa_utils.update_bn(loader, teacher.module) before evaluating'
             )
-        settings = Settings(
-            keep_prob=keep_prob,
-            momentum=momentum,
-            granularity=granularity,
-            overrides=overrides or {},
-            buffers=buffers,
-            match_horizon=match_horizon,
-            fp32_teacher=fp32_teacher,
-            interval=interval,
-            seed=seed,
-        )
         if total_updates is None:
             for name in ('keep_prob', 'momentum'):
                 if getattr(settings, name).needs_total:
@@ -155,9 +159,7 @@ class SpatialEnsemble(nn.Module):
     def around(cls, smoother: Smoother, owner: Optional[nn.Module] = None) -> SpatialEnsemble:
         """Make a teacher of a smoother's module, without a copy.
 
-        Args:
-            smoother: What moves the module.
-            owner: The module whose buffer ``steps`` counts the updates; None: the new one.
+        The buffer ``steps`` of ``owner`` counts the updates; None: the new module's.
         """
         ensemble = cls.__new__(cls)
         nn.Module.__init__(ensemble)

@@ -89,13 +89,9 @@ def _build(
     functions: Mapping[str, Callable[..., float]],
     check: Callable[[str, Any], float],
 ) -> Schedule:
-    """A schedule from a number, a dict of ``type`` and parameters, or a schedule.
+    """A schedule from a number, a schedule, or a dict of a ``type`` and its parameters.
 
-    Args:
-        key: The option's name, for messages.
-        value: What was given.
-        functions: The schedules that ``type`` may name.
-        check: Called as ``check(key, number)`` for each value; returns it as a float or raises.
+    ``check(key, number)`` returns each value as a float or raises.
     """
     if isinstance(value, Schedule):
         return value

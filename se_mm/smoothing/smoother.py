@@ -19,7 +19,6 @@ from se_mm.smoothing.tensors import Tracked, named_tensors, slots, unique, unwra
 from se_mm.smoothing.units import (
     Pair,
     Units,
-    check_split,
     is_dense,
     is_sharded,
     local,
@@ -38,19 +37,12 @@ class TeacherFault(RuntimeError):
 
 @dataclass(frozen=True)
 class Member:
-    """A tensor of the teacher that its student has too.
+    """A tensor of the teacher that its student has too."""
 
-    Attributes:
-        name: Its name in the student's model.
-        inner: Its name in the teacher, and in the module that is passed as the student.
-        is_parameter: Whether it is a parameter; otherwise it is a buffer.
-        rule: How it is smoothed, ``'copy'`` or ``'skip'``.
-    """
-
-    name: str
-    inner: str
-    is_parameter: bool
-    rule: Union[Rule, str]
+    name: str  # In the student's model.
+    inner: str  # In the teacher, and in the module that is passed as the student.
+    is_parameter: bool  # Otherwise it is a buffer.
+    rule: Union[Rule, str]  # How it is smoothed, 'copy' or 'skip'.
 
 
 class Smoother:
@@ -100,14 +92,12 @@ class Smoother:
     def bind(self, student: nn.Module) -> None:
         """Pair the teacher's tensors with a student's. The first update does so by itself.
 
-        Args:
-            student: A module with a tensor of each of the teacher's names and shapes. It may have
-                more, as a predictor.
+        The student has a tensor of each of the teacher's names and shapes, and maybe more, as a
+        predictor.
 
         Raises:
-            OptionError: If a tensor of the teacher is not in the student, has another shape there,
-                or is sharded otherwise; if an override matches nothing; or if nothing would ever be
-                moved.
+            OptionError: If it has not, or has it sharded otherwise; if an override matches nothing;
+                or if nothing would ever be moved.
         """
         theirs = named_tensors(unwrapped(student))
         found: dict[Member, Pair] = {}
@@ -116,8 +106,13 @@ class Smoother:
             name = self._rename(inner)
             member = Member(name, inner, slot.is_parameter, self._rule(name, slot))
             pair = _paired(name, slot.tensors[slot.key], theirs.get(inner), OptionError)
-            if isinstance(member.rule, Rule):
-                check_split(name, pair.teacher, member.rule.granularity)
+            granularity = member.rule.granularity if isinstance(member.rule, Rule) else 'tensor'
+            if granularity in ('channel', 'element') and is_sharded(pair.teacher):
+                # A rank does not know the indices of its numbers.
+                raise OptionError(
+                    f"granularity must be 'tensor' or 'layer' for the sharded parameter {name!r}, "
+                    f'got {granularity!r}'
+                )
             if _same_memory(pair):
                 self.shared.append(name)
             else:
@@ -156,7 +151,7 @@ class Smoother:
             seed: Seed of the picks.
 
         Raises:
-            TeacherFault: If a tensor has another shape than when the two were paired.
+            TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
         """
         self.find(student)
         for group in self._groups:
@@ -167,10 +162,9 @@ class Smoother:
             group.update(seed, step, keep_prob, average)
 
     def restore(self, fp32: Mapping[str, Tensor]) -> None:
-        """Continue from a teacher whose values were loaded.
+        """Continue from a teacher whose values were loaded, and from :attr:`fp32` as it was.
 
-        Args:
-            fp32: :attr:`fp32` as it was; for names that it lacks, the teacher's values are taken.
+        For names that this lacks, the teacher's values are taken.
         """
         self.fp32 = {name: average.clone() for name, average in fp32.items()}
         self._built = None
@@ -184,11 +178,7 @@ class Smoother:
         }
 
     def find(self, student: nn.Module) -> None:
-        """Find the tensors that have the names now, and rebuild the groups if any has changed.
-
-        Raises:
-            TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
-        """
+        """Find the tensors that have the names now, and rebuild the groups if any has changed."""
         if self._trackers is None:
             self.bind(student)
         assert self._trackers is not None
@@ -249,13 +239,9 @@ class Smoother:
 
 
 class _Group:
-    """The members of one rule, and the kernels that update them.
+    """The tensors of one rule, and the kernels that update them.
 
-    Args:
-        rule: The rule, or ``'copy'``.
-        pairs: Their tensors.
-        fp32: Averages in float32 that are updated in place of the teachers of these names, which
-            then become the averages rounded.
+    Where ``fp32`` has an average for a name, that is updated, and the teacher is it rounded.
     """
 
     def __init__(

@@ -84,11 +84,7 @@ def named_tensors(root: nn.Module) -> dict[str, Tensor]:
 
 
 class Tracked:
-    """Some tensors of a module, found again wherever it has replaced them.
-
-    Args:
-        names: Dotted names of the tensors: see :func:`slots`.
-    """
+    """The tensors of some names (see :func:`slots`), found again where a module replaced them."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -104,9 +100,8 @@ class Tracked:
     def now(self, root: nn.Module) -> list[Optional[Tensor]]:
         """The tensors that have the names now, None for names that are gone.
 
-        Args:
-            root: The module, or another one that holds the same submodules: BYOL passes a new
-                ``Sequential`` of its backbone and neck at every iteration.
+        The root may be another one that holds the same submodules: BYOL passes a new ``Sequential``
+        of its backbone and neck at every iteration.
         """
         other = self._in_root and root is not self._root
         try:

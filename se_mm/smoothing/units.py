@@ -11,23 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.picks import run_of_keys, unit_key
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor of the teacher and the one of the student that it follows.
+    """A tensor of the teacher and the one of the student that it follows."""
 
-    Attributes:
-        name: Dotted name of the student's tensor in its model.
-        teacher: Tensor that is written, of any shape and floating or integer dtype.
-        student: Tensor that is read, of the same shape; its dtype and device may differ.
-    """
-
-    name: str
-    teacher: Tensor
-    student: Tensor
+    name: str  # Dotted name of the student's tensor in its model.
+    teacher: Tensor  # Written; of any shape and dtype.
+    student: Tensor  # Read; of the same shape, its dtype and device may differ.
 
     @property
     def kind(self) -> tuple[torch.device, torch.dtype, torch.device, torch.dtype]:
@@ -61,10 +54,11 @@ def local_pair(pair: Pair) -> Pair:
 
 def sharded_alike(teacher: Any, student: Any) -> bool:
     """Whether both are whole tensors, or both are sharded in the same way."""
-    if not is_sharded(teacher) or not is_sharded(student):
+    if not (is_sharded(teacher) and is_sharded(student)):
         return is_sharded(teacher) == is_sharded(student)
-    meshes = teacher.device_mesh == student.device_mesh
-    return bool(meshes and teacher.placements == student.placements)
+    return bool(
+        teacher.device_mesh == student.device_mesh and teacher.placements == student.placements
+    )
 
 
 def same_layout(pair: Pair, granularity: str) -> bool:
@@ -85,38 +79,19 @@ def same_layout(pair: Pair, granularity: str) -> bool:
     )
 
 
-def check_split(name: str, tensor: Tensor, granularity: str) -> None:
-    """Raise OptionError for units inside a sharded tensor: a rank does not know their indices."""
-    if granularity in ('channel', 'element') and is_sharded(tensor):
-        raise OptionError(
-            f"granularity must be 'tensor' or 'layer' for the sharded parameter {name!r}, got "
-            f'{granularity!r}'
-        )
-
-
 class Units:
     """The units that some pairs split into.
 
     A unit is what is taken over or kept as a whole. It is known by a 64-bit key, made of names
-    and indices alone, so that its picks do not depend on which other units there are.
-
-    ============ ==================================================================
-    granularity  a unit
-    ============ ==================================================================
-    ``tensor``   a tensor
-    ``layer``    all tensors that one module holds itself
-    ``channel``  an index of dimension 0, the same in all tensors of that size that
-                 one module holds itself: ``weight[c]`` with ``bias[c]``
-    ``element``  a number
-    ============ ==================================================================
+    and indices alone, so that its picks do not depend on which other units there are. A channel is
+    an index of dimension 0, the same in all tensors of that size that one module holds itself:
+    ``weight[c]`` with ``bias[c]``.
 
     Args:
         pairs: The pairs, of floating dtype and not empty.
         granularity: One of :data:`~se_mm.smoothing.settings.GRANULARITIES`.
 
     Attributes:
-        pairs: As given.
-        granularity: As given.
         firsts: For each pair, the key of its first unit; for elements, of its first two.
         sizes: For each pair, how many of its numbers, in order, a unit has.
     """

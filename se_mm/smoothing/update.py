@@ -25,15 +25,8 @@ Pick = Union[bool, Tensor]
 def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pick]:
     """Draw the picks of an update, one for each pair of ``units``.
 
-    Args:
-        units: What may be picked.
-        seed: Seed of the picks.
-        step: The update step, at least 0.
-        keep_prob: Probability in [0, 1) that a unit is kept.
-
-    Returns:
-        Bools for tensor and layer units; bool tensors that broadcast to the teacher's for channel
-        and element units, on the teacher's device.
+    Bools for tensor and layer units; bool tensors that broadcast to the teacher's for channel and
+    element units, on the teacher's device. ``step`` is at least 0, ``keep_prob`` in [0, 1).
     """
     if keep_prob == 0:
         return [True] * len(units.pairs)
@@ -61,12 +54,8 @@ def update(pairs: Sequence[Pair], picks: Iterable[Pick], average: Average = None
 
     A unit that is copied gets the very bits of the student's (converted to the teacher's dtype). A
     unit that is kept has the very bits it had, also where the student's are not finite. A number
-    that equals the student's stays, infinities of a mask included.
-
-    Args:
-        pairs: What is updated.
-        picks: One for each pair.
-        average: How a picked unit follows.
+    that equals the student's stays, infinities of a mask included. ``picks`` has one for each pair,
+    and ``average`` is how a picked unit follows.
     """
     if average == 1:  # The formula would keep a teacher's infinities.
         average = None

@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Optional
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Optional
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
 
-from se_mm.smoothing.guards.finite import not_finite
-from se_mm.smoothing.guards.ranks import differing, world_size
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.smoother import Smoother, TeacherFault
-from se_mm.smoothing.units import Pair, is_sharded
+from se_mm.smoothing.units import Pair, is_sharded, local
 
 # A batch norm's buffers that a diverging run damages. Others are the model's own: a mask may be
 # infinite on purpose.
@@ -57,10 +58,9 @@ class Guard:
         self._opportunities = 0
 
     def allows(self, step: int, student: nn.Module) -> bool:
-        """Whether the update may be made. Called by all ranks before each.
+        """Whether the update may be made, for a finite student. Called by all ranks before each.
 
-        Raises:
-            TeacherFault: If the student is not finite, and updates are not to be left out.
+        Raises TeacherFault for another student, unless its updates are to be left out.
         """
         if not self._check_finite:
             return True
@@ -78,13 +78,10 @@ class Guard:
         return False
 
     def compare(self, step: int) -> None:
-        """Compare the teachers of all ranks, if it is time to. Called by all after each update.
+        """Raise TeacherFault, on all ranks alike, if the ranks' teachers differ.
 
-        Compared are the parameters, and the averages of those of a lower precision; no buffers: the
-        statistics of a batch norm that is not synchronised differ by design.
-
-        Raises:
-            TeacherFault: If they differ; on all ranks alike.
+        Called by all after each update. Compared are the parameters, and the averages of those of a
+        lower precision; no buffers: those of a batch norm that is not synchronised may differ.
         """
         if not self._check_teachers or step % self._check_teachers or world_size() == 1:
             return
@@ -102,10 +99,9 @@ class Guard:
             )
 
     def check_saved(self, step: int) -> None:
-        """Refuse to save what is not finite. Called by the one rank that saves.
+        """Raise TeacherFault for a teacher that is not finite, or a student if that is a fault.
 
-        Raises:
-            TeacherFault: If the teacher is not finite; or the student, unless updates are left out.
+        Called by the one rank that saves.
         """
         if not self._check_finite:
             return
@@ -137,3 +133,64 @@ def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
         f'nothing of it was taken over or saved; resume from the last checkpoint, for example with '
         f'a lower learning rate'
     )
+
+
+@torch.no_grad()
+def not_finite(tensors: Iterable[tuple[str, Tensor]], on_all_ranks: bool = False) -> list[str]:
+    """Names of the tensors that are not finite; the host waits for the device once.
+
+    Args:
+        tensors: Named tensors, of which those of a floating-point dtype are checked. Of a sharded
+            one, a rank checks its shard.
+        on_all_ranks: Whether a tensor counts that is not finite on any rank, so that all of them
+            decide alike. Then all must call this, with the same names.
+    """
+    parts = {name: local(tensor) for name, tensor in tensors if tensor.is_floating_point()}
+    filled = {name: part for name, part in parts.items() if part.numel()}
+    ends: list[Tensor] = []
+    for part in filled.values():
+        if part.dtype == torch.float16 and part.device.type == 'cpu':
+            part = part.float()  # PyTorch 2.1 cannot reduce it.
+        # A NaN is both the least and the greatest.
+        ends += [end.to(ends[0].device if ends else end.device) for end in torch.aminmax(part)]
+    finite = torch.stack(ends).isfinite().view(-1, 2).all(1).tolist() if ends else []
+    bad = {name for name, each in zip(filled, finite) if not each}
+    if on_all_ranks:
+        bad = {name for names in all_ranks(sorted(bad)) for name in names}
+    return [name for name in parts if name in bad]
+
+
+def world_size() -> int:
+    """How many ranks there are."""
+    if not dist.is_available() or not dist.is_initialized():
+        return 1
+    return dist.get_world_size()
+
+
+def all_ranks(value: Any) -> list[Any]:
+    """The values of all ranks, in plain types. All ranks must call this."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def digest(tensor: Tensor) -> bytes:
+    """A hash of a tensor's bits in the order of its indices, however they lie in memory."""
+    numbers = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha1(numbers.cpu().numpy().data, usedforsecurity=False).digest()
+
+
+def differing(tensors: Sequence[tuple[str, Tensor]]) -> list[tuple[str, int]]:
+    """The name of each tensor that differs from rank 0's, with the first rank where it does.
+
+    All ranks must call this, with the same names in the same order, and get the same answer.
+    """
+    rows = all_ranks([digest(tensor) for _, tensor in tensors])
+    found = []
+    for (name, _), column in zip(tensors, zip(*rows)):
+        ranks = [rank for rank, number in enumerate(column) if number != column[0]]
+        if ranks:
+            found.append((name, ranks[0]))
+    return found

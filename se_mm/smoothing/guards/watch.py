@@ -43,14 +43,9 @@ class Watch:
 
     @torch.no_grad()
     def moved(self, pairs: Mapping[str, Pair]) -> Optional[tuple[str, int]]:
-        """What differs from what was left; the host waits for the device, once if nothing does.
+        """The tensor that differs most from what was left, how far, and how many differ.
 
-        Args:
-            pairs: The teacher's parameters as they are now, by name.
-
-        Returns:
-            The tensor that differs most with how far it was moved, and how many differ. None if
-            nothing does.
+        None if nothing does. The host waits for the device, once if nothing differs.
         """
         known = {name: pair for name, pair in pairs.items() if name in self._left}
         names = _unequal({n: (_some(pair.teacher), self._left[n]) for n, pair in known.items()})

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from se_mm.smoothing.kernels.base import Kernel
+from se_mm.smoothing.kernels.base import Kernel, PlainKernel
 from se_mm.smoothing.kernels.cpu import CPUKernel
 from se_mm.smoothing.kernels.cuda import CUDAKernel
-from se_mm.smoothing.kernels.plain import PlainKernel
 from se_mm.smoothing.tensors import grouped
 from se_mm.smoothing.units import Pair, Units
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_mm.smoothing.guards import ranks
-from se_mm.smoothing.guards.ranks import differing, digest
+from se_mm.smoothing.guards import guard
+from se_mm.smoothing.guards.guard import differing, digest
 
 DTYPES = [
     torch.float32,
@@ -109,6 +109,6 @@ def test_the_first_rank_that_differs_is_named(monkeypatch):
     def three_ranks(digests):
         return [digests, digests, [digests[0], b'another', digests[2]]]
 
-    monkeypatch.setattr(ranks, 'all_ranks', three_ranks)
+    monkeypatch.setattr(guard, 'all_ranks', three_ranks)
     tensors = [(name, torch.ones(3)) for name in 'abc']
     assert differing(tensors) == [('b', 2)]
