@@ -5,4 +5,4 @@
 #   python tools/train.py configs/fixmatch/fixmatch_se_conv4_1xb32_digits-2.py
 _base_ = '../_base_/fixmatch_digits.py'
 
-custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.95)]
+custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.95, buffers='average_norms')]

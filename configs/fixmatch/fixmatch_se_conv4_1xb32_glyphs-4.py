@@ -6,4 +6,4 @@
 _base_ = '../_base_/fixmatch_glyphs.py'
 
 train_dataloader = dict(dataset=dict(split=dict(num_labels=80)))
-custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.95)]
+custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.95, buffers='average_norms')]

@@ -8,6 +8,6 @@ _base_ = '../_base_/fixmatch_cifar10_small.py'
 
 train_dataloader = dict(dataset=dict(split=dict(num_labels=1000)))
 custom_hooks = [
-    dict(type='SpatialEnsembleHook', keep_prob=0.99),
+    dict(type='SpatialEnsembleHook', keep_prob=0.99, buffers='average_norms'),
     dict(type='ChannelsLastHook'),
 ]

@@ -5,4 +5,4 @@
 _base_ = '../_base_/fixmatch_cifar100.py'
 
 train_dataloader = dict(dataset=dict(split=dict(num_labels=2500)))
-custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.999)]
+custom_hooks = [dict(type='SpatialEnsembleHook', keep_prob=0.999, buffers='average_norms')]

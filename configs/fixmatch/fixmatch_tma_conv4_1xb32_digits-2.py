@@ -4,4 +4,4 @@
 #   python tools/train.py configs/fixmatch/fixmatch_tma_conv4_1xb32_digits-2.py
 _base_ = '../_base_/fixmatch_digits.py'
 
-custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05)]
+custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05, buffers='average_norms')]

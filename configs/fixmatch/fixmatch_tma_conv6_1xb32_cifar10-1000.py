@@ -7,6 +7,6 @@ _base_ = '../_base_/fixmatch_cifar10_small.py'
 
 train_dataloader = dict(dataset=dict(split=dict(num_labels=1000)))
 custom_hooks = [
-    dict(type='SETMAHook', keep_prob=0.0, momentum=0.01),
+    dict(type='SETMAHook', keep_prob=0.0, momentum=0.01, buffers='average_norms'),
     dict(type='ChannelsLastHook'),
 ]

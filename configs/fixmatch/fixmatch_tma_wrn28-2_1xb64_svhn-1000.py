@@ -5,4 +5,4 @@
 _base_ = '../_base_/fixmatch_svhn.py'
 
 train_dataloader = dict(dataset=dict(split=dict(num_labels=1000)))
-custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.001)]
+custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.001, buffers='average_norms')]

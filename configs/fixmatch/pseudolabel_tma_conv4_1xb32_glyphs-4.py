@@ -6,4 +6,4 @@ _base_ = '../_base_/fixmatch_glyphs.py'
 
 model = dict(type='PseudoLabel', data_preprocessor=dict(views=[_base_.weak]))
 train_dataloader = dict(dataset=dict(split=dict(num_labels=80)))
-custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05)]
+custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05, buffers='average_norms')]

@@ -9,4 +9,4 @@ train_dataloader = dict(
     batch_sampler=dict(_delete_=True, type='MultiSourceBatchSampler'),
     dataset=dict(split=dict(num_labels=80), unlabelled=False, unlabelled_pipeline=None),
 )
-custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05)]
+custom_hooks = [dict(type='SETMAHook', keep_prob=0.0, momentum=0.05, buffers='average_norms')]

@@ -22,8 +22,9 @@ from se_mm.smoothing.options import (
 from se_mm.smoothing.schedules import Schedule, keep_prob_schedule, momentum_schedule
 
 GRANULARITIES = ('tensor', 'layer', 'channel', 'element')
-BUFFERS = ('copy', 'average', 'recalibrate', 'skip')
+BUFFERS = ('copy', 'average_norms', 'average', 'recalibrate', 'skip')
 COPY, RECALIBRATE, SKIP = 'copy', 'recalibrate', 'skip'
+AVERAGE_BUFFERS, AVERAGE_NORMS = 'average', 'average_norms'
 
 Average = Union[None, float, Callable[[Tensor, Tensor], None]]
 """How a picked unit follows: None copies the student's value, a float in [0, 1] is the weight of
@@ -121,12 +122,15 @@ class Settings:
         overrides: Part of a tensor's name in the student -> ``dict(keep_prob=, momentum=,
             granularity=)``, ``'copy'`` (follow at every update) or ``'skip'`` (stay as the first
             update left it). The longest matching part wins, as in ``custom_keys``.
-        buffers: Batch norm statistics and other buffers: ``'copy'`` the student's at every update,
-            ``'average'`` persistent floating-point ones like parameters, or ``'skip'`` them after
-            the first update. ``'recalibrate'`` copies them, and computes the statistics of the
-            teacher's batch norms on training batches before it is validated or tested, and at the
-            end of the training. None: ``'average'`` where the averaged model that is replaced has
-            ``update_buffers=True``, else ``'copy'``.
+        buffers: Batch norm statistics and other buffers: ``'copy'`` the student's at every update;
+            ``'average_norms'``, average the statistics of batch norms like parameters and copy the
+            others; ``'average'`` all that are persistent and floating-point, as the stock
+            ``update_buffers=True``; or ``'skip'`` them after the first update. ``'recalibrate'``
+            copies them, and computes the statistics of the teacher's batch norms on training
+            batches before it is validated or tested, and at the end of the training. None: what the
+            averaged model in the model does, or a stock option says; else ``'average_norms'`` for
+            a teacher that keeps some units and averages the others, and ``'copy'`` for SE and, as
+            the stock hooks do, for a moving average alone (``keep_prob=0``).
         recalibrate_batches: With ``buffers='recalibrate'``, training batches of each rank, at least
             1.
         fp32_teacher: Average bfloat16 and float16 teachers in float32 beside them, where the
@@ -213,7 +217,7 @@ class Settings:
         self._check_student()
         self._check_combinations()
         put(self, 'overrides', {} if self.overrides is None else self.overrides)
-        assert self.rules is not None  # Validates the overrides.
+        self.rules  # noqa: B018 -- validates the overrides
 
     @cached_property
     def default(self) -> Rule:
@@ -229,6 +233,12 @@ class Settings:
                 f'{self.overrides!r}'
             )
         return {part: self._override(part, value) for part, value in self.overrides.items()}
+
+    @property
+    def default_buffers(self) -> str:
+        """The policy of buffers where neither an option nor an averaged model says one."""
+        stock = self.keep_prob.plain() == 0
+        return COPY if stock or self.default.copies else AVERAGE_NORMS
 
     def part_of(self, name: str) -> Optional[str]:
         """The key of the override that applies to the tensor with this name, or None."""

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from se_mm.smoothing.kernels import choose
 from se_mm.smoothing.options import OptionError
-from se_mm.smoothing.settings import COPY, RECALIBRATE, SKIP, Average, Rule, Settings
+from se_mm.smoothing.settings import (
+    AVERAGE_BUFFERS,
+    AVERAGE_NORMS,
+    COPY,
+    SKIP,
+    Average,
+    Rule,
+    Settings,
+)
 from se_mm.smoothing.tensors import Tracked, named_tensors, slots, unique, unwrapped
 from se_mm.smoothing.units import (
     Pair,
@@ -56,7 +64,7 @@ class Smoother:
         rename: Maps a teacher's tensor name to that of the student's in its model, by which units
             are picked, overrides are matched and messages speak.
         inherited: The average where the momentum is None, by update step.
-        buffers: Policy of buffers where ``settings.buffers`` is None.
+        buffers: Policy of buffers where ``settings.buffers`` is None; None: the settings' default.
 
     Attributes:
         pairs: Member -> teacher's and student's tensor, once bound; those of a rule in a row.
@@ -70,11 +78,11 @@ class Smoother:
         settings: Settings,
         rename: Callable[[str], str] = str,
         inherited: Optional[Callable[[int], Average]] = None,
-        buffers: str = COPY,
+        buffers: Optional[str] = None,
     ) -> None:
         self.teacher = teacher
         self.settings = settings
-        self.buffers = settings.buffers or buffers
+        self.buffers = settings.buffers or buffers or settings.default_buffers
         self.pairs: dict[Member, Pair] = {}
         self.fp32: dict[str, Tensor] = {}
         self.shared: list[str] = []
@@ -213,9 +221,11 @@ class Smoother:
         """How a tensor of the teacher is smoothed."""
         rule = self.settings.rule_of(name)
         tensor = slot.tensors[slot.key]
-        if not slot.is_parameter and isinstance(rule, Rule) and self.buffers != 'average':
-            # Statistics that are computed anew follow in between.
-            rule = COPY if self.buffers == RECALIBRATE else self.buffers
+        if not slot.is_parameter and isinstance(rule, Rule):
+            every = self.buffers == AVERAGE_BUFFERS
+            if not (every or (self.buffers == AVERAGE_NORMS and slot.is_statistic)):
+                # Statistics that are computed anew follow in between.
+                rule = SKIP if self.buffers == SKIP else COPY
         # Integers cannot be averaged, sparse and quantised tensors have no memory that a kernel
         # could read, and buffers that are not saved are the model's own to fill.
         averages = (tensor.is_floating_point() or tensor.is_complex()) and is_dense(tensor)

@@ -13,8 +13,10 @@ from operator import is_
 from typing import NamedTuple, Optional, TypeVar
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 Dict = dict[str, Optional[Tensor]]
+STATISTICS = ('running_mean', 'running_var')
 T = TypeVar('T')
 _COMPILED = '_orig_mod'
 
@@ -45,10 +47,16 @@ class _Slot(NamedTuple):
     """Where a tensor is: ``tensors[key]``, behind some edges from the root."""
 
     edges: tuple[_Edge, ...]
+    owner: nn.Module
     tensors: Dict
     key: str
     is_parameter: bool
     persistent: bool
+
+    @property
+    def is_statistic(self) -> bool:
+        """Whether it is a running mean or variance of a batch norm; SyncBN is one."""
+        return self.key in STATISTICS and isinstance(self.owner, _BatchNorm)
 
 
 def slots(root: nn.Module) -> dict[str, _Slot]:
@@ -66,7 +74,7 @@ def slots(root: nn.Module) -> dict[str, _Slot]:
             for key, tensor in tensors.items():
                 if tensor is not None:
                     persistent = is_parameter or key not in transient
-                    slot = _Slot(edges, tensors, key, is_parameter, persistent)  # type: ignore[arg-type]
+                    slot = _Slot(edges, module, tensors, key, is_parameter, persistent)  # type: ignore[arg-type]
                     found.setdefault(prefix + key, slot)
         wrapped = _wrapped(module)
         for key, child in module._modules.items():

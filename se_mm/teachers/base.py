@@ -13,7 +13,7 @@ from torch import nn
 
 from se_mm.smoothing.options import OptionError, did_you_mean
 from se_mm.smoothing.schedules import Schedule, constant
-from se_mm.smoothing.settings import Settings
+from se_mm.smoothing.settings import AVERAGE_BUFFERS, COPY, Settings
 from se_mm.smoothing.tensors import named_tensors, unwrapped
 
 if TYPE_CHECKING:
@@ -105,6 +105,13 @@ class Teacher(ABC):
         if self.averaged is not None:
             return None
         return Schedule(constant, {'value': self.default_momentum})
+
+    @property
+    def buffers(self) -> Optional[str]:
+        """The policy of buffers where the line gives none. None: the settings' default."""
+        if self.averaged is not None and self.averaged.update_buffers:
+            return AVERAGE_BUFFERS
+        return COPY if self.updated_by_model else None
 
     def student_name(self, inner: str) -> str:
         """Name of the student's tensor in the model, from the name in the teacher's module."""

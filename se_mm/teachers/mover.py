@@ -14,7 +14,7 @@ from se_mm.smoothing.ensemble import SpatialEnsemble, never_compiled
 from se_mm.smoothing.guards import Guard, Watch
 from se_mm.smoothing.guards.watch import equal
 from se_mm.smoothing.schedules import Schedule
-from se_mm.smoothing.settings import COPY, Average, Settings
+from se_mm.smoothing.settings import Average, Settings
 from se_mm.smoothing.smoother import Smoother, TeacherFault
 from se_mm.smoothing.tensors import named_tensors, unwrapped
 from se_mm.teachers.average import StockAverage
@@ -39,8 +39,9 @@ class Mover:
         self.inherited: Optional[StockAverage] = None
         if settings.momentum is None and averaged is not None:
             self.inherited = StockAverage(averaged)
-        buffers = 'average' if averaged is not None and averaged.update_buffers else COPY
-        smoother = Smoother(teacher.module, settings, teacher.student_name, self.inherited, buffers)
+        smoother = Smoother(
+            teacher.module, settings, teacher.student_name, self.inherited, teacher.buffers
+        )
         self.ensemble = SpatialEnsemble.around(smoother, owner=averaged)
         self.teacher = teacher
         self.following = False  # Whether an opportunity copies the student and is not counted.

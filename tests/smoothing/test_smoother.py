@@ -103,9 +103,11 @@ def test_promise_2_copy_makes_everything_equal_also_what_is_skipped():
         assert torch.equal(teacher.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize('buffers', ['copy', 'average', 'skip'])
+@pytest.mark.parametrize('buffers', ['copy', 'average_norms', 'average', 'skip'])
 def test_buffers_follow_their_policy(buffers):
     student, teacher = net(0), net(1)
+    for module in (student, teacher):
+        module.register_buffer('scale', torch.ones(2, dtype=torch.double))
     smoother = smoother_of(teacher, 0.0, momentum=0.25, buffers=buffers)
     smoother.copy(student)
     old = {name: value.clone() for name, value in teacher.named_buffers()}
@@ -115,10 +117,12 @@ def test_buffers_follow_their_policy(buffers):
         new = student.get_buffer(name)
         if buffers == 'skip':
             assert torch.equal(value, old[name])
-        elif buffers == 'copy' or not value.is_floating_point():
-            assert torch.equal(value, new)
-        else:
+        elif value.is_floating_point() and (
+            buffers == 'average' or (buffers == 'average_norms' and name != 'scale')
+        ):
             torch.testing.assert_close(value, 0.75 * old[name] + 0.25 * new)
+        else:
+            assert torch.equal(value, new)
 
 
 def test_averaged_buffers_are_picked_with_their_layer():

@@ -19,15 +19,13 @@ from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from se_mm.rng import rng_untouched, seed_all
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.settings import COPY
-from se_mm.smoothing.tensors import named_tensors, slots
+from se_mm.smoothing.tensors import STATISTICS, named_tensors, slots
 from se_mm.teachers import Mover, Shadow, plain_model
 
-_STATISTICS = ('running_mean', 'running_var')
 _RECALIBRATION = 4  # What a seed is for: see engine/runner/keyed_data.py.
 
 
@@ -117,15 +115,13 @@ def _followed(mover: Mover) -> Collection[str]:
     return {m.name for m in pairs if not m.is_parameter and m.rule == COPY}
 
 
-def _batch_norms(model: nn.Module, names: Collection[str]) -> dict[str, _BatchNorm]:
+def _batch_norms(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
     """Batch norms with running statistics among ``names``, by dotted name; SyncBN is one."""
-    found: dict[str, _BatchNorm] = {}
-    for name, slot in slots(model).items():
-        folder, _, key = name.rpartition('.')
-        owner = slot.edges[-1].child if slot.edges else model
-        if key == _STATISTICS[0] and name in names and isinstance(owner, _BatchNorm):
-            found[folder] = owner
-    return found
+    return {
+        name.rpartition('.')[0]: slot.owner
+        for name, slot in slots(model).items()
+        if name in names and slot.is_statistic
+    }
 
 
 def _batches(runner: Runner, seed: int) -> Iterator[Any]:
@@ -158,5 +154,5 @@ def _means(network: Any, names: Collection[str], batches: Iterable[Any]) -> dict
         all_reduce(sums)
         if sums[-1] > 0:
             parts = (sums[:-1] / sums[-1]).chunk(2)
-            found |= {f'{path}.{key}': part for key, part in zip(_STATISTICS, parts)}
+            found |= {f'{path}.{key}': part for key, part in zip(STATISTICS, parts)}
     return found

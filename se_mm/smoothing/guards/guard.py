@@ -13,17 +13,15 @@ from torch import distributed as dist
 
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.smoother import Smoother, TeacherFault
+from se_mm.smoothing.tensors import STATISTICS
 from se_mm.smoothing.units import Pair, is_sharded, local
-
-# A batch norm's buffers that a diverging run damages. Others are the model's own: a mask may be
-# infinite on purpose.
-_STATISTICS = ('running_mean', 'running_var')
 
 
 class Guard:
     """Checks student and teacher around the updates.
 
-    What is trained is checked, and the running statistics of batch norms.
+    What is trained is checked, and the running statistics of batch norms. Other buffers are the
+    model's own: a mask may be infinite on purpose.
 
     Args:
         smoother: What moves the teacher.
@@ -121,7 +119,7 @@ class Guard:
         """The pairs that are to be finite; first what is trained, which a fault then names."""
         pairs = self._smoother.pairs.values()
         trained = [pair for pair in pairs if pair.student.requires_grad]
-        statistics = [pair for pair in pairs if pair.name.rpartition('.')[2] in _STATISTICS]
+        statistics = [pair for pair in pairs if pair.name.rpartition('.')[2] in STATISTICS]
         return trained + [pair for pair in statistics if not pair.student.requires_grad]
 
 
@@ -160,18 +158,20 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]], on_all_ranks: bool = False
     return [name for name in parts if name in bad]
 
 
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def world_size() -> int:
     """How many ranks there are."""
-    if not dist.is_available() or not dist.is_initialized():
-        return 1
-    return dist.get_world_size()
+    return dist.get_world_size() if _distributed() else 1
 
 
 def all_ranks(value: Any) -> list[Any]:
     """The values of all ranks, in plain types. All ranks must call this."""
-    if world_size() == 1:
+    if not _distributed():
         return [value]
-    values: list[Any] = [None] * world_size()
+    values: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 

@@ -22,7 +22,7 @@ from tests.launched import free_port, start
 from tests.runs import digit_images
 from tests.toys import VALIDATING, AtStartHook, Momentum, Plain, Sums, Toy, hook_of
 
-COPY = dict(type='SETMAHook', keep_prob=0.5, momentum=0.1)
+COPY = dict(type='SETMAHook', keep_prob=0.5, momentum=0.1, buffers='copy')
 OWN = dict(COPY, buffers='recalibrate', recalibrate_batches=4)
 KINDS = ['classifier', 'pair']
 # Labels that change wherever the teacher's statistics do.
