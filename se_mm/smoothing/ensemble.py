@@ -163,7 +163,7 @@ class SpatialEnsemble(nn.Module):
         """
         ensemble = cls.__new__(cls)
         nn.Module.__init__(ensemble)
-        ensemble._adopt(smoother, owner or ensemble, 1)
+        ensemble._adopt(smoother, ensemble if owner is None else owner, 1)
         return ensemble
 
     def _adopt(self, smoother: Smoother, owner: nn.Module, total: int) -> None:
