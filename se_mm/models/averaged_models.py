@@ -11,7 +11,7 @@ from mmengine.model import BaseAveragedModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from se_mm.smoothing import Settings
+from se_mm.smoothing import Settings, Smoother
 from se_mm.smoothing import SpatialEnsemble as Ensemble
 from se_mm.smoothing.options import check_flag, check_keys
 
@@ -45,10 +45,10 @@ class SmoothedModel(BaseAveragedModel):
         check_keys(type(self).__name__, options, allowed)
         settings = Settings(**{**self.defaults, **options, 'interval': interval})
         super().__init__(model, interval, device, check_flag('update_buffers', update_buffers))
-        ensemble = Ensemble.around(
-            self.module, settings, owner=self, buffers='average' if update_buffers else 'copy'
-        )
-        ensemble.smoother.bind(model)
+        buffers = 'average' if update_buffers else 'copy'
+        smoother = Smoother(self.module, settings, buffers=buffers)
+        smoother.bind(model)
+        ensemble = Ensemble.around(smoother, owner=self)
         # Not as a submodule, whose tensors would be saved twice.
         self.__dict__['_ensemble'] = ensemble
         self._total: Optional[int] = None

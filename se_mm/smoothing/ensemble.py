@@ -3,17 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
 
-from se_mm.smoothing.options import OptionError, check_count
-from se_mm.smoothing.settings import RECALIBRATE, Average, Settings
+from se_mm.smoothing.options import OptionError, check_count, check_keys
+from se_mm.smoothing.settings import RECALIBRATE, Settings
 from se_mm.smoothing.smoother import Smoother
 from se_mm.smoothing.tensors import unwrapped
+
+OPTIONS = (
+    'keep_prob',
+    'momentum',
+    'match_horizon',
+    'granularity',
+    'overrides',
+    'buffers',
+    'fp32_teacher',
+    'interval',
+    'seed',
+)
+"""The options of :class:`~se_mm.smoothing.Settings` that a :class:`SpatialEnsemble` has."""
 
 # As torch.compiler.disable, which would import the compiler together with this module.
 never_compiled = torch._disable_dynamo  # type: ignore[attr-defined]
@@ -22,13 +35,8 @@ never_compiled = torch._disable_dynamo  # type: ignore[attr-defined]
 class StepCounter:
     """The count of updates in a module's buffer ``steps``, known without waiting for its device.
 
-    Args:
-        owner: The module. Whoever changes the buffer is noticed by its version, and only then is
-            it read.
-
-    Attributes:
-        loaded: Whether the buffer was changed by somebody else since this was last set to False,
-            as by loading a checkpoint.
+    Whoever else changes the buffer, as by loading a checkpoint, is noticed by its version; only
+    then is it read, and ``loaded`` set.
     """
 
     def __init__(self, owner: nn.Module) -> None:
@@ -47,9 +55,8 @@ class StepCounter:
         """Updates made."""
         steps: Any = self._owner.steps
         if steps is not self._seen or steps._version != self._version:
-            value = int(steps)
-            self.loaded |= self._seen is not None and value != self._value
-            self.loaded |= steps is self._seen
+            value, replaced = int(steps), self._seen is not None and steps is not self._seen
+            self.loaded |= steps is self._seen or (replaced and value != self._value)
             self._seen, self._version, self._value = steps, steps._version, value
         return self._value
 
@@ -93,26 +100,18 @@ class SpatialEnsemble(nn.Module):
 
     Args:
         student: The model to follow; the teacher is a copy of it in evaluation mode.
-        keep_prob: Probability in [0, 1) that a unit is kept, or a schedule of it.
-        momentum: Share of the student's value in a unit that is not kept, in (0, 1], or a schedule
-            of it; 1 copies.
-        granularity: What a unit is: ``'tensor'``, ``'layer'``, ``'channel'`` or ``'element'``.
-        overrides: Part of a tensor's name -> ``dict(keep_prob=, momentum=, granularity=)``,
-            ``'copy'`` or ``'skip'``.
-        buffers: ``'copy'``, ``'average_norms'``, ``'average'`` or ``'skip'``. None:
-            ``'average_norms'`` with a momentum below 1 and a keep_prob above 0, else ``'copy'``.
-        match_horizon: Use ``momentum / (1 - keep_prob)``, at most 1.
-        fp32_teacher: Average bfloat16 and float16 tensors in float32 beside them.
-        interval: Calls of :meth:`update` from one update to the next, at least 1.
-        seed: Seed of the picks.
+        keep_prob: As in :class:`~se_mm.smoothing.Settings`.
+        momentum: As there, but not None.
         total_updates: Updates of the whole training, which ``'linear'`` and ``'cosine'`` schedules
             need.
         device: Where the teacher is kept; None: where the student is.
+        **options: ``match_horizon``, ``granularity``, ``overrides``, ``buffers`` (not
+            ``'recalibrate'``), ``fp32_teacher``, ``interval`` (in calls of :meth:`update`) and
+            ``seed`` (0 by default), as there.
 
     Attributes:
         module: The teacher.
         settings: All options, validated.
-        seed: Seed of the picks.
 
     Raises:
         OptionError: If an option is invalid.
@@ -127,35 +126,20 @@ class SpatialEnsemble(nn.Module):
         keep_prob: Any = 0.99,
         momentum: Any = 1.0,
         *,
-        granularity: str = 'tensor',
-        overrides: Optional[Mapping[str, Any]] = None,
-        buffers: Optional[str] = None,
-        match_horizon: bool = False,
-        fp32_teacher: bool = True,
-        interval: int = 1,
-        seed: int = 0,
         total_updates: Optional[int] = None,
         device: Union[torch.device, str, None] = None,
+        **options: Any,
     ) -> None:
         super().__init__()
+        check_keys('SpatialEnsemble', options, OPTIONS[2:])
         if momentum is None:
             raise OptionError('momentum must be a number in (0, 1] or a schedule, got None')
-        if buffers == RECALIBRATE:
+        settings = Settings(keep_prob, momentum, **options)
+        if settings.buffers == RECALIBRATE:
             raise OptionError(
                 "buffers='recalibrate' needs a run of MMEngine: set buffers='copy', and call "
                 'torch.optim.swa_utils.update_bn(loader, teacher.module) before evaluating'
             )
-        settings = Settings(
-            keep_prob=keep_prob,
-            momentum=momentum,
-            granularity=granularity,
-            overrides=overrides or {},
-            buffers=buffers,
-            match_horizon=match_horizon,
-            fp32_teacher=fp32_teacher,
-            interval=interval,
-            seed=seed,
-        )
         if total_updates is None:
             for name in ('keep_prob', 'momentum'):
                 if getattr(settings, name).needs_total:
@@ -167,64 +151,37 @@ class SpatialEnsemble(nn.Module):
         module = deepcopy(unwrapped(student)).requires_grad_(False).eval()
         if device is not None:
             module.to(device)
-        self._adopt(module, settings, total_updates or 1)
+        self._adopt(Smoother(module, settings), self, total_updates or 1)
         self.smoother.bind(student)
         self.eval()
 
     @classmethod
-    def around(
-        cls,
-        module: nn.Module,
-        settings: Settings,
-        *,
-        owner: Optional[nn.Module] = None,
-        rename: Callable[[str], str] = str,
-        inherited: Optional[Callable[[int], Average]] = None,
-        buffers: Optional[str] = None,
-    ) -> SpatialEnsemble:
-        """Make a teacher of a module that is there already, without a copy.
+    def around(cls, smoother: Smoother, owner: Optional[nn.Module] = None) -> SpatialEnsemble:
+        """Make a teacher of a smoother's module, without a copy.
 
-        Args:
-            module: The teacher.
-            settings: The options.
-            owner: The module whose buffer ``steps`` counts the updates; None: the new one.
-            rename: Maps the teacher's tensor names to those of messages, overrides and picks.
-            inherited: The average where ``settings.momentum`` is None, by update step.
-            buffers: Policy of buffers where ``settings.buffers`` is None; None: its default.
+        The buffer ``steps`` of ``owner`` counts the updates; None: the new module's.
         """
         ensemble = cls.__new__(cls)
         nn.Module.__init__(ensemble)
-        ensemble._adopt(module, settings, 1, owner, rename, inherited, buffers)
+        ensemble._adopt(smoother, ensemble if owner is None else owner, 1)
         return ensemble
 
-    def _adopt(
-        self,
-        module: nn.Module,
-        settings: Settings,
-        total: int,
-        owner: Optional[nn.Module] = None,
-        rename: Callable[[str], str] = str,
-        inherited: Optional[Callable[[int], Average]] = None,
-        buffers: Optional[str] = None,
-    ) -> None:
-        self.module = module
-        self.settings = settings
-        self.seed = settings.seed or 0
-        self.total = total
+    def _adopt(self, smoother: Smoother, owner: nn.Module, total: int) -> None:
+        self.module, self.settings = smoother.teacher, smoother.settings
+        self.seed, self.total = self.settings.seed or 0, total
         self.register_buffer('steps', torch.tensor(0, dtype=torch.long))
-        self.smoother = Smoother(module, settings, rename, inherited, buffers)
-        # A tuple, since a module that is an attribute would become a part of this one.
-        self._count = (StepCounter(self if owner is None else owner),)
+        self.smoother = smoother
+        self._count = StepCounter(owner)
         self._loaded_fp32: dict[str, Tensor] = {}
 
     @property
     def step(self) -> int:
         """Updates made."""
-        return self._count[0].value
+        return self._count.value
 
     @step.setter
     def step(self, step: int) -> None:
-        self._count[0].value = step
+        self._count.value = step
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the teacher."""
@@ -270,11 +227,11 @@ class SpatialEnsemble(nn.Module):
     def restore(self, fp32: Mapping[str, Tensor]) -> None:
         """Continue from averages in float32 that were saved beside a low-precision teacher."""
         self._loaded_fp32 = dict(fp32)
-        self._count[0].loaded = True
+        self._count.loaded = True
 
     def _restore(self) -> None:
         """After loading, forget the averages in float32 of the teacher that was there."""
-        if self._count[0].loaded:
+        if self._count.loaded:
             self.smoother.restore(self._loaded_fp32)
             self._loaded_fp32 = {}
-            self._count[0].loaded = False
+            self._count.loaded = False

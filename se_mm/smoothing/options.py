@@ -18,26 +18,14 @@ class OptionError(ValueError):
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:
-    """Suggest the choice nearest to ``name``.
-
-    Args:
-        name: What was given.
-        choices: The valid names.
-
-    Returns:
-        ``" Did you mean 'x'?"`` with a leading space, or an empty string.
-    """
+    """``" Did you mean 'x'?"`` for the choice nearest to ``name``, or an empty string."""
     by_lower = {str(choice).lower(): choice for choice in choices}
     near = difflib.get_close_matches(str(name).lower(), list(by_lower), n=1)
     return f' Did you mean {by_lower[near[0]]!r}?' if near else ''
 
 
 def check_choice(key: str, value: Any, choices: Iterable[str]) -> str:
-    """Return ``value`` if it is one of ``choices``.
-
-    Raises:
-        OptionError: If it is not.
-    """
+    """Return ``value`` if it is one of ``choices``, else raise :class:`OptionError`."""
     choices = list(choices)
     if not isinstance(value, str) or value not in choices:
         allowed = ', '.join(repr(choice) for choice in choices)
@@ -56,70 +44,40 @@ def check_number(
     open_low: bool = False,
     open_high: bool = False,
 ) -> float:
-    """Return ``value`` as a float if it is a real number between ``low`` and ``high``.
+    """Return ``value`` as a float if it is a number in a range, else raise :class:`OptionError`.
 
-    Args:
-        key: The option's name, for the message.
-        value: What was given. Booleans are rejected.
-        low: Smallest value.
-        high: Largest value.
-        open_low: Whether ``low`` itself is excluded.
-        open_high: Whether ``high`` itself is excluded.
-
-    Raises:
-        OptionError: If it is not a number, NaN, or out of range.
+    ``open_low`` and ``open_high`` exclude that end. Booleans and NaN are rejected.
     """
-    error = OptionError(
-        f'{key} must be a number in {"(" if open_low else "["}{low:g}, {high:g}'
-        f'{")" if open_high else "]"}, got {value!r}'
-    )
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise error
-    number = float(value)
-    below = number <= low if open_low else number < low
-    above = number >= high if open_high else number > high
-    if math.isnan(number) or below or above:
-        raise error
+    real = isinstance(value, Real) and not isinstance(value, bool)
+    number = float(value) if real else math.nan
+    above = number > low if open_low else number >= low
+    below = number < high if open_high else number <= high
+    if not (above and below):
+        raise OptionError(
+            f'{key} must be a number in {"(" if open_low else "["}{low:g}, {high:g}'
+            f'{")" if open_high else "]"}, got {value!r}'
+        )
     return number
 
 
 def check_count(key: str, value: Any, low: int = 0) -> int:
-    """Return ``value`` if it is an integer of at least ``low``.
-
-    Raises:
-        OptionError: If it is not.
-    """
+    """Return ``value`` if it is an integer of at least ``low``, else raise :class:`OptionError`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise OptionError(f'{key} must be an integer >= {low}, got {value!r}')
     return value
 
 
 def check_flag(key: str, value: Any) -> bool:
-    """Return ``value`` if it is True or False.
-
-    Raises:
-        OptionError: If it is not.
-    """
+    """Return ``value`` if it is True or False, else raise :class:`OptionError`."""
     if not isinstance(value, bool):
         raise OptionError(f'{key} must be True or False, got {value!r}')
     return value
 
 
 def check_keys(what: str, given: Iterable[str], allowed: Iterable[str]) -> None:
-    """Reject the first key that is not among ``allowed``.
-
-    Args:
-        what: Whose keys they are, for the message.
-        given: The keys that were given.
-        allowed: The valid keys.
-
-    Raises:
-        OptionError: If one is unknown.
-    """
+    """Raise :class:`OptionError` for the first key of ``what`` that is not ``allowed``."""
     allowed = list(allowed)
     for key in given:
         if key not in allowed:
-            hint = did_you_mean(key, allowed)
-            raise OptionError(
-                f'{what} has no option {key!r}.{hint or " It has " + ", ".join(allowed) + "."}'
-            )
+            hint = did_you_mean(key, allowed) or f' It has {", ".join(allowed)}.'
+            raise OptionError(f'{what} has no option {key!r}.{hint}')

@@ -32,8 +32,9 @@ def signed(number: int) -> int:
     return number - (1 << 64) if number >> 63 else number
 
 
-def _mix(number: int) -> int:
-    """SplitMix64's finaliser on one number in [0, 2^64)."""
+def mix(number: int) -> int:
+    """SplitMix64's finaliser on the lower 64 bits of one number."""
+    number &= _MASK
     number = ((number ^ (number >> 30)) * MULTIPLIERS[0]) & _MASK
     number = ((number ^ (number >> 27)) * MULTIPLIERS[1]) & _MASK
     return number ^ (number >> 31)
@@ -47,7 +48,7 @@ def _xor_shifted(numbers: Tensor, bits: int) -> Tensor:
 
 
 def mix_(numbers: Tensor) -> Tensor:
-    """:func:`_mix` in place on each of an int64 tensor's numbers, read as unsigned."""
+    """:func:`mix` in place on each of an int64 tensor's numbers, read as unsigned."""
     _xor_shifted(numbers, 30).mul_(signed(MULTIPLIERS[0]))
     _xor_shifted(numbers, 27).mul_(signed(MULTIPLIERS[1]))
     return _xor_shifted(numbers, 31)
@@ -67,53 +68,31 @@ def unit_key(name: str) -> int:
 def run_of_keys(
     first: int, count: int, offset: int = 0, device: torch.device | None = None
 ) -> Tensor:
-    """Keys of the units ``offset`` to ``offset + count`` of a run.
-
-    Args:
-        first: Key of the run's first unit.
-        count: How many keys.
-        offset: Which unit comes first.
-        device: Where.
-
-    Returns:
-        Tensor: ``(count,)`` int64.
-    """
+    """Keys ``(count,)`` int64 of a run's units from ``offset`` on; ``first`` is that of unit 0."""
     indices = torch.arange(offset, offset + count, device=device)
     return indices.mul_(signed(INCREMENT)).add_(signed(first))
 
 
 def stream(seed: int, step: int) -> int:
     """The 64 bits that an update adds to the keys of its units."""
-    return _mix((_mix(seed & _MASK) + (step + 1) * INCREMENT) & _MASK)
+    return mix(mix(seed) + (step + 1) * INCREMENT)
 
 
 def rank_seed(seed: int, rank: int) -> int:
     """A seed for picks that differ from rank to rank; rank 0 keeps the one it is given."""
-    return _mix((seed + rank * INCREMENT) & _MASK) if rank else seed
+    return mix(seed + rank * INCREMENT) if rank else seed
 
 
 def threshold(keep_prob: float) -> int:
     """The least int32 that 32 random bits, read as one, must have for a unit to be taken over.
 
-    Args:
-        keep_prob: Probability in [0, 1) that a unit is kept. It is rounded up to a multiple of
-            2^-32, and down to the largest one below 1.
+    ``keep_prob``, in [0, 1), is rounded up to a multiple of 2^-32, but to the largest below 1.
     """
     return min(math.ceil(keep_prob * (1 << 32)), (1 << 32) - 1) - (1 << 31)
 
 
 def draw(keys: Tensor, seed: int, step: int, keep_prob: float) -> Tensor:
-    """Pick the units that are taken over at an update.
-
-    Args:
-        keys: ``(n,)`` int64 keys of the units.
-        seed: Any integer.
-        step: The update step, at least 0.
-        keep_prob: Probability in [0, 1) that a unit is kept: see :func:`threshold`.
-
-    Returns:
-        Tensor: ``(n,)`` bool on the device of ``keys``, True where a unit is taken over.
-    """
+    """Which units, given by int64 keys ``(n,)``, an update takes over: bool ``(n,)``."""
     bits = mix_(keys + signed(stream(seed, step)))
     return (bits >> 32) >= threshold(keep_prob)
 
@@ -126,18 +105,9 @@ def draw_elements(
     keep_prob: float,
     device: Optional[torch.device] = None,
 ) -> Tensor:
-    """Pick the elements of a tensor that are taken over at an update.
+    """Which of a tensor's elements an update takes over: bool ``(count,)``.
 
-    Args:
-        first: Key of the first two elements.
-        count: How many elements.
-        seed: Any integer.
-        step: The update step, at least 0.
-        keep_prob: Probability in [0, 1) that an element is kept: see :func:`threshold`.
-        device: Where.
-
-    Returns:
-        Tensor: ``(count,)`` bool, True where an element is taken over.
+    ``first`` is the key of the first two elements.
     """
     taken = torch.empty(count, dtype=torch.bool, device=device)
     chunk = at_a_time(taken.device) // 2

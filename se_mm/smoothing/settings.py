@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Optional, Union
 
 from torch import Tensor
@@ -22,9 +23,6 @@ from se_mm.smoothing.schedules import Schedule, keep_prob_schedule, momentum_sch
 
 GRANULARITIES = ('tensor', 'layer', 'channel', 'element')
 BUFFERS = ('copy', 'average_norms', 'average', 'recalibrate', 'skip')
-NON_FINITE = ('stop', 'skip')
-INITIAL_TEACHERS = ('loaded', 'student')
-EVALUATE_ON = ('teacher', 'student', 'both')
 COPY, RECALIBRATE, SKIP = 'copy', 'recalibrate', 'skip'
 AVERAGE_BUFFERS, AVERAGE_NORMS = 'average', 'average_norms'
 
@@ -33,17 +31,28 @@ Average = Union[None, float, Callable[[Tensor, Tensor], None]]
 that value, and a function ``(teacher, student)`` averages in place."""
 
 
+_CHOICES = {
+    'granularity': GRANULARITIES,
+    'buffers': BUFFERS,
+    'initial_teacher': ('loaded', 'student'),
+    'non_finite': ('stop', 'skip'),
+    'evaluate_on': ('teacher', 'student', 'both'),
+}
+# The least value of each.
+_COUNTS = {
+    'recalibrate_batches': 1,
+    'interval': 1,
+    'begin_iter': 0,
+    'begin_epoch': 0,
+    'seed': 0,
+    'check_teachers': 0,
+    'check_finite': 0,
+}
+
+
 @dataclass(frozen=True)
 class Rule:
-    """How some tensors are smoothed.
-
-    Attributes:
-        keep_prob: Probability in [0, 1) that a unit is kept at an update.
-        momentum: Share of the new value in a unit that is not kept. None: the average that the
-            teacher had before.
-        match_horizon: Whether the momentum in force is ``momentum / (1 - keep_prob)``, at most 1.
-        granularity: One of :data:`GRANULARITIES`.
-    """
+    """How some tensors are smoothed: the options of :class:`Settings` with these names."""
 
     keep_prob: Schedule
     momentum: Optional[Schedule]
@@ -58,15 +67,10 @@ class Rule:
     def average(
         self, step: int, total: int, inherited: Optional[Callable[[int], Average]] = None
     ) -> Average:
-        """How a picked unit follows at an update.
+        """How a picked unit follows after ``step`` updates of a run of ``total``.
 
-        Args:
-            step: The update step, at least 0.
-            total: Updates of the whole run.
-            inherited: The average in place of a momentum that is None, by update step.
-
-        Raises:
-            OptionError: If ``match_horizon`` meets an average that is not a weight.
+        ``inherited`` is the average in place of a momentum that is None, by update step. Raises
+        OptionError if ``match_horizon`` meets one that is not a weight.
         """
         if self.momentum is not None:
             weight: Average = self.momentum(step, total)
@@ -198,32 +202,12 @@ class Settings:
         put(self, 'keep_prob', keep_prob_schedule('keep_prob', self.keep_prob))
         if self.momentum is not None:
             put(self, 'momentum', momentum_schedule('momentum', self.momentum))
-        for name in (
-            'match_horizon',
-            'fp32_teacher',
-            'every_iter',
-            'diff_rank_picks',
-            'curves',
-        ):
+        for name in ('match_horizon', 'fp32_teacher', 'every_iter', 'diff_rank_picks', 'curves'):
             check_flag(name, getattr(self, name))
-        for name, low in (
-            ('recalibrate_batches', 1),
-            ('interval', 1),
-            ('begin_iter', 0),
-            ('begin_epoch', 0),
-            ('seed', 0),
-            ('check_teachers', 0),
-            ('check_finite', 0),
-        ):
+        for name, low in _COUNTS.items():
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), low)
-        for name, choices in (
-            ('granularity', GRANULARITIES),
-            ('buffers', BUFFERS),
-            ('initial_teacher', INITIAL_TEACHERS),
-            ('non_finite', NON_FINITE),
-            ('evaluate_on', EVALUATE_ON),
-        ):
+        for name, choices in _CHOICES.items():
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), choices)
         for name in ('kind', 'teacher', 'update_method'):
@@ -268,24 +252,17 @@ class Settings:
         return self.default if part is None else self.rules[part]
 
     def check_matches(self, names: Iterable[str]) -> None:
-        """Check that every override matches one of ``names``.
-
-        Raises:
-            OptionError: If one does not; it suggests the nearest module.
-        """
+        """Raise OptionError for an override that matches none of ``names``; it suggests one."""
         names = list(names)
         for part in self.rules:
             if not any(part in name for name in names):
-                paths = {
-                    '.'.join(name.split('.')[:depth])
-                    for name in names
-                    for depth in range(1, name.count('.') + 2)
-                }
-                words = {word for name in names for word in name.split('.')}
+                near = {word for name in names for word in name.split('.')}
+                for name in names:  # And the modules on the way to each tensor.
+                    near.update(accumulate(name.split('.'), '{}.{}'.format))
                 example = f', a part of a name such as {names[0]!r}' if names else ''
                 raise OptionError(
                     f'overrides[{part!r}] must match a tensor of the student{example}.'
-                    f'{did_you_mean(part, sorted(paths | words))}'
+                    f'{did_you_mean(part, sorted(near))}'
                 )
 
     def plain(self) -> dict[str, Any]:
@@ -302,21 +279,20 @@ class Settings:
             raise OptionError(f"{key} must be a dict, 'copy' or 'skip', got {value!r}")
         averages = not self.default.copies
         check_keys(key, value, ['keep_prob', 'granularity'] + ['momentum'] * averages)
-        changes: dict[str, Any] = {}
-        if 'keep_prob' in value:
-            changes['keep_prob'] = keep_prob_schedule(f'{key}.keep_prob', value['keep_prob'])
-        if 'momentum' in value:
-            changes['momentum'] = momentum_schedule(f'{key}.momentum', value['momentum'])
-        if 'granularity' in value:
-            changes['granularity'] = check_choice(
-                f'{key}.granularity', value['granularity'], GRANULARITIES
-            )
+        checks: dict[str, Callable[[str, Any], Any]] = {
+            'keep_prob': keep_prob_schedule,
+            'momentum': momentum_schedule,
+            'granularity': lambda name, given: check_choice(name, given, GRANULARITIES),
+        }
+        changes = {name: checks[name](f'{key}.{name}', given) for name, given in value.items()}
         return replace(self.default, **changes)
 
     def _check_student(self) -> None:
-        parts = [self.student] if isinstance(self.student, (str, type(None))) else self.student
-        names = isinstance(parts, Sequence) and all(p is None or isinstance(p, str) for p in parts)
-        if not names or self.student in ('', []):
+        if self.student is None:
+            return
+        names = [self.student] if isinstance(self.student, str) else self.student
+        right = isinstance(names, Sequence) and all(isinstance(n, str) and n for n in names)
+        if not (right and names):
             raise OptionError(
                 f'student must be the dotted name of a module or a list of such names, got '
                 f'{self.student!r}'

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import groupby, repeat
 from operator import is_
 from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor, nn
 
-from se_mm.smoothing.kernels import Kernel, choose
+from se_mm.smoothing.kernels import choose
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.settings import (
     AVERAGE_BUFFERS,
@@ -22,19 +23,17 @@ from se_mm.smoothing.settings import (
     Rule,
     Settings,
 )
-from se_mm.smoothing.tensors import Tracked, slots, unique, unwrapped
+from se_mm.smoothing.tensors import Tracked, named_tensors, slots, unique, unwrapped
 from se_mm.smoothing.units import (
     Pair,
     Units,
-    check_split,
+    is_dense,
     is_sharded,
     local,
     local_pair,
     sharded_alike,
 )
 from se_mm.smoothing.update import draw_picks, update
-
-_LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class TeacherFault(RuntimeError):
@@ -46,19 +45,12 @@ class TeacherFault(RuntimeError):
 
 @dataclass(frozen=True)
 class Member:
-    """A tensor of the teacher that its student has too.
+    """A tensor of the teacher that its student has too."""
 
-    Attributes:
-        name: Its name in the student's model.
-        inner: Its name in the teacher, and in the module that is passed as the student.
-        is_parameter: Whether it is a parameter; otherwise it is a buffer.
-        rule: How it is smoothed, ``'copy'`` or ``'skip'``.
-    """
-
-    name: str
-    inner: str
-    is_parameter: bool
-    rule: Union[Rule, str]
+    name: str  # In the student's model.
+    inner: str  # In the teacher, and in the module that is passed as the student.
+    is_parameter: bool  # Otherwise it is a buffer.
+    rule: Union[Rule, str]  # How it is smoothed, 'copy' or 'skip'.
 
 
 class Smoother:
@@ -75,8 +67,6 @@ class Smoother:
         buffers: Policy of buffers where ``settings.buffers`` is None; None: the settings' default.
 
     Attributes:
-        teacher: As given.
-        settings: As given.
         pairs: Member -> teacher's and student's tensor, once bound; those of a rule in a row.
         fp32: Name -> the average in float32, for teachers of a lower precision.
         shared: Names of the tensors that teacher and student share, which nothing moves.
@@ -99,69 +89,58 @@ class Smoother:
         self._rename = rename
         self._inherited = inherited
         self._groups: list[_Group] = []
-        self._everything: Optional[_Group] = None
         self._trackers: Optional[tuple[Tracked, Tracked]] = None
         # The tensors that the groups are built for, and where they are in memory.
         self._built: Optional[tuple[list[Optional[Tensor]], list[int]]] = None
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has the settings and the averages; its next update binds it to a student."""
-        unbound: dict[str, Any] = {'pairs': {}, '_groups': []}
-        return {**vars(self), **unbound, '_everything': None, '_trackers': None, '_built': None}
+        return {**vars(self), 'pairs': {}, '_groups': [], '_trackers': None, '_built': None}
 
     def bind(self, student: nn.Module) -> None:
         """Pair the teacher's tensors with a student's. The first update does so by itself.
 
-        Args:
-            student: A module with a tensor of each of the teacher's names and shapes. It may have
-                more, as a predictor.
+        The student has a tensor of each of the teacher's names and shapes, and maybe more, as a
+        predictor.
 
         Raises:
-            OptionError: If a tensor of the teacher is not in the student, has another shape there,
-                or is sharded otherwise; if an override matches nothing; or if nothing would ever be
-                moved.
+            OptionError: If it has not, or has it sharded otherwise; if an override matches nothing;
+                or if nothing would ever be moved.
         """
-        student = unwrapped(student)
-        theirs = slots(student)
+        theirs = named_tensors(unwrapped(student))
         found: dict[Member, Pair] = {}
         self.shared = []
         for inner, slot in unique(slots(unwrapped(self.teacher))):
-            teacher = slot.tensors[slot.key]
             name = self._rename(inner)
             member = Member(name, inner, slot.is_parameter, self._rule(name, slot))
-            other = theirs[inner].tensors[theirs[inner].key] if inner in theirs else None
-            pair = _paired(name, teacher, other, OptionError)
-            if isinstance(member.rule, Rule):
-                check_split(name, pair.teacher, member.rule.granularity)
+            pair = _paired(name, slot.tensors[slot.key], theirs.get(inner), OptionError)
+            granularity = member.rule.granularity if isinstance(member.rule, Rule) else 'tensor'
+            if granularity in ('channel', 'element') and is_sharded(pair.teacher):
+                # A rank does not know the indices of its numbers.
+                raise OptionError(
+                    f"granularity must be 'tensor' or 'layer' for the sharded parameter {name!r}, "
+                    f'got {granularity!r}'
+                )
             if _same_memory(pair):
                 self.shared.append(name)
             else:
                 found[member] = pair
         self.settings.check_matches([member.name for member in found])
         self._check_moves(found)
-        # Members of a rule in a row, so that each group is a slice.
         order = sorted(found, key=lambda member: str(member.rule))
         self.pairs = {member: found[member] for member in order}
         names = [member.inner for member in order]
         self._trackers = Tracked(names), Tracked(names)
-        self._groups = []
-        for index, member in enumerate(order):
-            if not self._groups or self._groups[-1].rule != member.rule:
-                self._groups.append(_Group(member.rule, index))
-            self._groups[-1].end = index + 1
         self._built = None
 
+    @torch.no_grad()
     def copy(self, student: nn.Module) -> None:
         """Make the teacher equal to the student, all parameters and all buffers."""
         self.find(student)
-        if self._everything is None:
-            self._everything = _Group(COPY)
-            self._everything.build(list(self.pairs.values()), {})
-        self._everything.update(0, 0, 0.0, None)
-        with torch.no_grad():
-            for pair in self.pairs.values() if self.fp32 else ():
-                if pair.name in self.fp32:
-                    self.fp32[pair.name].copy_(pair.teacher)
+        update([local_pair(pair) for pair in self.pairs.values()], repeat(True))
+        for pair in self.pairs.values():
+            if pair.name in self.fp32:
+                self.fp32[pair.name].copy_(pair.teacher)
 
     def follow(self, student: nn.Module) -> None:
         """Copy what follows the student at every update, and smooth nothing."""
@@ -180,22 +159,20 @@ class Smoother:
             seed: Seed of the picks.
 
         Raises:
-            TeacherFault: If a tensor has another shape than when the two were paired.
+            TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
         """
         self.find(student)
         for group in self._groups:
+            keep_prob, average = 0.0, None
             if isinstance(group.rule, Rule):
                 keep_prob = group.rule.keep_prob(step, total)
                 average = group.rule.average(step, total, self._inherited)
-                group.update(seed, step, keep_prob, average)
-            elif group.rule == COPY:
-                group.update(seed, step, 0.0, None)
+            group.update(seed, step, keep_prob, average)
 
     def restore(self, fp32: Mapping[str, Tensor]) -> None:
-        """Continue from a teacher whose values were loaded.
+        """Continue from a teacher whose values were loaded, and from :attr:`fp32` as it was.
 
-        Args:
-            fp32: :attr:`fp32` as it was; for names that it lacks, the teacher's values are taken.
+        For names that this lacks, the teacher's values are taken.
         """
         self.fp32 = {name: average.clone() for name, average in fp32.items()}
         self._built = None
@@ -208,6 +185,38 @@ class Smoother:
             if member.is_parameter or not parameters_only
         }
 
+    def find(self, student: nn.Module) -> None:
+        """Find the tensors that have the names now, and rebuild the groups if any has changed."""
+        if self._trackers is None:
+            self.bind(student)
+        assert self._trackers is not None
+        teachers = self._trackers[0].now(unwrapped(self.teacher))
+        students = self._trackers[1].now(unwrapped(student))
+        tensors = teachers + students
+        if self._built is not None:
+            before, memory = self._built
+            if all(map(is_, tensors, before)) and _memory(tensors) == memory:
+                return
+        for member, teacher, new in zip(list(self.pairs), teachers, students):
+            self.pairs[member] = _paired(member.name, teacher, new, TeacherFault)
+        self._build()
+        self._built = tensors, _memory(tensors)
+
+    @torch.no_grad()
+    def _build(self) -> None:
+        """Group the tensors as they are by rule, and choose the groups' kernels."""
+        before, self.fp32, self._groups = self.fp32, {}, []
+        for rule, members in groupby(self.pairs, key=lambda member: member.rule):
+            if rule == SKIP:
+                continue
+            pairs = [self.pairs[member] for member in members]
+            averages = isinstance(rule, Rule) and not rule.copies and self.settings.fp32_teacher
+            for pair in pairs if averages else ():
+                if pair.teacher.dtype in (torch.bfloat16, torch.float16):
+                    average = before.get(pair.name, pair.teacher)
+                    self.fp32[pair.name] = average.to(pair.teacher.device, torch.float32)
+            self._groups.append(_Group(rule, pairs, self.fp32))
+
     def _rule(self, name: str, slot: Any) -> Union[Rule, str]:
         """How a tensor of the teacher is smoothed."""
         rule = self.settings.rule_of(name)
@@ -217,8 +226,9 @@ class Smoother:
             if not (every or (self.buffers == AVERAGE_NORMS and slot.is_statistic)):
                 # Statistics that are computed anew follow in between.
                 rule = SKIP if self.buffers == SKIP else COPY
-        # Integers cannot be averaged, and buffers that are not saved are the model's own to fill.
-        averages = tensor.is_floating_point() or tensor.is_complex()
+        # Integers cannot be averaged, sparse and quantised tensors have no memory that a kernel
+        # could read, and buffers that are not saved are the model's own to fill.
+        averages = (tensor.is_floating_point() or tensor.is_complex()) and is_dense(tensor)
         if isinstance(rule, Rule) and not (averages and slot.persistent):
             rule = COPY
         return rule
@@ -237,84 +247,32 @@ class Smoother:
                 f'{dict(self.settings.overrides)!r}, which skips all {len(parameters)}'
             )
 
-    def find(self, student: nn.Module) -> None:
-        """Find the tensors that have the names now, and rebuild the groups if any has changed.
-
-        Raises:
-            TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
-        """
-        if self._trackers is None:
-            self.bind(student)
-        assert self._trackers is not None
-        teachers = self._trackers[0].now(unwrapped(self.teacher))
-        students = self._trackers[1].now(unwrapped(student))
-        tensors = teachers + students
-        if self._built is not None:
-            before, memory = self._built
-            if all(map(is_, tensors, before)) and _memory(tensors) == memory:
-                return
-        for member, teacher, new in zip(list(self.pairs), teachers, students):
-            self.pairs[member] = _paired(member.name, teacher, new, TeacherFault)
-        self._build()
-        self._built = tensors, _memory(tensors)
-
-    @torch.no_grad()
-    def _build(self) -> None:
-        """Choose the groups' kernels for the tensors as they are."""
-        pairs = list(self.pairs.values())
-        before, self.fp32 = self.fp32, {}
-        for group in self._groups:
-            some = pairs[group.start : group.end]
-            if self.settings.fp32_teacher and group.averages:
-                for pair in some:
-                    if pair.teacher.dtype in _LOW_PRECISION:
-                        average = before.get(pair.name, pair.teacher)
-                        self.fp32[pair.name] = average.to(pair.teacher.device, torch.float32)
-            group.build(some, self.fp32)
-        self._everything = None
-
 
 class _Group:
-    """The members of one rule, and the kernels that update them."""
+    """The tensors of one rule, and the kernels that update them.
 
-    def __init__(self, rule: Union[Rule, str], start: int = 0) -> None:
+    Where ``fp32`` has an average for a name, that is updated, and the teacher is it rounded.
+    """
+
+    def __init__(
+        self, rule: Union[Rule, str], pairs: list[Pair], fp32: Mapping[str, Tensor]
+    ) -> None:
         self.rule = rule
-        self.start = self.end = start
-        self._kernels: list[Kernel] = []
-        self._rounding: list[Kernel] = []
-        self._moved: list[Pair] = []
-        self._granularity = 'tensor'
-        self._odd: list[Pair] = []
-
-    @property
-    def averages(self) -> bool:
-        """Whether a picked unit moves part of the way only."""
-        return isinstance(self.rule, Rule) and not self.rule.copies
-
-    def build(self, pairs: list[Pair], fp32: Mapping[str, Tensor]) -> None:
-        """Choose kernels for the pairs, whose averages are in ``fp32`` where there is one."""
-        granularity = self.rule.granularity if isinstance(self.rule, Rule) else 'tensor'
-        pairs = [local_pair(pair) for pair in pairs]
-        # Sparse and quantised tensors have no memory that a kernel could read.
-        self._odd = [pair for pair in pairs if _is_odd(pair.teacher) or _is_odd(pair.student)]
-        dense = [pair for pair in pairs if pair not in self._odd] if self._odd else pairs
-        dense = [_real(pair) for pair in dense if pair.teacher.numel()]
-        averages = {pair.name: local(fp32[pair.name]) for pair in dense if pair.name in fp32}
-        moved = [replace(pair, teacher=averages.get(pair.name, pair.teacher)) for pair in dense]
-        copies = [replace(p, student=averages[p.name]) for p in dense if p.name in averages]
-        self._moved, self._granularity = moved, granularity
+        granularity = rule.granularity if isinstance(rule, Rule) else 'tensor'
+        pairs = [_real(pair) for pair in map(local_pair, pairs) if pair.teacher.numel()]
+        averages = {pair.name: local(fp32[pair.name]) for pair in pairs if pair.name in fp32}
+        moved = [replace(pair, teacher=averages.get(pair.name, pair.teacher)) for pair in pairs]
+        rounded = [replace(p, student=averages[p.name]) for p in pairs if p.name in averages]
+        self._units = Units(moved, granularity)
         self._kernels = choose(moved, granularity)
-        self._rounding = choose(copies, granularity)
+        self._rounding = choose(rounded, granularity)
 
     def update(self, seed: int, step: int, keep_prob: float, average: Average) -> None:
         """Make one update."""
-        for pair in self._odd:
-            pair.teacher.copy_(pair.student)
         if average == 0:
             return
         if callable(average):
-            units = Units(self._moved, self._granularity)
-            update(units.pairs, draw_picks(units, seed, step, keep_prob), average)
+            update(self._units.pairs, draw_picks(self._units, seed, step, keep_prob), average)
         else:
             for kernel in self._kernels:
                 kernel.update(seed, step, keep_prob, average)
@@ -325,11 +283,7 @@ class _Group:
 def _paired(
     name: str, teacher: Optional[Tensor], student: Optional[Tensor], error: type[Exception]
 ) -> Pair:
-    """A pair, checked.
-
-    Raises:
-        error: If the student lacks the tensor, or has it in another shape or otherwise sharded.
-    """
+    """A pair of two tensors of equal shape and sharding; else ``error`` is raised."""
     if teacher is None:
         raise error(f'the teacher must keep its tensor {name!r}, which is gone')
     if student is None:
@@ -357,13 +311,9 @@ def _memory(tensors: list[Optional[Tensor]]) -> list[int]:
     except (RuntimeError, TypeError):  # A sparse tensor has no address, and None is no tensor.
         addresses = [0]
     if 0 in addresses:  # A sharded tensor has none either: that of its shard counts.
-        tensors = [local(t) for t in tensors if t is not None and not _is_odd(t)]
+        tensors = [local(t) for t in tensors if t is not None and is_dense(t)]
         addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
     return [*addresses, *map(Tensor.numel, tensors)]  # type: ignore[arg-type]
-
-
-def _is_odd(tensor: Tensor) -> bool:
-    return tensor.layout != torch.strided or tensor.is_quantized
 
 
 def _real(pair: Pair) -> Pair:
@@ -377,12 +327,8 @@ def _real(pair: Pair) -> Pair:
 
 def _same_memory(pair: Pair) -> bool:
     """Whether teacher and student are one tensor, or two names of the same memory."""
-    if pair.teacher is pair.student:
-        return True
-    if pair.teacher.is_meta or _is_odd(pair.teacher) or is_sharded(pair.teacher):
-        return False
-    return bool(
-        pair.teacher.numel()
-        and pair.teacher.device == pair.student.device
-        and pair.teacher.data_ptr() == pair.student.data_ptr()
-    )
+    teacher, student = pair.teacher, pair.student
+    if teacher is student or teacher.is_meta or not is_dense(teacher) or is_sharded(teacher):
+        return teacher is student
+    same = teacher.device == student.device and teacher.data_ptr() == student.data_ptr()
+    return bool(teacher.numel()) and same

@@ -8,15 +8,16 @@ submodule each one is, so that looking is a few dict accesses, without a walk ov
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import is_
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Dict = dict[str, Optional[Tensor]]
 STATISTICS = ('running_mean', 'running_var')
+T = TypeVar('T')
 _COMPILED = '_orig_mod'
 
 
@@ -91,11 +92,7 @@ def named_tensors(root: nn.Module) -> dict[str, Tensor]:
 
 
 class Tracked:
-    """Some tensors of a module, found again wherever it has replaced them.
-
-    Args:
-        names: Dotted names of the tensors: see :func:`slots`.
-    """
+    """The tensors of some names (see :func:`slots`), found again where a module replaced them."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -106,39 +103,40 @@ class Tracked:
         self._edges: list[tuple[dict[str, Optional[nn.Module]], str]] = []
         self._children: list[nn.Module] = []
         self._places: list[tuple[Dict, str]] = []
-        self._in_root = self._missing = False
+        self._in_root, self._incomplete = False, True
 
     def now(self, root: nn.Module) -> list[Optional[Tensor]]:
         """The tensors that have the names now, None for names that are gone.
 
-        Args:
-            root: The module, or another one that holds the same submodules: BYOL passes a new
-                ``Sequential`` of its backbone and neck at every iteration.
+        The root may be another one that holds the same submodules: BYOL passes a new ``Sequential``
+        of its backbone and neck at every iteration.
         """
-        if root is not self._root and (self._root is None or self._in_root):
-            self._find(root)
-        if self._missing:
-            self._find(root)
+        other = self._in_root and root is not self._root
         try:
-            # Each edge still leads to the module that was there.
-            if not all(
-                map(is_, map(root._modules.get, self._root_keys), self._root_children)
-            ) or not all(map(is_, [d[key] for d, key in self._edges], self._children)):
+            if self._incomplete or other or not self._leads(root):
                 self._find(root)
             return [d[key] for d, key in self._places]
         except KeyError:
             self._find(root)
             return [d.get(key) for d, key in self._places]
 
+    def _leads(self, root: nn.Module) -> bool:
+        """Whether each edge still leads to the module that was there."""
+        at_root = map(root._modules.get, self._root_keys)
+        return all(map(is_, at_root, self._root_children)) and all(
+            map(is_, [d[key] for d, key in self._edges], self._children)
+        )
+
     def _find(self, root: nn.Module) -> None:
         """Walk over the module tree, once."""
         self._root = root
         found = slots(root)
         places = [found.get(name) for name in self._names]
-        edges: dict[tuple[int, str], _Edge] = {}
-        for place in places:
-            for edge in place.edges if place else ():
-                edges[id(edge.modules), edge.key] = edge
+        edges = {
+            (id(edge.modules), edge.key): edge
+            for place in places
+            for edge in (place.edges if place else ())
+        }
         top = [edge for edge in edges.values() if edge.modules is root._modules]
         below = [edge for edge in edges.values() if edge.modules is not root._modules]
         self._root_keys = [edge.key for edge in top]
@@ -147,7 +145,7 @@ class Tracked:
         self._children = [edge.child for edge in below]
         nowhere: Dict = {'': None}
         self._places = [(p.tensors, p.key) if p else (nowhere, '') for p in places]
-        self._missing = None in places
+        self._incomplete = None in places
         self._in_root = any(place is not None and not place.edges for place in places)
 
 
@@ -158,3 +156,11 @@ def unique(found: dict[str, _Slot]) -> Iterable[tuple[str, _Slot]]:
         if id(slot.tensors[slot.key]) not in seen:
             seen.add(id(slot.tensors[slot.key]))
             yield name, slot
+
+
+def grouped(items: Iterable[T], kind: Callable[[T], object]) -> list[list[T]]:
+    """Items in lists of one ``kind`` each, as what can go through one multi-tensor call."""
+    found: dict[object, list[T]] = {}
+    for item in items:
+        found.setdefault(kind(item), []).append(item)
+    return list(found.values())

@@ -11,26 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.picks import run_of_keys, unit_key
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A tensor of the teacher and the one of the student that it follows.
+    """A tensor of the teacher and the one of the student that it follows."""
 
-    Attributes:
-        name: Dotted name of the student's tensor in its model.
-        teacher: Tensor that is written, of any shape and floating or integer dtype.
-        student: Tensor that is read, of the same shape; its dtype and device may differ.
-    """
-
-    name: str
-    teacher: Tensor
-    student: Tensor
+    name: str  # Dotted name of the student's tensor in its model.
+    teacher: Tensor  # Written; of any shape and dtype.
+    student: Tensor  # Read; of the same shape, its dtype and device may differ.
 
     @property
-    def batch(self) -> tuple[torch.device, torch.dtype, torch.device, torch.dtype]:
+    def kind(self) -> tuple[torch.device, torch.dtype, torch.device, torch.dtype]:
         """What must be equal for two pairs to go through one multi-tensor call."""
         return self.teacher.device, self.teacher.dtype, self.student.device, self.student.dtype
 
@@ -38,6 +31,11 @@ class Pair:
 def is_sharded(tensor: Tensor) -> bool:
     """Whether it is a ``DTensor``, as the parameters of a ``fully_shard``-ed module are."""
     return hasattr(tensor, 'placements')
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether it is neither sparse nor quantised."""
+    return tensor.layout == torch.strided and not tensor.is_quantized
 
 
 @torch.no_grad()
@@ -56,21 +54,20 @@ def local_pair(pair: Pair) -> Pair:
 
 def sharded_alike(teacher: Any, student: Any) -> bool:
     """Whether both are whole tensors, or both are sharded in the same way."""
-    if not is_sharded(teacher) or not is_sharded(student):
+    if not (is_sharded(teacher) and is_sharded(student)):
         return is_sharded(teacher) == is_sharded(student)
-    meshes = teacher.device_mesh == student.device_mesh
-    return bool(meshes and teacher.placements == student.placements)
+    return bool(
+        teacher.device_mesh == student.device_mesh and teacher.placements == student.placements
+    )
 
 
 def same_layout(pair: Pair, granularity: str) -> bool:
     """Whether units of both tensors lie in memory alike, without gaps, and in order.
 
     Channels may be in PyTorch's ``channels_last`` formats: each is then still in one piece.
-
-    Args:
-        pair: Teacher and student.
-        granularity: One of :data:`~se_mm.smoothing.settings.GRANULARITIES`.
     """
+    if not (is_dense(pair.teacher) and is_dense(pair.student)):
+        return False
     formats = [torch.contiguous_format]
     if granularity != 'element':
         last = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -82,48 +79,21 @@ def same_layout(pair: Pair, granularity: str) -> bool:
     )
 
 
-def check_split(name: str, tensor: Tensor, granularity: str) -> None:
-    """Check that a tensor may be split into units of a granularity.
-
-    Raises:
-        OptionError: If it is sharded, so that a rank does not know the index of its numbers.
-    """
-    if granularity in ('channel', 'element') and is_sharded(tensor):
-        raise OptionError(
-            f"granularity must be 'tensor' or 'layer' for the sharded parameter {name!r}, got "
-            f'{granularity!r}'
-        )
-
-
 class Units:
     """The units that some pairs split into.
 
     A unit is what is taken over or kept as a whole. It is known by a 64-bit key, made of names
-    and indices alone, so that its picks do not depend on which other units there are.
-
-    ============ ==================================================================
-    granularity  a unit
-    ============ ==================================================================
-    ``tensor``   a tensor
-    ``layer``    all tensors that one module holds itself
-    ``channel``  an index of dimension 0, the same in all tensors of that size that
-                 one module holds itself: ``weight[c]`` with ``bias[c]``
-    ``element``  a number
-    ============ ==================================================================
+    and indices alone, so that its picks do not depend on which other units there are. A channel is
+    an index of dimension 0, the same in all tensors of that size that one module holds itself:
+    ``weight[c]`` with ``bias[c]``.
 
     Args:
         pairs: The pairs, of floating dtype and not empty.
         granularity: One of :data:`~se_mm.smoothing.settings.GRANULARITIES`.
 
     Attributes:
-        pairs: As given.
-        granularity: As given.
         firsts: For each pair, the key of its first unit; for elements, of its first two.
         sizes: For each pair, how many of its numbers, in order, a unit has.
-        keys: For each device, the keys ``(n,)`` int64 of the units whose picks are drawn there.
-            Whole tensors are picked on the CPU, since Python has to know them; channels where the
-            teacher is. Elements have none, which would be larger than the model.
-        spans: For each pair, its first unit in ``keys`` and the one after its last.
     """
 
     def __init__(self, pairs: Iterable[Pair], granularity: str) -> None:
@@ -132,45 +102,27 @@ class Units:
         self.firsts: list[int] = []
         self.sizes: list[int] = []
         for pair in self.pairs:
-            name, count = self._run(pair)
+            name, count = self.run(pair)
             self.firsts.append(unit_key(name))
             self.sizes.append(pair.teacher.numel() // max(1, count))
 
-    @property
-    def keys(self) -> dict[torch.device, Tensor]:
-        """See the class."""
-        return self._drawn[0]
-
-    @property
-    def spans(self) -> list[tuple[int, int]]:
-        """See the class."""
-        return self._drawn[1]
-
     @cached_property
-    def _drawn(self) -> tuple[dict[torch.device, Tensor], list[tuple[int, int]]]:
-        """Keys and spans, which a kernel that draws the picks itself does not need."""
-        runs: dict[tuple[torch.device, str], tuple[int, int]] = {}
-        keys: dict[torch.device, list[Tensor]] = {}
-        counts: dict[torch.device, int] = {}
-        spans = []
-        for pair, key in zip(self.pairs, self.firsts):
-            device = self.device(pair)
-            name, count = self._run(pair)
-            if (device, name) not in runs:
-                first = counts.get(device, 0)
-                counts[device] = first + count
-                runs[device, name] = (first, first + count)
-                keys.setdefault(device, []).append(run_of_keys(key, count))
-            spans.append(runs[device, name])
-        return {device: torch.cat(parts).to(device) for device, parts in keys.items()}, spans
+    def channels(self) -> dict[torch.device, tuple[dict[int, int], Tensor]]:
+        """Runs of channels on each device, first key -> length, and all their keys in one tensor.
 
-    def device(self, pair: Pair) -> torch.device:
-        """Where the picks of a pair are drawn."""
-        whole = self.granularity in ('tensor', 'layer')
-        return torch.device('cpu') if whole else pair.teacher.device
+        A kernel that draws the picks itself does not need them.
+        """
+        runs: dict[torch.device, dict[int, int]] = {}
+        for pair, first in zip(self.pairs, self.firsts):
+            if self.granularity == 'channel':
+                runs.setdefault(pair.teacher.device, {})[first] = self.run(pair)[1]
+        return {
+            device: (some, torch.cat([run_of_keys(*run) for run in some.items()]).to(device))
+            for device, some in runs.items()
+        }
 
-    def _run(self, pair: Pair) -> tuple[str, int]:
-        """Name of the run of units that a pair belongs to, and how many they are."""
+    def run(self, pair: Pair) -> tuple[str, int]:
+        """Name of the run of units that a pair has, maybe with others, and how many they are."""
         owner = pair.name.rpartition('.')[0]
         if self.granularity == 'tensor':
             return pair.name, 1
@@ -183,7 +135,4 @@ class Units:
 
     def __len__(self) -> int:
         """Number of units."""
-        if self.granularity == 'element':
-            return sum(pair.teacher.numel() for pair in self.pairs)
-        # Without the keys, which a model that is only looked at need not have.
-        return sum(count for _, _, count in {(self.device(p), *self._run(p)) for p in self.pairs})
+        return sum(count for _, count in {self.run(pair) for pair in self.pairs})

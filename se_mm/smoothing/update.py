@@ -7,14 +7,15 @@ This is the method as it is written down, for any device, layout and average. Th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Union
 
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.picks import at_a_time, draw, draw_elements
+from se_mm.smoothing.picks import draw, draw_elements, mix, signed, stream, threshold
 from se_mm.smoothing.settings import Average
+from se_mm.smoothing.tensors import grouped
 from se_mm.smoothing.units import Pair, Units
 
 Pick = Union[bool, Tensor]
@@ -24,35 +25,27 @@ Pick = Union[bool, Tensor]
 def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pick]:
     """Draw the picks of an update, one for each pair of ``units``.
 
-    Args:
-        units: What may be picked.
-        seed: Seed of the picks.
-        step: The update step, at least 0.
-        keep_prob: Probability in [0, 1) that a unit is kept.
-
-    Returns:
-        Bools for tensor and layer units; bool tensors that broadcast to the teacher's for channel
-        and element units, on the teacher's device.
+    Bools for tensor and layer units; bool tensors that broadcast to the teacher's for channel and
+    element units, on the teacher's device. ``step`` is at least 0, ``keep_prob`` in [0, 1).
     """
     if keep_prob == 0:
         return [True] * len(units.pairs)
-    if units.granularity == 'element':
-        return [
-            draw_elements(
-                first, pair.teacher.numel(), seed, step, keep_prob, pair.teacher.device
-            ).view(pair.teacher.shape)
-            for pair, first in zip(units.pairs, units.firsts)
-        ]
-    taken = {device: draw(keys, seed, step, keep_prob) for device, keys in units.keys.items()}
-    if units.granularity == 'channel':
-        return [
-            taken[units.device(pair)][first:end].view(-1, *[1] * (pair.teacher.dim() - 1))
-            if pair.teacher.dim()
-            else taken[units.device(pair)][first]
-            for pair, (first, end) in zip(units.pairs, units.spans)
-        ]
-    whole = {device: picks.tolist() for device, picks in taken.items()}
-    return [whole[units.device(pair)][first] for pair, (first, _) in zip(units.pairs, units.spans)]
+    picks: list[Pick] = []
+    channels: dict[tuple[torch.device, int], Tensor] = {}
+    for device, (runs, keys) in units.channels.items():
+        taken = torch.split(draw(keys, seed, step, keep_prob), list(runs.values()))
+        channels.update(((device, first), part) for first, part in zip(runs, taken))
+    for pair, first in zip(units.pairs, units.firsts):
+        device, shape = pair.teacher.device, pair.teacher.shape
+        if units.granularity == 'element':
+            elements = draw_elements(first, shape.numel(), seed, step, keep_prob, device)
+            picks.append(elements.view(shape))
+        elif units.granularity == 'channel':
+            picks.append(channels[device, first].view((*shape[:1], *[1] * len(shape[1:]))))
+        else:
+            bits = mix(first + stream(seed, step))
+            picks.append(signed(bits) >> 32 >= threshold(keep_prob))
+    return picks
 
 
 @torch.no_grad()
@@ -61,73 +54,35 @@ def update(pairs: Sequence[Pair], picks: Iterable[Pick], average: Average = None
 
     A unit that is copied gets the very bits of the student's (converted to the teacher's dtype). A
     unit that is kept has the very bits it had, also where the student's are not finite. A number
-    that equals the student's stays, infinities of a mask included.
-
-    Args:
-        pairs: What is updated.
-        picks: One for each pair.
-        average: How a picked unit follows.
+    that equals the student's stays, infinities of a mask included. ``picks`` has one for each pair,
+    and ``average`` is how a picked unit follows.
     """
     if average == 1:  # The formula would keep a teacher's infinities.
         average = None
     elif average == 0:
         return
-    whole: list[Pair] = []
+    copied: list[Pair] = []
     for pair, pick in zip(pairs, picks):
-        if isinstance(pick, Tensor):
-            _update_part(pair, pick, average)
+        averages = average is not None and pair.teacher.is_floating_point()
+        if isinstance(pick, Tensor) or (pick and averages):
+            _move(pair, pick, average)
         elif pick:
-            whole.append(pair)
-    for batch in batches(whole):
-        _update_whole(batch, average)
+            copied.append(pair)
+    for batch in grouped(copied, lambda pair: pair.kind):
+        torch._foreach_copy_([p.teacher for p in batch], [p.student for p in batch])
 
 
-def batches(pairs: Iterable[Pair]) -> list[list[Pair]]:
-    """Divide pairs into lists that can go through one multi-tensor call."""
-    found: dict[tuple[object, ...], list[Pair]] = {}
-    for pair in pairs:
-        found.setdefault(pair.batch, []).append(pair)
-    return list(found.values())
-
-
-def averaged(teacher: Tensor, student: Tensor, weight: float) -> Tensor:
-    """The average of two tensors of one dtype and device, a new tensor.
-
-    Equal infinities stay what they are, where ``lerp`` alone makes NaN of them.
-    """
-    return torch.where(teacher == student, teacher, teacher.lerp(student, weight))
-
-
-def _update_whole(pairs: list[Pair], average: Average) -> None:
-    """Update whole tensors that are alike in device and dtype."""
-    if average is None or not pairs[0].teacher.is_floating_point():
-        torch._foreach_copy_([p.teacher for p in pairs], [p.student for p in pairs])
-        return
-    for pair in pairs:
-        if callable(average):
-            average(pair.teacher, pair.student.to(pair.teacher))
-            continue
-        for old, new in zip(_some_rows(pair.teacher), _some_rows(pair.student)):
-            old.copy_(averaged(old, new.to(old), average))
-
-
-def _some_rows(tensor: Tensor) -> Iterator[Tensor]:
-    """A tensor in pieces of a few rows."""
-    if not tensor.dim():
-        yield tensor
-        return
-    rows = max(1, at_a_time(tensor.device) * len(tensor) // max(1, tensor.numel()))
-    for start in range(0, len(tensor), rows):
-        yield tensor[start : start + rows]
-
-
-def _update_part(pair: Pair, taken: Tensor, average: Average) -> None:
-    """Update those parts of a tensor where ``taken`` is True."""
+def _move(pair: Pair, pick: Pick, average: Average) -> None:
+    """Update those parts of a tensor where ``pick`` is True."""
     teacher = pair.teacher
-    new = pair.student.to(teacher)
+    student = new = pair.student.to(teacher)
     if callable(average):
-        student, new = new, teacher.clone()
+        new = teacher.clone()
         average(new, student)
     elif average is not None:
-        new = averaged(teacher, new, average)
-    torch.where(taken, new, teacher, out=teacher)
+        # Equal infinities stay what they are, where lerp alone makes NaN of them.
+        new = torch.where(teacher == student, teacher, teacher.lerp(student, average))
+    if isinstance(pick, Tensor):
+        torch.where(pick, new, teacher, out=teacher)
+    else:
+        teacher.copy_(new)

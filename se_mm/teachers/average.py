@@ -30,9 +30,6 @@ class StockAverage:
     If that function moves four probe numbers by one weight, that weight is its result, and all
     tensors can be updated at once. The momentum may depend on the step, or be set from outside at
     any time. Any other function is called with the tensors themselves.
-
-    Args:
-        averaged: The averaged model. It is asked at every update.
     """
 
     def __init__(self, averaged: BaseAveragedModel) -> None:
@@ -40,18 +37,13 @@ class StockAverage:
         self._by_weight: Optional[bool] = None
 
     def __call__(self, step: int) -> Average:
-        """The weight of the student's value at an update, or the function that averages.
-
-        Args:
-            step: The update step.
-        """
+        """The weight of the student's value at an update, or the function that averages."""
         # A count on a GPU would make the host wait for it, once for each tensor.
         steps = torch.tensor(step)
         averaged = _with_steps(self._averaged, steps)
         if self._by_weight is None:
-            weights = [_weight(averaged, steps, shape) for shape in _SHAPES]
-            same = [w is not None and abs(w - (weights[0] or 0)) < 1e-9 for w in weights]
-            self._by_weight = all(same)
+            weights = {_weight(averaged, steps, shape) for shape in _SHAPES}
+            self._by_weight = len(weights) == 1 and None not in weights
         weight = _weight(averaged, steps, (4,)) if self._by_weight else None
         if weight is not None:
             return weight
@@ -65,8 +57,10 @@ class StockAverage:
         """The schedule of the momentum as it is set now, for reports; None if it is not known."""
         average = type(self._averaged).avg_func
         owner = f'{average.__module__}.{average.__qualname__.rpartition(".")[0]}'
-        found = _SCHEDULES.get(owner)
-        return None if found is None else found(self._averaged)
+        if owner not in _SCHEDULES:
+            return None
+        function, attributes = _SCHEDULES[owner]
+        return Schedule(function, {n: getattr(self._averaged, a) for n, a in attributes.items()})
 
 
 # An average may treat vectors, as biases and norms are, unlike others.
@@ -96,25 +90,21 @@ def _with_steps(averaged: BaseAveragedModel, steps: Tensor) -> BaseAveragedModel
     return view
 
 
-# Classes whose `avg_func` has a momentum that can be described ahead, by full name, since none of
-# these libraries needs to be installed.
-_SCHEDULES: dict[str, Callable[[Any], Schedule]] = {
-    'mmengine.model.averaged_model.ExponentialMovingAverage': lambda averaged: Schedule(
-        constant, {'value': averaged.momentum}
+# Classes whose `avg_func` has a momentum that can be described ahead: the schedule, and where its
+# parameters are. By full name, since none of these libraries needs to be installed.
+_EXP = exp_annealed, {'value': 'momentum', 'gamma': 'gamma'}
+_SCHEDULES: dict[str, tuple[Callable[..., float], dict[str, str]]] = {
+    'mmengine.model.averaged_model.ExponentialMovingAverage': (constant, {'value': 'momentum'}),
+    'mmengine.model.averaged_model.MomentumAnnealingEMA': (
+        annealed,
+        {'value': 'momentum', 'gamma': 'gamma'},
     ),
-    'mmengine.model.averaged_model.MomentumAnnealingEMA': lambda averaged: Schedule(
-        annealed, {'value': averaged.momentum, 'gamma': averaged.gamma}
+    'mmengine.model.averaged_model.StochasticWeightAverage': (
+        running_mean,
+        {'interval': 'interval'},
     ),
-    'mmengine.model.averaged_model.StochasticWeightAverage': lambda averaged: Schedule(
-        running_mean, {'interval': averaged.interval}
-    ),
-    'mmpretrain.models.utils.ema.CosineEMA': lambda averaged: Schedule(
-        cosine, {'start': averaged.momentum, 'end': averaged.end_momentum}
-    ),
-    **{
-        f'{module}.ema{"_hook" * ("hooks" in module)}.ExpMomentumEMA': lambda averaged: Schedule(
-            exp_annealed, {'value': averaged.momentum, 'gamma': averaged.gamma}
-        )
-        for module in ('mmdet.models.layers', 'mmpose.engine.hooks', 'mmyolo.models.layers')
-    },
+    'mmpretrain.models.utils.ema.CosineEMA': (cosine, {'start': 'momentum', 'end': 'end_momentum'}),
+    'mmdet.models.layers.ema.ExpMomentumEMA': _EXP,
+    'mmpose.engine.hooks.ema_hook.ExpMomentumEMA': _EXP,
+    'mmyolo.models.layers.ema.ExpMomentumEMA': _EXP,
 }

@@ -35,36 +35,29 @@ class Teacher(ABC):
         ... class SlowFast(Pair):
         ...     kind = 'slow_fast'
         ...     names = ('slow', 'fast')  # submodules of the model: teacher and student
-
-    Attributes:
-        kind: Its name in :data:`TEACHERS`.
-        fallback: Whether it fits every model, so that it is taken only where no other kind fits.
-        default_momentum: The momentum of the stock hook that ours replaces.
-        updated_by_model: Whether the model asks for the updates, during its forward; otherwise the
-            hook asks, after each iteration.
-        taught_from_start: Whether the stock hook makes the first update, the copy of the student,
-            before the first iteration; otherwise it is made at the first opportunity.
-        saved_with_steps: Whether a checkpoint's model has the count of updates; otherwise the
-            hook's record has it.
-        path: Dotted name of the teacher in its model; empty for a teacher beside it.
-        module: The module that follows.
-        student: The module that is followed. None if only the model's call will tell.
-        averaged: The averaged model that the teacher is kept in, whose average, interval and buffer
-            policy count; None if there is none.
-        outside: The module that is kept beside the model, if any.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str]  # Its name in TEACHERS.
+    # Whether it fits every model, so that it is taken only where no other kind fits.
     fallback: ClassVar[bool] = False
-    default_momentum: ClassVar[float]
+    default_momentum: ClassVar[float]  # That of the stock hook that ours replaces.
+    # Whether the model asks for the updates, in its forward; else the hook does, after it.
     updated_by_model: ClassVar[bool]
+    # Whether the first update, the copy of the student, is made before the first iteration.
     taught_from_start: ClassVar[bool] = False
+    # Whether a checkpoint's model has the count of updates; else the hook's record has it.
     saved_with_steps: ClassVar[bool] = True
-    path: str
-    module: nn.Module
-    student: Optional[nn.Module]
+    model: nn.Module  # The model of the run, without its wrapper.
+    path: str  # Dotted name of the teacher in it; empty for a teacher beside it.
+    module: nn.Module  # The module that follows.
+    student: Optional[nn.Module]  # The one that is followed. None: the model's call will tell.
+    # Name of a part of `module` -> that of its student in the model; '' is the whole.
+    follows: Mapping[str, str]
+    # The averaged model of the teacher, whose average, interval and buffer policy count.
     averaged: Optional[BaseAveragedModel] = None
-    outside: Optional[nn.Module] = None
+    # Name of each part of the teacher in a checkpoint -> its name when published.
+    parts: Mapping[str, str]
+    student_path: str = ''  # What is published as the student; empty: all but the teacher.
 
     @classmethod
     @abstractmethod
@@ -75,56 +68,40 @@ class Teacher(ABC):
     def __init__(
         self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]
     ) -> None:
-        """Find the student of a teacher, and change nothing.
+        """Find the student of a teacher, one of the candidates, and change nothing.
 
-        Args:
-            model: The model of the run, without its wrapper.
-            path: One of the candidates.
-            settings: The options, of which a kind may read those that name things.
-            ema: What the line has of an ``EMAHook``: ``ema_type``, ``strict_load`` and the averaged
-                model's own options.
-
-        Raises:
-            OptionError: If there is no student.
+        A kind may read those options that name things; ``ema`` has the line's options of an
+        ``EMAHook``: ``ema_type``, ``strict_load`` and the averaged model's own.
         """
 
-    @abstractmethod
     def __str__(self) -> str:
-        """What follows what, for the log."""
+        students = ', '.join(self.follows.values()) or 'what its model passes to update_parameters'
+        return f'{self.path} ({self.kind}) follows {students}'
 
     @abstractmethod
     def install(self, mover: Mover) -> None:
         """Let the mover make the updates that the model asks for."""
 
-    @abstractmethod
     def find(self, who: str, layer: str) -> nn.Module:
         """The module that holds a layer of the teacher or of the student now.
 
-        Args:
-            who: ``'teacher'`` or ``'student'``.
-            layer: Dotted name of the layer in the student's model.
-
-        Raises:
-            OptionError: If there is no such layer, or the teacher has none like it.
+        ``layer`` is its dotted name in the student's model, and ``who`` ``'teacher'`` or
+        ``'student'``.
         """
-
-    @property
-    @abstractmethod
-    def parts(self) -> Mapping[str, str]:
-        """Dotted name of each part of the teacher in a checkpoint -> its name when published."""
-
-    @property
-    def student_path(self) -> str:
-        """Dotted name of what is published as the student; empty for all but the teacher."""
-        return ''
+        found = submodule('layer', self.model, layer)
+        if who == 'student':
+            return found
+        for part, student in self.follows.items():
+            if f'{layer}.'.startswith(f'{student}.'):
+                return self.module.get_submodule((part + layer[len(student) :]).lstrip('.'))
+        raise OptionError(
+            f'layer must be in the student of {self.path!r}, that is in '
+            f'{", ".join(map(repr, self.follows.values()))}, got {layer!r}'
+        )
 
     @property
     def momentum(self) -> Optional[Schedule]:
-        """The momentum where the line gives none. None: the averaged model's own average.
-
-        Raises:
-            OptionError: If there is no default.
-        """
+        """The momentum where the line gives none. None: the averaged model's own average."""
         if self.averaged is not None:
             return None
         return Schedule(constant, {'value': self.default_momentum})
@@ -138,6 +115,9 @@ class Teacher(ABC):
 
     def student_name(self, inner: str) -> str:
         """Name of the student's tensor in the model, from the name in the teacher's module."""
+        for part, student in self.follows.items():
+            if not part or inner.startswith(f'{part}.'):
+                return f'{student}.{inner[len(part) :].lstrip(".")}'.lstrip('.')
         return inner
 
     @property
@@ -152,12 +132,7 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def submodule(key: str, model: nn.Module, path: str) -> nn.Module:
-    """The module of ``model`` with a dotted name.
-
-    Args:
-        key: The option that named it, for the message.
-        model: Where to look.
-        path: The dotted name.
+    """The module of ``model`` with a dotted name, which the option ``key`` gave.
 
     Raises:
         OptionError: If there is none; it suggests the nearest.
@@ -180,14 +155,9 @@ def signature(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def siblings_like(model: nn.Module, path: str, part: nn.Module) -> list[str]:
-    """Dotted names of the modules beside a teacher with the tensors of ``part``.
+    """Dotted names of the modules beside a teacher with the tensors of ``part``, all or one of it.
 
     Of several, those of its class are meant.
-
-    Args:
-        model: Where to look.
-        path: Dotted name of the teacher.
-        part: The teacher, or a part of it.
     """
     folder, _, attribute = path.rpartition('.')
     prefix = folder + '.' if folder else ''

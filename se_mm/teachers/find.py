@@ -33,42 +33,49 @@ def find_teacher(
         model: The model of the run, without its wrapper.
         settings: The options. None: the defaults.
         kind: What the line's other options mean.
-        ema: What the line has of an ``EMAHook``: see :class:`~se_mm.teachers.base.Teacher`.
+        ema: What the line has of an ``EMAHook``.
 
     Raises:
         OptionError: If several teachers could be meant, or what is named does not fit the model.
     """
     settings = settings or Settings()
-    if settings.kind is not None:
-        cls = _registered(settings.kind)
-    elif settings.teacher is not None:
-        cls = _kind_of(model, settings)
-    elif settings.update_method is not None:
-        cls = _registered('method')
-    elif kind is not None:
-        cls = _registered(kind)
+    kind = settings.kind or _kind_of(model, settings) or kind
+    name, of_kind = type(model).__name__, f' of kind {kind!r}' if kind else ''
+    fallback = next(cls for cls in TEACHERS.module_dict.values() if cls.fallback)
+    known = candidates(model, settings)
+    if kind is None:
+        found = known or {'': fallback}
     else:
-        return _only(model, settings, ema)
-    if not cls.fallback and set(ema) - {'update_buffers'}:
-        option = next(iter(set(ema) - {'update_buffers'}))
+        cls = _registered(kind)
+        options = sorted(set(ema) - {'update_buffers'})
+        if options and not cls.fallback:
+            raise OptionError(
+                f"{options[0]} needs a copy of the model, kind='shadow', and the line means "
+                f'{kind!r}'
+            )
+        if settings.teacher is not None and not cls.fallback:
+            submodule('teacher', model, settings.teacher)
+            found = {settings.teacher: cls}
+        else:
+            found = dict.fromkeys(cls.candidates(model, settings), cls)
+    if not found:
+        has = ', '.join(f'{path!r} ({other.kind})' for path, other in known.items()) or 'none'
         raise OptionError(
-            f"{option} needs a copy of the model, kind='shadow', and the line means {cls.kind!r}"
+            f'{name} has no teacher{of_kind} (teachers in it: {has}): name modules by teacher= and '
+            f'student=, or set kind={fallback.kind!r} for a copy of the model'
         )
-    return cls(model, _path(cls, model, settings), settings, ema)
+    if len(found) > 1:
+        raise OptionError(
+            f'teacher must be set, since {name} has several{of_kind}: {", ".join(map(repr, found))}'
+        )
+    ((path, cls),) = found.items()
+    if kind is None:
+        _check_pretrained(model, path, cls)
+    return cls(model, path, settings, ema)
 
 
 def bound_teacher(runner: Runner) -> Optional[Teacher]:
-    """The teacher of a run: the one that a hook of ours moves, else the one in its model.
-
-    Args:
-        runner: The runner of the run.
-
-    Returns:
-        None if the model has no teacher in it and no hook of ours keeps one beside it.
-
-    Raises:
-        OptionError: If several could be meant.
-    """
+    """The teacher of a run: the one that a hook of ours moves, else the only one in its model."""
     for hook in runner.hooks:
         teacher = getattr(hook, 'teacher', None)
         if isinstance(teacher, Teacher):
@@ -89,27 +96,7 @@ def candidates(model: nn.Module, settings: Settings) -> dict[str, type[Teacher]]
     return found
 
 
-def _only(model: nn.Module, settings: Settings, ema: Mapping[str, Any]) -> Teacher:
-    """The only teacher of a model, else a copy of it."""
-    found = candidates(model, settings)
-    if len(found) > 1:
-        raise OptionError(
-            f'teacher must be set, since {type(model).__name__} has several: '
-            f'{", ".join(map(repr, found))}'
-        )
-    for path, cls in found.items():
-        _check_pretrained(model, path, cls)
-        return cls(model, path, settings, ema)
-    fallback = next(cls for cls in TEACHERS.module_dict.values() if cls.fallback)
-    return fallback(model, '', settings, ema)
-
-
 def _registered(kind: str) -> type[Teacher]:
-    """The kind with a name.
-
-    Raises:
-        OptionError: If there is none.
-    """
     known = TEACHERS.module_dict
     if kind not in known:
         raise OptionError(
@@ -119,59 +106,28 @@ def _registered(kind: str) -> type[Teacher]:
     return known[kind]
 
 
-def _path(cls: type[Teacher], model: nn.Module, settings: Settings) -> str:
-    """Dotted name of the teacher of a kind.
-
-    Raises:
-        OptionError: If the model has none of that kind, or several and none is named.
-    """
-    if settings.teacher is not None and not cls.fallback:
-        submodule('teacher', model, settings.teacher)
-        return settings.teacher
-    found = cls.candidates(model, settings)
-    name = type(model).__name__
-    if not found:
-        others = candidates(model, settings)
-        has = ', '.join(f'{path!r} ({other.kind})' for path, other in others.items()) or 'none'
-        fallback = next(c for c in TEACHERS.module_dict.values() if c.fallback)
-        raise OptionError(
-            f'{name} has no teacher of kind {cls.kind!r} (teachers in it: {has}): name modules '
-            f'by teacher= and student=, or set kind={fallback.kind!r} for a copy of the model'
-        )
-    if len(found) > 1:
-        raise OptionError(
-            f'teacher must be set, since {name} has several of kind {cls.kind!r}: '
-            f'{", ".join(map(repr, found))}'
-        )
-    return found[0]
-
-
-def _kind_of(model: nn.Module, settings: Settings) -> type[Teacher]:
-    """The kind of a teacher that is named."""
-    assert settings.teacher is not None
+def _kind_of(model: nn.Module, settings: Settings) -> Optional[str]:
+    """The kind that the options ``teacher`` and ``update_method`` mean."""
+    method = None if settings.update_method is None else 'method'
+    if settings.teacher is None:
+        return method
     found = candidates(model, settings)
     if settings.teacher in found:
-        return found[settings.teacher]
-    module = submodule('teacher', model, settings.teacher)
-    if isinstance(module, BaseAveragedModel):
-        return _registered('averaged')
-    if settings.update_method is not None:
-        return _registered('method')
-    if settings.student is None:
+        return found[settings.teacher].kind
+    if isinstance(submodule('teacher', model, settings.teacher), BaseAveragedModel):
+        return 'averaged'
+    if settings.student is None and method is None:
         known = ', '.join(map(repr, found)) or 'none'
         raise OptionError(
             f'student must be set beside teacher={settings.teacher!r}, which is no averaged model '
             f'(teachers found: {known}).{did_you_mean(settings.teacher, found)}'
         )
-    return _registered('pair')
+    return method or 'pair'
 
 
 def _check_pretrained(model: nn.Module, path: str, cls: type[Teacher]) -> None:
-    """Raise OptionError for a teacher that is loaded from a checkpoint of its own.
-
-    A distillation has such a teacher, which no update may overwrite.
-    """
-    if cls.updated_by_model:
+    """Raise OptionError for the teacher of a distillation, loaded from a checkpoint of its own."""
+    if cls.updated_by_model or cls.fallback:
         return
     teacher = model.get_submodule(path)
     source = _pretrained(teacher)

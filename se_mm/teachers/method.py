@@ -12,7 +12,7 @@ from torch import nn
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.schedules import Schedule, constant
 from se_mm.smoothing.settings import Settings
-from se_mm.teachers.base import TEACHERS, siblings_like
+from se_mm.teachers.base import TEACHERS
 from se_mm.teachers.pair import Pair
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ _OLD_SHARES = {'mmpretrain.models.selfsup.cae.CAE': 'momentum'}
 def own_method(model: nn.Module, name: Optional[str] = None) -> Optional[str]:
     """Name of the method by which a model moves a teacher, or None.
 
-    Args:
-        model: The model.
-        name: The option ``update_method``.
-
-    Raises:
-        OptionError: If the model lacks the method that the option names.
+    ``name`` is the option ``update_method``, which the model must have.
     """
     if name is not None and not callable(getattr(model, name, None)):
         raise OptionError(f'update_method must be a method of {type(model).__name__}, got {name!r}')
@@ -62,58 +57,31 @@ class Method(Pair):
         if own_method(model, settings.update_method) is None:
             return []
         path = settings.teacher or 'teacher'
-        module = _attribute(model, path)
         # The method of a model with an averaged one asks that for the update.
-        averaged = isinstance(module, BaseAveragedModel)
-        return [path] if isinstance(module, nn.Module) and not averaged else []
+        module = dict(model.named_modules()).get(path)
+        return [] if module is None or isinstance(module, BaseAveragedModel) else [path]
 
     def __init__(
         self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]
     ) -> None:
         super().__init__(model, path, settings, ema)
         self._method = own_method(model, settings.update_method)
+        # The student is the model without its teacher.
+        self.parts, self.student_path = {path: self.follows['']}, ''
 
     def install(self, mover: Mover) -> None:
         """Let the model's method ask the mover for the update."""
         super().install(mover)
-        vars(self._model)[str(self._method)] = mover
+        vars(self.model)[str(self._method)] = mover
 
     @property
     def momentum(self) -> Schedule:
         """The momentum of the model's own update, where it is known."""
-        for kind in type(self._model).__mro__:
+        for kind in type(self.model).__mro__:
             attribute = _OLD_SHARES.get(f'{kind.__module__}.{kind.__qualname__}')
             if attribute:
-                return Schedule(constant, {'value': 1 - getattr(self._model, attribute)})
+                return Schedule(constant, {'value': 1 - getattr(self.model, attribute)})
         raise OptionError(
-            f'momentum must be set, since {type(self._model).__name__} moves its teacher by its '
+            f'momentum must be set, since {type(self.model).__name__} moves its teacher by its '
             f'own method {self._method}()'
         )
-
-    @property
-    def parts(self) -> Mapping[str, str]:
-        """Dotted name of the teacher in a checkpoint -> its student's, as which it is published."""
-        return {self.path: self._student_path}
-
-    @property
-    def student_path(self) -> str:
-        """Empty: the student is the model without its teacher."""
-        return ''
-
-    def _student_of(self, model: nn.Module, path: str) -> str:
-        known = dict(self._pairs(model))
-        found = [known[path]] if path in known else []
-        found = found or siblings_like(model, path, model.get_submodule(path))
-        if len(found) != 1:
-            raise OptionError(
-                f'student must be set for the teacher {path!r}: '
-                f'{", ".join(map(repr, found)) or "nothing"} in {type(model).__name__} is like it'
-            )
-        return found[0]
-
-
-def _attribute(model: nn.Module, path: str) -> Any:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None

@@ -15,7 +15,7 @@ from se_mm.smoothing.guards import Guard, Watch
 from se_mm.smoothing.guards.watch import equal
 from se_mm.smoothing.schedules import Schedule
 from se_mm.smoothing.settings import Average, Settings
-from se_mm.smoothing.smoother import TeacherFault
+from se_mm.smoothing.smoother import Smoother, TeacherFault
 from se_mm.smoothing.tensors import named_tensors, unwrapped
 from se_mm.teachers.average import StockAverage
 from se_mm.teachers.base import Teacher
@@ -29,53 +29,34 @@ IDLE = 100
 class Mover:
     """The one thing that moves a teacher.
 
-    It is called by the model in place of its own update, or by the hook.
-
-    Args:
-        teacher: The teacher, found but not installed.
-        settings: The options. A momentum of None is the average that the teacher has.
-
-    Attributes:
-        teacher: As given.
-        ensemble: The teacher as a :class:`~se_mm.smoothing.SpatialEnsemble`.
-        inherited: The average that the teacher has, in place of a momentum. None: not used.
-        following: While True an opportunity copies the student and is not counted.
-        held: While True an opportunity is none, as between two steps of the optimizer.
-        started: Whether the teacher is more than a copy of its student.
-        guard: Checks of finite values and equal ranks; None: nothing is checked.
-        history: Record of the updates.
-        seed: Seed of the picks of the whole job, before it is made the rank's.
-        followed: Batch-norm statistics that the teacher has in training, by name, while it has
-            recalibrated ones.
-        recalibrated: Names of those that a checkpoint has recalibrated, until the training starts.
+    It is called by the model in place of its own update, or by the hook. The teacher has been found
+    but not installed; a momentum of None in the settings is the average that it has.
     """
 
     def __init__(self, teacher: Teacher, settings: Settings) -> None:
         averaged = teacher.averaged
-        self.inherited = None
+        # The average that the teacher has, if it is in force.
+        self.inherited: Optional[StockAverage] = None
         if settings.momentum is None and averaged is not None:
             self.inherited = StockAverage(averaged)
-        self.ensemble = SpatialEnsemble.around(
-            teacher.module,
-            settings,
-            owner=averaged,
-            rename=teacher.student_name,
-            inherited=self.inherited,
-            buffers=teacher.buffers,
+        smoother = Smoother(
+            teacher.module, settings, teacher.student_name, self.inherited, teacher.buffers
         )
+        self.ensemble = SpatialEnsemble.around(smoother, owner=averaged)
         self.teacher = teacher
-        self.following = False
-        self.held = False
-        self.started = False
+        self.following = False  # Whether an opportunity copies the student and is not counted.
+        self.held = False  # Whether it is none, as between two steps of the optimizer.
+        self.started = False  # Whether the teacher is more than a copy of its student.
         self.guard: Optional[Guard] = None
         self.history = History()
-        self.seed: Optional[int] = None
+        self.seed: Optional[int] = None  # Of the whole job, before it is made the rank's.
+        # Batch-norm statistics that the teacher has in training, while it has recalibrated ones;
+        # and names of those that a checkpoint has recalibrated, until the training starts.
         self.followed: dict[str, Tensor] = {}
         self.recalibrated: Sequence[str] = ()
         self._watch: Optional[Watch] = None
         self._described: Optional[Schedule] = None
-        self._calls = 0
-        self._opportunities = 0
+        self._calls = self._opportunities = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy of a model has a mover without the checks of the run that it was copied from."""
@@ -93,12 +74,8 @@ class Mover:
     def __call__(self, model: Optional[nn.Module] = None, *_: object, **__: object) -> None:
         """Make one update, if one is due.
 
-        Args:
-            model: What is passed to ``update_parameters`` of an averaged model: the student. Other
-                teachers know theirs.
-
-        Raises:
-            TeacherFault: If a check fails.
+        ``model`` is what is passed to ``update_parameters`` of an averaged model: the student.
+        Other teachers know theirs. Raises TeacherFault if a check fails.
         """
         self._calls += 1
         if self.held:
@@ -152,13 +129,10 @@ class Mover:
             self.followed = {}
 
     def start(self, seed: int, updates: int, fresh: bool, following: bool) -> None:
-        """Begin or continue a training. Called once the weights are there.
+        """Begin or continue a training of so many updates. Called once the weights are there.
 
-        Args:
-            seed: Seed of the picks of this rank.
-            updates: Updates of the whole run.
-            fresh: Whether the training begins, and is not resumed.
-            following: Whether the teacher equals its student at first.
+        ``seed`` is this rank's, ``fresh`` whether the training is not resumed, and ``following``
+        the attribute at first.
         """
         ensemble = self.ensemble
         ensemble.seed, ensemble.total = seed, updates
@@ -188,13 +162,9 @@ class Mover:
         return self._watch is not None
 
     def count_opportunity(self, last: bool) -> None:
-        """Count an iteration after which an update was due, while the teacher is watched.
+        """Count an iteration, maybe the last, after which an update was due, while watching.
 
-        Args:
-            last: Whether this was the last iteration.
-
-        Raises:
-            TeacherFault: If the model should move its teacher, and has not asked for an update.
+        Raises TeacherFault if the model should move its teacher, and has asked for no update.
         """
         self._opportunities += 1
         if self.teacher.updated_by_model and not self._calls:
@@ -248,11 +218,7 @@ class Mover:
         return self.inherited.describe() if self.inherited is not None else None
 
     def record_settings(self, step: int) -> None:
-        """Begin a part of the history, if anything in force has changed.
-
-        Args:
-            step: The first update that it holds for.
-        """
+        """Begin a part of the history at this update step, if anything in force has changed."""
         ensemble = self.ensemble
         self._described = self.inherited_momentum()
         if ensemble.smoother.pairs:

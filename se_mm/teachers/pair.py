@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.settings import Settings
 from se_mm.smoothing.tensors import named_tensors, unwrapped
-from se_mm.teachers.base import TEACHERS, Teacher, signature, submodule
+from se_mm.teachers.base import TEACHERS, Teacher, siblings_like, signature, submodule
 
 if TYPE_CHECKING:
     from se_mm.teachers.mover import Mover
@@ -66,14 +66,12 @@ class Pair(Teacher):
             raise OptionError(
                 f'student must be one name for the teacher {path!r}, got {settings.student!r}'
             )
-        self.path = path
+        self.model, self.path = model, path
         self.module = submodule('teacher', model, path)
         self.student: nn.Module = submodule('student', model, student)
-        self._model = model
-        self._student_path = student
-
-    def __str__(self) -> str:
-        return f'{self.path} ({self.kind}) follows {self._student_path}'
+        self.follows = {'': student}
+        # Each is published as the model itself.
+        self.parts, self.student_path = {path: ''}, student
 
     def install(self, mover: Mover) -> None:
         """Take the teacher out of the training. What it shares with its student stays trained."""
@@ -82,49 +80,19 @@ class Pair(Teacher):
             if id(parameter) not in shared:
                 parameter.requires_grad_(False)
 
-    def find(self, who: str, layer: str) -> nn.Module:
-        """A layer of the student's, or the teacher's of the same name."""
-        student = submodule('layer', self._model, layer)
-        if who == 'student':
-            return student
-        prefix = self._student_path
-        if layer != prefix and not layer.startswith(prefix + '.'):
-            raise OptionError(
-                f'layer must be in the student of {self.path!r}, that is in {prefix!r}, got '
-                f'{layer!r}'
-            )
-        return self._model.get_submodule(self.path + layer[len(prefix) :])
-
-    @property
-    def parts(self) -> Mapping[str, str]:
-        """Dotted name of the teacher in a checkpoint; it is published as the model itself."""
-        return {self.path: ''}
-
-    @property
-    def student_path(self) -> str:
-        """Dotted name of the student, which is published as the model itself."""
-        return self._student_path
-
-    def student_name(self, inner: str) -> str:
-        """Name of the student's tensor in the model, from the name in the teacher's module."""
-        return f'{self._student_path}.{inner}'
-
     def check_start(self) -> None:
         """Check that the teacher is not one that was trained before, as for a distillation.
 
         To be called with the weights of a new run, for a teacher that no option names. A teacher to
         be averaged starts like its student; one that was loaded is told by tensors that have one
         value throughout in a new student, such as those of norms, and others in the teacher.
-
-        Raises:
-            OptionError: If it looks trained, and its student does not.
         """
         student = named_tensors(self.student)
         for name, teacher in named_tensors(self.module).items():
             if teacher.is_floating_point() and _begins_otherwise(teacher, student[name]):
                 raise OptionError(
-                    f'kind must be set, since {self.path!r} of {type(self._model).__name__} does '
-                    f'not start like {self._student_path!r} ({name!r} differs), as if it were '
+                    f'kind must be set, since {self.path!r} of {type(self.model).__name__} does '
+                    f'not start like {self.follows[""]!r} ({name!r} differs), as if it were '
                     f"trained before: kind='pair' moves it, starting from its student; "
                     f"kind='shadow' leaves it as it is and moves a copy of the whole model"
                 )
@@ -132,20 +100,24 @@ class Pair(Teacher):
     @property
     def cautions(self) -> Sequence[str]:
         """Where the teacher may not be what the hook takes it for."""
-        labeller = getattr(self._model, 'labeller', None)
-        if labeller == 'student':
+        if getattr(self.model, 'labeller', None) == 'student':
             return [
-                f"{type(self._model).__name__} has labeller='student', so its teacher makes no "
+                f"{type(self.model).__name__} has labeller='student', so its teacher makes no "
                 f'pseudo-labels, and the smoothing changes only what is evaluated'
             ]
         return []
 
     def _student_of(self, model: nn.Module, path: str) -> str:
-        """The student beside a teacher."""
+        """The student beside a teacher: by its name, else by its shape."""
         known = dict(self._pairs(model))
-        if path not in known:
-            raise OptionError(f'student must be set for the teacher {path!r}')
-        return known[path]
+        found = [known[path]] if path in known else []
+        found = found or siblings_like(model, path, submodule('teacher', model, path))
+        if len(found) != 1:
+            raise OptionError(
+                f'student must be set for the teacher {path!r}: '
+                f'{", ".join(map(repr, found)) or "nothing"} in {type(model).__name__} is like it'
+            )
+        return found[0]
 
 
 def _begins_otherwise(teacher: Tensor, student: Tensor) -> bool:

@@ -64,12 +64,15 @@ class Shadow(Teacher):
                     f'{type(model).__name__}, got {getattr(settings, name)!r}: remove it, or name '
                     f'both teacher= and student= in the model'
                 )
-        self.path = path
+        self.model, self.path = model, path
         self.student: nn.Module = model
+        self.follows = {'': ''}
+        # A checkpoint has the teacher as its model, and the student beside it.
+        self.parts = {}
         self._settings = settings
         self._hook = _stock_hook(model, ema)
         self.averaged = self._hook.ema_model
-        self.module = self.outside = self.averaged.module
+        self.module = self.averaged.module
         self._swapped: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def __str__(self) -> str:
@@ -86,35 +89,25 @@ class Shadow(Teacher):
         return submodule('layer', self.student if in_model else self.module, layer)
 
     @property
-    def parts(self) -> Mapping[str, str]:
-        """Nothing: a checkpoint has the teacher as its model, and the student beside it."""
-        return {}
-
-    @property
     def cautions(self) -> Sequence[str]:
         """That a teacher inside the model is another one, which this hook does not move."""
-        name = type(self.student).__name__
         own = [
-            path
+            repr(path)
             for kind in (Averaged, Pair)
-            for path in kind.candidates(self.student, self._settings)
+            for path in kind.candidates(self.model, self._settings)
         ]
         if own:
-            return [
-                f'{name} has a teacher of its own, {", ".join(map(repr, own))}, which this hook '
-                f'leaves as it is: it moves a copy of the whole model'
-            ]
-        if isinstance(getattr(self.student, 'teacher', None), nn.Module):
-            return [
-                f'{name} has a submodule `teacher` of its own, which this hook leaves as it is: it '
-                f'moves a copy of the whole model'
-            ]
-        if own_method(self.student):
-            return [
-                f'{name} moves something by {own_method(self.student)}(), which this hook leaves '
-                f'as it is: it moves a copy of the whole model'
-            ]
-        return []
+            what = f'has a teacher of its own, {", ".join(own)}'
+        elif isinstance(getattr(self.model, 'teacher', None), nn.Module):
+            what = 'has a submodule `teacher` of its own'
+        elif own_method(self.model):
+            what = f'moves something by {own_method(self.model)}()'
+        else:
+            return []
+        return [
+            f'{type(self.model).__name__} {what}, which this hook leaves as it is: it moves a copy '
+            f'of the whole model'
+        ]
 
     def swap(self) -> None:
         """Let teacher and student change places.
@@ -163,11 +156,7 @@ def _exchange(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 
 def _stock_hook(model: nn.Module, ema: Mapping[str, Any]) -> EMAHook:
-    """An ``EMAHook`` with its averaged model of ``model``.
-
-    Raises:
-        OptionError: If ``ema_type`` is no averaged model, or does not take the options given.
-    """
+    """An ``EMAHook`` with its averaged model of ``model``."""
     from se_mm.models import SmoothedModel
 
     name = ema.get('ema_type', 'ExponentialMovingAverage')

@@ -40,7 +40,7 @@ def test_hash_gives_the_published_stream_of_splitmix64():
     ]
     keys = picks.run_of_keys(1234567 + picks.INCREMENT, 5)
     assert [number % 2**64 for number in picks.mix_(keys).tolist()] == expected
-    assert picks._mix((1234567 + picks.INCREMENT) % 2**64) == expected[0]
+    assert picks.mix((1234567 + picks.INCREMENT) % 2**64) == expected[0]
 
 
 @given(st.integers(0, 2**63), st.integers(0, 10**7), st.floats(0, 1, exclude_max=True))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Union
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -42,7 +42,7 @@ class BurnInHook(Hook):
         self.iters = check_count('BurnInHook.iters', iters, 1)
 
     def before_train(self, runner: Runner) -> None:
-        """Refuse what cannot be. Called once the model is loaded."""
+        """Check model and length. Called once the model is loaded."""
         model = plain_model(runner.model)
         if not hasattr(model, 'loss_by_gt_instances'):
             raise OptionError(
@@ -55,9 +55,7 @@ class BurnInHook(Hook):
                 f'{self.iters}'
             )
 
-    def before_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Union[dict, tuple, list, None] = None
-    ) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Choose the loss of the iteration."""
         model: Any = plain_model(runner.model)
         if runner.iter < self.iters:

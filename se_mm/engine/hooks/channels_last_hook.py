@@ -14,8 +14,7 @@ class ChannelsLastHook(Hook):
     """Lays out the weights of a model's convolutions with their channels last in memory.
 
     Convolutions in bfloat16 and float16 are faster so on GPUs with tensor cores; their inputs take
-    on the layout by themselves. Weights are laid out after they were initialised or loaded, and
-    checkpoints hold the same values. Source: https://pytorch.org/tutorials/intermediate/memory_format_tutorial.html.
+    on the layout by themselves. Source: https://pytorch.org/tutorials/intermediate/memory_format_tutorial.html.
     """
 
     priority = 'VERY_HIGH'

@@ -14,12 +14,7 @@ from se_mm.teachers import Mover, Shadow
 
 
 def swapped_in(mover: Mover, runner: Runner) -> None:
-    """Let a shadow and its student change places, unless the student is to be evaluated.
-
-    Args:
-        mover: What moves the teacher.
-        runner: The runner of the run.
-    """
+    """Let a shadow and its student change places, unless the student is to be evaluated."""
     settings = mover.ensemble.settings
     if settings.evaluate_on == 'student':
         return
@@ -35,31 +30,22 @@ def swapped_back(
 ) -> None:
     """Let them change back. The student is evaluated then if ``evaluate_on`` is ``'both'``.
 
-    Args:
-        mover: What moves the teacher.
-        runner: The runner of the run.
-        stage: ``'val'`` or ``'test'``.
-        metrics: Those of the teacher, to which the student's are added, as mmpretrain does.
+    ``stage`` is ``'val'`` or ``'test'``. The student's metrics are added to the teacher's.
     """
     if not isinstance(mover.teacher, Shadow):
         return
     mover.teacher.swap_back()
-    loop = runner.val_loop if stage == 'val' else runner.test_loop
     # A loop that does not go batch by batch asks teacher and student itself.
-    if mover.ensemble.settings.evaluate_on != 'both' or not hasattr(loop, 'run_iter'):
-        return
-    for name, value in evaluate_once_more(runner, stage).items():
-        runner.message_hub.update_scalar(f'{stage}/{name}_origin', value)
-        if metrics is not None:
-            metrics[f'{name}_origin'] = value
+    loop = runner.val_loop if stage == 'val' else runner.test_loop
+    if mover.ensemble.settings.evaluate_on == 'both' and hasattr(loop, 'run_iter'):
+        found = evaluate_once_more(runner, stage)
+        add_metrics(runner, stage, metrics, {f'{k}_origin': v for k, v in found.items()})
 
 
 def evaluate_once_more(runner: Runner, stage: str) -> dict[str, float]:
-    """Evaluate the model as it is now, after a loop has; random generators stay as they are.
+    """Evaluate the model as it is now, after a loop has, which must go batch by batch.
 
-    Args:
-        runner: The runner of the run.
-        stage: ``'val'`` or ``'test'``. The loop must go batch by batch.
+    Random generators stay as they are.
     """
     loop = runner.val_loop if stage == 'val' else runner.test_loop
     with rng_untouched():
@@ -68,3 +54,13 @@ def evaluate_once_more(runner: Runner, stage: str) -> dict[str, float]:
             loop.run_iter(index, batch)
         found: dict[str, float] = loop.evaluator.evaluate(len(loop.dataloader.dataset))
     return found
+
+
+def add_metrics(
+    runner: Runner, stage: str, metrics: Optional[dict[str, float]], found: dict[str, float]
+) -> None:
+    """Log more metrics, and add them to those that a loop has computed."""
+    for name, value in found.items():
+        runner.message_hub.update_scalar(f'{stage}/{name}', value)
+    if metrics is not None:
+        metrics.update(found)

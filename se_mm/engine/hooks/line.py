@@ -31,29 +31,19 @@ _OF_MEAN_TEACHER_HOOK = ('skip_buffer',)
 
 @dataclass(frozen=True)
 class Line:
-    """What a line says.
+    """What a line says."""
 
-    Attributes:
-        settings: Our options.
-        kind: The kind of teacher that the line's options mean, or None.
-        ema: What is the averaged model's of an ``EMAHook``, for a shadow.
-    """
-
-    settings: Settings
-    kind: Optional[str]
-    ema: Mapping[str, Any]
+    settings: Settings  # Our options.
+    kind: Optional[str]  # The kind of teacher that the other options mean.
+    ema: Mapping[str, Any]  # What is an EMAHook's and its averaged model's, for a shadow.
 
 
 def read_line(hook: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> Line:
-    """Read the options of a line.
+    """Read the options of a line, all but its type.
 
-    Args:
-        hook: Name of the hook, for messages.
-        defaults: What differs from the defaults of :class:`~se_mm.smoothing.Settings`.
-        options: What the line has besides its type.
-
-    Raises:
-        OptionError: If an option is unknown or invalid, or two of them disagree.
+    ``hook`` is the hook's name, for messages, and ``defaults`` what differs from those of
+    :class:`~se_mm.smoothing.Settings`. Raises OptionError if an option is unknown or invalid, or
+    two of them disagree.
     """
     given = dict(options)
     if defaults.get('momentum') == 1.0:
@@ -88,12 +78,13 @@ def read_line(hook: str, defaults: Mapping[str, Any], options: Mapping[str, Any]
         if 'interval' in ours:
             ema['interval'] = ours['interval']
         momentum = ours.pop('momentum', None)
-        if momentum is not None and not isinstance(momentum, (int, float)):
+        if not isinstance(momentum, (int, float, type(None))):
             raise OptionError(
                 f'momentum must be a number beside ema_type={ema["ema_type"]!r}, which has a '
                 f'schedule of its own, got {momentum!r}'
             )
-        ema |= {} if momentum is None else {'momentum': momentum}
+        if momentum is not None:
+            ema['momentum'] = momentum
     check_keys(hook, given, [*OPTIONS, *_OF_EMA_HOOK, *_OF_MEAN_TEACHER_HOOK])
     return Line(Settings(**{**defaults, **ours}), kind, ema)
 
@@ -128,11 +119,7 @@ def _evaluated(given: dict[str, Any]) -> dict[str, str]:
 
 
 def _one(name: str, ours: Optional[str], others: Mapping[str, str]) -> Optional[str]:
-    """The value that our own option or those of a replaced hook give.
-
-    Raises:
-        OptionError: If they disagree.
-    """
+    """The value that our own option or those of a replaced hook give, which must agree."""
     said = {f'{key} ({name}={value!r})': value for key, value in others.items()}
     if ours is not None:
         said[f'{name}={ours!r}'] = ours

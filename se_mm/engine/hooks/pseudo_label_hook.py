@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from se_mm.models.semi_supervised import SemiSupervisedClassifier
 from se_mm.smoothing.options import OptionError, check_count
+from se_mm.teachers import plain_model
 
 
 @HOOKS.register_module()
@@ -25,9 +25,6 @@ class PseudoLabelHook(Hook):
 
     Args:
         interval: Iterations from one log to the next, as the logger's.
-
-    Raises:
-        OptionError: If it is out of its range, or the model is not a semi-supervised classifier.
     """
 
     priority = 'NORMAL'  # Before the logger.
@@ -36,8 +33,8 @@ class PseudoLabelHook(Hook):
         self.interval = check_count('interval', interval, 1)
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse another model. Called once it is built."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        """Check the model. Called once it is built."""
+        model = plain_model(runner.model)
         if not isinstance(model, SemiSupervisedClassifier):
             raise OptionError(
                 f'PseudoLabelHook needs a SemiSupervisedClassifier, such as FixMatch, got '
@@ -45,14 +42,8 @@ class PseudoLabelHook(Hook):
             )
         self._quality = model.quality
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Optional[dict] = None,
-    ) -> None:
-        """Log, every so many iterations."""
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Log every ``interval`` iterations."""
         if not self.every_n_train_iters(runner, self.interval):
             return
         scalars, shares = self._quality.read()

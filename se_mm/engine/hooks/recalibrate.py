@@ -8,7 +8,7 @@ that nothing else of a run changes: no mode, no other buffer, no random generato
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from copy import deepcopy
 from itertools import islice
 from typing import Any
@@ -30,15 +30,7 @@ _RECALIBRATION = 4  # What a seed is for: see engine/runner/keyed_data.py.
 
 
 def check_recalibration(mover: Mover, runner: Runner) -> None:
-    """Check that there are training batches, and a place in the model to run the teacher in.
-
-    Args:
-        mover: What moves the teacher.
-        runner: A runner that has run nothing yet.
-
-    Raises:
-        OptionError: If there is no config of a train dataloader, or the student is not known.
-    """
+    """Raise OptionError without training batches, or a place in the model for the teacher."""
     check_batches(runner)
     if mover.teacher.student is None:
         raise OptionError(
@@ -53,11 +45,7 @@ def check_recalibration(mover: Mover, runner: Runner) -> None:
 
 
 def check_batches(runner: Runner) -> None:
-    """Check that a run has training batches to compute statistics on.
-
-    Raises:
-        OptionError: If there is no config of a train dataloader.
-    """
+    """Raise OptionError if a run has no config of training batches."""
     config = runner._train_dataloader
     if not isinstance(config, dict):
         given = 'none' if config is None else f'a {type(config).__name__}'
@@ -74,18 +62,14 @@ def recalibrate(mover: Mover, runner: Runner) -> None:
     They become the means over ``recalibrate_batches`` training batches of each rank, always the
     same ones. The teacher takes its student's place in a copy of the model, which computes the
     training loss: so it sees what the student sees. Norms that are frozen in training or that no
-    batch reaches keep theirs.
-
-    Args:
-        mover: What moves the teacher.
-        runner: The runner of the run. All ranks must call this.
+    batch reaches keep theirs. All ranks must call this.
     """
     model, training = plain_model(runner.model), isinstance(runner._train_loop, BaseLoop)
     if mover.followed:  # They are new: nothing was trained since.
         return
     if mover.started:
         tensors, names = mover.tensors(), _followed(mover)
-        model = model if mover.teacher.outside is None else mover.teacher.outside
+        model = mover.teacher.module if isinstance(mover.teacher, Shadow) else model
     elif isinstance(mover.teacher, Shadow) and not training:  # A checkpoint's model is the teacher.
         model = model.module if isinstance(model, BaseTTAModel) else model
         tensors = named_tensors(model)
@@ -97,7 +81,11 @@ def recalibrate(mover: Mover, runner: Runner) -> None:
     begin = time.perf_counter()
     count = mover.ensemble.settings.recalibrate_batches
     seed = next(one for one in (mover.seed, runner.seed, 0) if one is not None)
-    found = statistics(runner, _copy(model, tensors), names, count, seed)
+    network = deepcopy(model)
+    own = named_tensors(network)
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+    found = statistics(runner, network, names, count, seed)
     if mover.started:
         mover.followed = {name: tensors[name].clone() for name in found}
     for name, value in found.items():
@@ -113,16 +101,12 @@ def statistics(
 ) -> dict[str, Tensor]:
     """Batch-norm statistics over training batches of all ranks, always the same ones.
 
-    Args:
-        runner: The runner of the run.
-        network: A copy of its model, that can be spoilt.
-        names: Names of the buffers that may be computed.
-        count: Batches of each rank, at least 1.
-        seed: Seed of the batches.
+    Of the buffers called ``names``, over ``count`` batches of each rank. ``network`` is a copy of
+    the runner's model that can be spoilt.
     """
     with rng_untouched():
         seed_all((seed, get_rank(), _RECALIBRATION))
-        return _statistics(network, names, islice(_batches(runner, seed), count))
+        return _means(network, names, islice(_batches(runner, seed), count))
 
 
 def _followed(mover: Mover) -> Collection[str]:
@@ -150,23 +134,8 @@ def _batches(runner: Runner, seed: int) -> Iterator[Any]:
     return iter(runner.build_dataloader(config, seed=seed))
 
 
-def _copy(model: nn.Module, tensors: Mapping[str, Tensor]) -> Any:
-    """A copy of a model with some tensors replaced by name."""
-    network = deepcopy(model)
-    own = named_tensors(network)
-    for name, tensor in tensors.items():
-        own[name].copy_(tensor)
-    return network
-
-
-def _statistics(network: Any, names: Collection[str], batches: Iterable[Any]) -> dict[str, Tensor]:
-    """Means of the batches' statistics over all batches and ranks, by name.
-
-    Args:
-        network: A model that can be spoilt.
-        names: Names of the buffers that may be computed.
-        batches: As a train loop gets them.
-    """
+def _means(network: Any, names: Collection[str], batches: Iterable[Any]) -> dict[str, Tensor]:
+    """Means of the batches' statistics over all batches and ranks, by name."""
     network.train()  # The model says which norms it freezes.
     norms = {path: n for path, n in _batch_norms(network, names).items() if n.training}
     network.eval()

@@ -32,19 +32,12 @@ _ADDED: Mapping[str, Any] = {'recalibrated': []}  # What older records do not ha
 
 
 def save_teacher(
-    mover: Mover, runner: Runner, checkpoint: dict[str, Any], hook: str, options: Mapping[str, Any]
+    mover: Mover, runner: Runner, checkpoint: dict[str, Any], writer: Mapping[str, Any]
 ) -> None:
     """Add a record to a checkpoint, and a teacher that is beside the model.
 
-    Args:
-        mover: What moves the teacher.
-        runner: The runner of the run.
-        checkpoint: What is about to be written.
-        hook: Name of the hook.
-        options: Its options, as :meth:`~se_mm.smoothing.Settings.plain` has them.
-
-    Raises:
-        TeacherFault: If student or teacher is not finite.
+    The writer has the hook's name and its options in plain types. Raises TeacherFault if student or
+    teacher is not finite.
     """
     ensemble, teacher = mover.ensemble, mover.teacher
     if mover.guard is not None:
@@ -54,10 +47,9 @@ def save_teacher(
         teacher.save(runner, checkpoint)
     checkpoint[CHECKPOINT_KEY] = {
         'version': __version__,
-        'hook': hook,
+        **writer,
         'seed': mover.seed or 0,
         'step': ensemble.step,
-        'options': dict(options),
         'teacher': {
             'kind': teacher.kind,
             'path': teacher.path,
@@ -75,21 +67,12 @@ def load_teacher(
     runner: Runner,
     checkpoint: dict[str, Any],
     training: bool,
-    hook: str,
-    options: Mapping[str, Any],
+    reader: Mapping[str, Any],
 ) -> None:
     """Take the teacher's part out of a checkpoint, before the model loads the rest.
 
-    Args:
-        mover: What moves the teacher.
-        runner: The runner of the run.
-        checkpoint: What was read.
-        training: Whether the run trains; otherwise it only evaluates.
-        hook: Name of the hook.
-        options: Its options.
-
-    Raises:
-        OptionError: If the record was written by a newer version, or is damaged.
+    The reader is what :func:`save_teacher` calls the writer. Raises OptionError for a record that
+    was written by a newer version, or is damaged.
     """
     teacher, settings = mover.teacher, mover.ensemble.settings
     beside = 'ema_state_dict' in checkpoint
@@ -98,7 +81,7 @@ def load_teacher(
             teacher.resume(runner, checkpoint)
             # Before the first update the copy is there too, and is made once more.
             mover.started = beside and bool(checkpoint['ema_state_dict'].get('steps', 1))
-        _resume(mover, runner, checkpoint, hook, options)
+        _resume(mover, runner, checkpoint, reader)
     elif isinstance(teacher, Shadow):
         if beside and not training and settings.evaluate_on in ('student', 'both'):
             teacher.load_both(checkpoint)
@@ -110,14 +93,10 @@ def load_teacher(
 
 
 def _resume(
-    mover: Mover,
-    runner: Runner,
-    checkpoint: Mapping[str, Any],
-    hook: str,
-    options: Mapping[str, Any],
+    mover: Mover, runner: Runner, checkpoint: Mapping[str, Any], reader: Mapping[str, Any]
 ) -> None:
     """Take over the record of a checkpoint, and warn of options that have changed."""
-    saved = read_record(checkpoint)
+    saved, hook = read_record(checkpoint), reader['hook']
     if not mover.teacher.saved_with_steps:
         # A stock hook or model makes an update at every iteration.
         mover.ensemble.step = saved['step'] if saved else checkpoint['meta']['iter']
@@ -128,7 +107,12 @@ def _resume(
     mover.recalibrated = saved['recalibrated']
     mover.ensemble.restore(saved['fp32'])
     mover.history = History(saved['history'])
-    changes = changed_options(saved, hook, options)
+    changes = [] if saved['hook'] == hook else [f'{hook} (was {saved["hook"]})']
+    before = {**Settings().plain(), **saved['options']}  # Options may have been added since.
+    for key in {**before, **reader['options']}:
+        now = reader['options'].get(key)
+        if now != before.get(key):
+            changes.append(f'{key}={now!r} (was {before.get(key)!r})')
     if changes:
         runner.logger.warning(
             f'{hook}: the checkpoint was written with other options: {", ".join(changes)}.'
@@ -167,19 +151,3 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
 
 def _numbers(version: Any) -> list[int]:
     return [int(part) for part in version.split('.')]
-
-
-def changed_options(saved: Mapping[str, Any], hook: str, options: Mapping[str, Any]) -> list[str]:
-    """What differs between a record and a hook, each as ``'keep_prob=0.5 (was 0.7)'``.
-
-    Args:
-        saved: A record.
-        hook: Name of the hook that goes on.
-        options: Its options.
-    """
-    before = {**Settings().plain(), **saved['options']}  # Options may have been added since.
-    changes = [] if saved['hook'] == hook else [f'{hook} (was {saved["hook"]})']
-    for key in {**before, **options}:
-        if options.get(key) != before.get(key):
-            changes.append(f'{key}={options.get(key)!r} (was {before.get(key)!r})')
-    return changes

@@ -12,28 +12,18 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
-from torch import nn
+from torch import Tensor, nn
 
-from se_mm.engine.hooks.evaluation import evaluate_once_more
+from se_mm.engine.hooks.evaluation import add_metrics, evaluate_once_more
 from se_mm.engine.hooks.recalibrate import check_batches, statistics
-from se_mm.engine.hooks.steps import OptimizerSteps
+from se_mm.engine.hooks.run_length import OptimizerSteps
 from se_mm.smoothing import OptionError, SpatialEnsemble
+from se_mm.smoothing.ensemble import OPTIONS
 from se_mm.smoothing.options import check_count, check_keys
 from se_mm.smoothing.settings import COPY, RECALIBRATE
 from se_mm.smoothing.tensors import named_tensors
 from se_mm.teachers import plain_model
 
-OPTIONS = (
-    'keep_prob',
-    'momentum',
-    'granularity',
-    'overrides',
-    'buffers',
-    'match_horizon',
-    'fp32_teacher',
-    'interval',
-    'seed',
-)
 CHECKPOINT_KEY = 'shadows'
 
 
@@ -59,15 +49,10 @@ class ShadowsHook(Hook):
         ... ]
 
     Args:
-        shadows: Name -> options of :class:`~se_mm.smoothing.SpatialEnsemble`: ``keep_prob``,
-            ``momentum``, ``granularity``, ``overrides``, ``buffers``, ``match_horizon``,
-            ``fp32_teacher``, ``interval``, and ``seed``, which is that of the run by default. With
-            ``buffers='recalibrate'``, batch-norm statistics are computed anew for each evaluation.
+        shadows: Name -> options of :class:`~se_mm.smoothing.SpatialEnsemble`; ``seed`` is that of
+            the run by default. With ``buffers='recalibrate'``, batch-norm statistics are computed
+            anew for each evaluation.
         recalibrate_batches: On how many training batches of each rank, at least 1.
-
-    Raises:
-        OptionError: If there is no shadow, or a name or option is invalid; or, before the first
-            iteration, if the loop that evaluates does not go batch by batch.
     """
 
     def __init__(
@@ -117,13 +102,7 @@ class ShadowsHook(Hook):
         if self._loaded and not self.teachers:
             self._make(runner, 1)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Optional[dict] = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Update all teachers, if the optimizer has made a step."""
         assert self._steps is not None
         if self._steps.due():
@@ -169,24 +148,21 @@ class ShadowsHook(Hook):
         for name, teacher in self.teachers.items():
             if not teacher.step:  # Until its first update it is the student.
                 continue
-            theirs = named_tensors(teacher.module)
             kept = {key: tensor.clone() for key, tensor in own.items()}
-            for key, tensor in own.items():
-                tensor.copy_(theirs[key])
+            _fill(own, named_tensors(teacher.module))
             try:
                 if name in self._recalibrated:
                     seed = runner.seed or 0
-                    made = statistics(runner, deepcopy(model), own.keys(), self.batches, seed)
-                    for key, value in made.items():
-                        own[key].copy_(value)
+                    _fill(own, statistics(runner, deepcopy(model), own, self.batches, seed))
                 found = evaluate_once_more(runner, stage)
             finally:
-                for key, tensor in own.items():
-                    tensor.copy_(kept[key])
-            for metric, number in found.items():
-                runner.message_hub.update_scalar(f'{stage}/{name}/{metric}', number)
-                if metrics is not None:
-                    metrics[f'{name}/{metric}'] = number
+                _fill(own, kept)
+            add_metrics(runner, stage, metrics, {f'{name}/{k}': v for k, v in found.items()})
+
+
+def _fill(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name in own.keys() & values.keys():
+        own[name].copy_(values[name])
 
 
 def _teacher(model: nn.Module, options: Mapping[str, Any], updates: int) -> SpatialEnsemble:

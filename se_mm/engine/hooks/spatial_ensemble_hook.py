@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Optional, Union
+from typing import Any, ClassVar, Optional
 
 from mmengine.dist import get_rank
 from mmengine.hooks import EMAHook, Hook
@@ -18,16 +18,19 @@ from se_mm.engine.hooks.evaluation import swapped_back, swapped_in
 from se_mm.engine.hooks.line import read_line
 from se_mm.engine.hooks.recalibrate import check_recalibration, recalibrate
 from se_mm.engine.hooks.record import load_teacher, save_teacher
-from se_mm.engine.hooks.run_length import begun, check_begin, check_interval, updates_of
-from se_mm.engine.hooks.steps import OptimizerSteps
+from se_mm.engine.hooks.run_length import (
+    OptimizerSteps,
+    begun,
+    check_begin,
+    check_interval,
+    updates_of,
+)
 from se_mm.engine.hooks.teacher_curves import TeacherCurves
 from se_mm.smoothing.guards import Guard
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.picks import rank_seed
 from se_mm.smoothing.settings import RECALIBRATE
 from se_mm.teachers import Mover, Pair, Shadow, Teacher, find_teacher, plain_model
-
-Batch = Union[dict, tuple, list, None]
 
 
 @HOOKS.register_module()
@@ -69,6 +72,11 @@ class SpatialEnsembleHook(Hook):
         self._curves: Optional[TeacherCurves] = None
 
     @property
+    def _written_by(self) -> dict[str, Any]:
+        """What a checkpoint says of this hook."""
+        return {'hook': type(self).__name__, 'options': self._line.settings.plain()}
+
+    @property
     def teacher(self) -> Optional[Teacher]:
         """The teacher, once it is found."""
         return None if self._model is None else self.mover.teacher
@@ -76,11 +84,7 @@ class SpatialEnsembleHook(Hook):
     def bind(self, model: nn.Module) -> Mover:
         """Find the teacher of a model and pair it with its student, and change nothing.
 
-        Args:
-            model: The model without its wrapper. It may be on the meta device.
-
-        Raises:
-            OptionError: If an option does not fit the model, or nothing would ever be moved.
+        The model is without its wrapper, and may be on the meta device.
         """
         if self._model is model:
             return self.mover
@@ -101,10 +105,7 @@ class SpatialEnsembleHook(Hook):
         return mover
 
     def before_run(self, runner: Runner) -> None:
-        """Install the mover.
-
-        Called once the model is built and wrapped, before its weights are initialised or loaded.
-        """
+        """Install the mover. The model is built and wrapped, its weights not yet there."""
         mover = self.bind(plain_model(runner.model))
         self.check_other_hooks(type(hook) for hook in runner.hooks if hook is not self)
         if isinstance(runner._train_loop, BaseLoop):
@@ -114,19 +115,12 @@ class SpatialEnsembleHook(Hook):
         mover.teacher.install(mover)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the teacher's part out of a checkpoint, before the model loads the rest.
-
-        Called when a checkpoint was read, to resume or by ``load_from``.
-        """
+        """Take the teacher's part out of a checkpoint, before the model loads the rest."""
         training = isinstance(runner._train_loop, BaseLoop)
-        options = self._line.settings.plain()
-        load_teacher(self.mover, runner, checkpoint, training, type(self).__name__, options)
+        load_teacher(self.mover, runner, checkpoint, training, self._written_by)
 
     def before_train(self, runner: Runner) -> None:
-        """Settle what depends on the run: its seed, its length, and where it stands.
-
-        Called once the weights are initialised, loaded or resumed.
-        """
+        """Settle the run's seed, its length, and where it stands. The weights are there."""
         mover, settings = self.mover, self.settings
         fresh = runner.iter == 0
         continued = fresh and mover.started
@@ -148,19 +142,13 @@ class SpatialEnsembleHook(Hook):
             self._curves = TeacherCurves(mover)
         self._say(runner, continued)
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Batch = None) -> None:
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """End a recalibration, and say whether an update is due where the model asks for it."""
         self.mover.put_back()
         if self.mover.teacher.updated_by_model:
             self._arm(runner, student_updates=runner.iter)
 
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Batch = None,
-        outputs: Optional[dict] = None,
-    ) -> None:
+    def after_train_iter(self, runner: Runner, batch_idx: int, *_: Any, **__: Any) -> None:
         """Update a teacher that the model does not update itself, if an update is due."""
         mover = self.mover
         if not mover.teacher.updated_by_model:
@@ -175,38 +163,25 @@ class SpatialEnsembleHook(Hook):
             recalibrate(mover, runner)  # For the last checkpoint, which is saved after this.
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Put a teacher beside the model into it, to be validated."""
+        """Put a teacher beside the model into it, to be evaluated."""
         swapped_in(self.mover, runner)
 
     def after_val_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
         """Take it out again, and validate the student too if asked to."""
         swapped_back(self.mover, runner, 'val', metrics)
 
-    def before_test_epoch(self, runner: Runner) -> None:
-        """Put a teacher beside the model into it, to be tested."""
-        swapped_in(self.mover, runner)
+    before_test_epoch = before_val_epoch
 
     def after_test_epoch(self, runner: Runner, metrics: Optional[dict[str, float]] = None) -> None:
         """Take it out again, and test the student too if asked to."""
         swapped_back(self.mover, runner, 'test', metrics)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Add what the picks of this run need besides the state dict, and a teacher beside it.
-
-        Called on rank 0 alone, before a file is written.
-        """
-        options = self._line.settings.plain()
-        save_teacher(self.mover, runner, checkpoint, type(self).__name__, options)
+        """Add what the picks need besides the state dict, on rank 0, and a teacher beside it."""
+        save_teacher(self.mover, runner, checkpoint, self._written_by)
 
     def check_other_hooks(self, others: Iterable[type]) -> None:
-        """Check that no other hook of the run takes this one's place.
-
-        Args:
-            others: The classes of the run's other hooks.
-
-        Raises:
-            OptionError: If one does.
-        """
+        """Raise OptionError if another hook of the run takes this one's place; given its class."""
         # Mean teachers are told by their method, since mmdet need not be installed. Other movers
         # are noticed by what they do.
         shadow = isinstance(self.mover.teacher, Shadow)
@@ -220,12 +195,7 @@ class SpatialEnsembleHook(Hook):
                 )
 
     def _arm(self, runner: Runner, student_updates: int) -> None:
-        """Say what the next call of the mover is to do.
-
-        Args:
-            runner: The runner of the run.
-            student_updates: Iterations that the student has been trained for.
-        """
+        """Say what the next call of the mover is to do."""
         assert self._steps is not None
         self.mover.following = not begun(runner, self.settings, student_updates)
         due = self._steps.due()  # Between two optimizer steps the student does not change.
@@ -282,10 +252,6 @@ class SETMAHook(SpatialEnsembleHook):
         **options: Those of :class:`~se_mm.smoothing.Settings`, where a ``momentum`` of None is the
             average that is replaced; and those of the hook whose line this was: see
             :mod:`se_mm.engine.hooks.line`.
-
-    Raises:
-        OptionError: As :class:`SpatialEnsembleHook`.
-        TeacherFault: As :class:`SpatialEnsembleHook`.
     """
 
     defaults: ClassVar[dict[str, Any]] = {'keep_prob': 0.7, 'momentum': None}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -19,8 +18,6 @@ from se_mm.teachers import Mover
 
 LAST = 100
 """The share of units taken over is that of the last updates, up to this many."""
-MOST_NUMBERS = 1 << 24
-"""Numbers that are compared at a time, in memory of their own."""
 
 
 class TeacherCurves:
@@ -28,38 +25,26 @@ class TeacherCurves:
 
     Between two logs nothing is computed, and at a log the host waits for the device once. Distances
     of parts go to the visualizer alone, where curves are looked at.
-
-    Args:
-        mover: What moves the teacher.
-
-    Attributes:
-        scalars: What was logged last, by name.
     """
 
     def __init__(self, mover: Mover) -> None:
         self._mover = mover
         self._logged = mover.ensemble.step
-        self.scalars: dict[str, float] = {}
 
     def log(self, runner: Runner, batch_idx: int) -> None:
-        """Put the curves into the message hub, if the logger is about to log.
-
-        Args:
-            runner: The runner of the run.
-            batch_idx: Index of the batch in the loop, as hooks are told.
-        """
+        """Put the curves into the message hub, if the logger is about to log."""
         logger = next((h for h in runner.hooks if isinstance(h, LoggerHook)), None)
         if logger is None or not _is_due(runner, logger, batch_idx):
             return
-        self.scalars = {**self._rules(), **self._distances()}
+        scalars = {**self._rules(), **self._distances()}
         self._logged = self._mover.ensemble.step
         parts = {}
-        for name, value in self.scalars.items():
+        for name, value in scalars.items():
             if name.startswith('distance/'):
                 parts[f'teacher/{name}'] = value
             else:
                 runner.message_hub.update_scalar(f'train/teacher/{name}', value)
-        # Not by the hub, lest they all stand on the line in the terminal.
+        # Not by the hub, which would put all of them on the line in the terminal.
         runner.visualizer.add_scalars(parts, runner.iter + 1, logger.json_log_path)
 
     def _rules(self) -> dict[str, float]:
@@ -107,26 +92,11 @@ def _is_due(runner: Runner, logger: LoggerHook, batch_idx: int) -> bool:
 def _norms(pairs: list[Pair]) -> list[list[float]]:
     """``|t - s|`` and ``|s|`` of each pair, in float32; the host waits for the device once."""
     found: list[Any] = []
-    for some in _pieces(pairs):
-        students = [pair.student.float() for pair in some]
-        teachers = [pair.teacher.float().to(s.device) for pair, s in zip(some, students)]
-        apart = torch._foreach_norm(torch._foreach_sub(teachers, students))
-        found += [norm for both in zip(apart, torch._foreach_norm(students)) for norm in both]
+    for pair in pairs:
+        student = pair.student.float()
+        apart = pair.teacher.float().to(student.device) - student
+        found += [torch.linalg.vector_norm(tensor) for tensor in (apart, student)]
     if not found:
         return []
     whole = [norm.full_tensor() if is_sharded(norm) else norm for norm in found]
     return torch.stack([norm.to(whole[0].device) for norm in whole]).view(-1, 2).tolist()
-
-
-def _pieces(pairs: list[Pair]) -> Iterator[list[Pair]]:
-    """The pairs, up to so many numbers at a time, sharded ones apart."""
-    piece: list[Pair] = []
-    for pair in pairs:
-        numbers = sum(other.student.numel() for other in piece) + pair.student.numel()
-        alike = not piece or is_sharded(piece[0].student) == is_sharded(pair.student)
-        if piece and (numbers > MOST_NUMBERS or not alike):
-            yield piece
-            piece = []
-        piece.append(pair)
-    if piece:
-        yield piece

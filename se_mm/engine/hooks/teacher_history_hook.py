@@ -24,9 +24,6 @@ class TeacherHistoryHook(Hook):
     Args:
         interval: Epochs, or iterations, from one plot to the next, at least 1.
         by_epoch: Whether they are epochs.
-
-    Raises:
-        OptionError: If an option is invalid, or no hook of se_mm moves a teacher.
     """
 
     # After the teacher was updated, and before a checkpoint is written.

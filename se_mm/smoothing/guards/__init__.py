@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks around the updates: finite values, equal ranks, and a single mover."""
 
-from se_mm.smoothing.guards.digest import differing, digest
-from se_mm.smoothing.guards.finite import not_finite
-from se_mm.smoothing.guards.guard import Guard
+from se_mm.smoothing.guards.guard import Guard, not_finite
 from se_mm.smoothing.guards.watch import Watch
 
-__all__ = ['Guard', 'Watch', 'differing', 'digest', 'not_finite']
+__all__ = ['Guard', 'Watch', 'not_finite']

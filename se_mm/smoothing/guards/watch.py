@@ -39,48 +39,29 @@ class Watch:
     @torch.no_grad()
     def leave(self, pairs: Iterable[Pair]) -> None:
         """Remember the teacher as it is now."""
-        named = {pair.name: _some(pair.teacher) for pair in pairs}
-        self._left = {}
-        for names in _alike(named):
-            parts = [named[name] for name in names]
-            copies = torch.split(torch.cat(parts), [part.numel() for part in parts])
-            self._left.update(zip(names, copies))
+        self._left = {pair.name: _some(pair.teacher).clone() for pair in pairs}
 
     @torch.no_grad()
     def moved(self, pairs: Mapping[str, Pair]) -> Optional[tuple[str, int]]:
-        """What differs from what was left; the host waits for the device, once if nothing does.
+        """The tensor that differs most from what was left, how far, and how many differ.
 
-        Args:
-            pairs: The teacher's parameters as they are now, by name.
-
-        Returns:
-            The tensor that differs most with how far it was moved, and how many differ. None if
-            nothing does.
+        None if nothing does. The host waits for the device, once if nothing differs.
         """
-        couples = {}
-        for name, left in self._left.items():
-            now = _some(pairs[name].teacher) if name in pairs else left
-            if now.shape == left.shape:
-                couples[name] = now, left
-        if _all_same(couples):
+        known = {name: pair for name, pair in pairs.items() if name in self._left}
+        names = _unequal({n: (_some(pair.teacher), self._left[n]) for n, pair in known.items()})
+        shares: dict[str, float] = {}
+        for name in names:
+            now, student = (_some(t).float() for t in (pairs[name].teacher, pairs[name].student))
+            left = self._left[name].to(now)
+            way = (student.to(now) - left).norm().clamp(min=1e-12)
+            shares[name] = float((now - left).norm() / way)
+        if not shares:
             return None
-        found: list[tuple[float, str]] = []
-        for name, (now, left) in couples.items():
-            if _same(now, left.to(now)):
-                continue
-            student = _some(pairs[name].student).to(now)
-            way = (student - left.to(now)).float().norm()
-            share = float((now - left.to(now)).float().norm() / way.clamp(min=1e-12))
-            found.append((share, name))
-        share, name = max(found)
-        return f'{name!r} ({share:.2g} of the way to its student)', len(found)
+        name = max(shares, key=lambda name: shares[name])
+        return f'{name!r} ({shares[name]:.2g} of the way to its student)', len(shares)
 
     def check(self, pairs: Mapping[str, Pair], step: int) -> None:
-        """Raise an error if something else has moved the teacher.
-
-        Raises:
-            TeacherFault: Naming the tensor, and how far it was moved.
-        """
+        """Raise TeacherFault, which says how far, if something else has moved the teacher."""
         found = self.moved(pairs)
         if found:
             tensor, count = found
@@ -92,34 +73,26 @@ class Watch:
             )
 
 
+@torch.no_grad()
 def equal(pairs: Iterable[Pair]) -> bool:
     """Whether the sampled numbers of each teacher are its student's."""
-    return _all_same({pair.name: (_some(pair.teacher), _some(pair.student)) for pair in pairs})
-
-
-def _alike(tensors: Mapping[str, Tensor]) -> list[list[str]]:
-    """The names of tensors of one device and dtype each."""
-    found: dict[tuple[torch.device, torch.dtype], list[str]] = {}
-    for name, tensor in tensors.items():
-        found.setdefault((tensor.device, tensor.dtype), []).append(name)
-    return list(found.values())
-
-
-def _all_same(couples: Mapping[str, tuple[Tensor, Tensor]]) -> bool:
-    """Whether the tensors of each couple are equal, by one comparison for each device and dtype."""
-    for names in _alike({name: one for name, (one, _) in couples.items()}):
-        ones = torch.cat([couples[name][0] for name in names])
-        if not _same(ones, torch.cat([couples[name][1].to(ones) for name in names])):
-            return False
-    return True
+    return not _unequal({p.name: (_some(p.teacher), _some(p.student)) for p in pairs})
 
 
 def _some(tensor: Tensor) -> Tensor:
     """The first numbers of a tensor, in the order of its indices."""
-    part = local(tensor).detach()
-    return part.reshape(-1)[:NUMBERS]
+    return local(tensor).detach().reshape(-1)[:NUMBERS]
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal, where NaN equals NaN."""
-    return bool(((one == other) | (one.isnan() & other.isnan())).all())
+def _unequal(couples: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
+    """Names of the couples of equal length that differ, where NaN equals NaN."""
+    differ: dict[str, Tensor] = {}
+    for name, (one, other) in couples.items():
+        if one.shape == other.shape:
+            other = other.to(one)
+            differ[name] = ((one != other) & ~(one.isnan() & other.isnan())).any()
+    if not differ:
+        return []
+    device = next(iter(differ.values())).device
+    flags = torch.stack([flag.to(device) for flag in differ.values()]).tolist()
+    return [name for name, flag in zip(differ, flags) if flag]

@@ -16,34 +16,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from se_mm.smoothing.kernels.base import Kernel
+from se_mm.smoothing.kernels.base import Kernel, PlainKernel
 from se_mm.smoothing.kernels.cpu import CPUKernel
 from se_mm.smoothing.kernels.cuda import CUDAKernel
-from se_mm.smoothing.kernels.plain import PlainKernel
+from se_mm.smoothing.tensors import grouped
 from se_mm.smoothing.units import Pair, Units
-from se_mm.smoothing.update import batches
 
 __all__ = ['CPUKernel', 'CUDAKernel', 'Kernel', 'PlainKernel', 'choose']
 
 
 def choose(pairs: Sequence[Pair], granularity: str) -> list[Kernel]:
-    """The fastest backend for each of some pairs.
+    """Kernels that together update some pairs, of which none is empty: the fastest for each."""
 
-    Args:
-        pairs: The pairs, none of them empty.
-        granularity: One of :data:`~se_mm.smoothing.settings.GRANULARITIES`.
+    def backend(pair: Pair) -> type[Kernel]:
+        kernels: list[type[Kernel]] = [CPUKernel, CUDAKernel, PlainKernel]
+        return next(kernel for kernel in kernels if kernel.takes(pair, granularity))
 
-    Returns:
-        Kernels that together update all pairs.
-    """
-    kernels: list[Kernel] = []
-    for batch in batches(pairs):
-        left = batch
-        for kernel in (CPUKernel, CUDAKernel):
-            taken = [pair for pair in left if kernel.takes(pair, granularity)]
-            if taken:
-                kernels.append(kernel(Units(taken, granularity)))
-                left = [pair for pair in left if not kernel.takes(pair, granularity)]
-        if left:
-            kernels.append(PlainKernel(Units(left, granularity)))
-    return kernels
+    batches = grouped(pairs, lambda pair: (pair.kind, backend(pair)))
+    return [backend(batch[0])(Units(batch, granularity)) for batch in batches]

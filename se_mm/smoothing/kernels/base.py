@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interface of a backend, and what those that read a table of addresses share."""
+"""The interface of a backend, the plain one, and what the others share."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Optional, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
-from se_mm.smoothing.picks import signed
+from se_mm.smoothing.picks import signed, stream, threshold
 from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.update import draw_picks, update
 
 # Copies within one dtype move integers of this many bytes, whatever they stand for.
 INTEGERS = {1: 'int8', 2: 'int16', 4: 'int32', 8: 'int64'}
 
 
 class Kernel(Protocol):
-    """Updates teachers that are alike in dtype and device, as are their students."""
+    """Updates teachers that are alike in dtype and device, as are their students.
 
-    def __init__(self, units: Units) -> None:
-        """Prepare what does not change from update to update.
+    Args:
+        units: What is updated: every pair is one that :meth:`takes`.
+    """
 
-        Args:
-            units: What is updated: every pair is one that :meth:`takes`.
-        """
+    def __init__(self, units: Units) -> None: ...
 
     @staticmethod
     def takes(pair: Pair, granularity: str) -> bool:
@@ -45,17 +46,12 @@ class Table:
 
     Args:
         units: The units.
-        block: Numbers that one program of the kernel updates.
+        block: Numbers of a block, which one program of the kernel updates.
 
-    Attributes:
-        tensors: ``(tensors, 6)`` int64: addresses of teacher and student, key of the first unit,
-            numbers in a unit, numbers in all, channels. Of elements in a channels_last format, the
-            fourth has the numbers of a channel in one image; of all others, channels is 1.
-        programs: ``(programs, 2)`` int32: the tensor, and which block of it.
-        numbers: Numbers of all teachers.
-        aligned: Whether each tensor begins at a multiple of 16 bytes.
-        reordered: Whether there are elements in a channels_last format.
-        dtypes: Names of the dtypes of teacher and student.
+    ``tensors`` is ``(tensors, 6)`` int64: addresses of teacher and student, key of the first unit,
+    numbers in a unit, numbers in all, channels. Of elements in a channels_last format, the fourth
+    has the numbers of a channel in one image; of all others, channels is 1. ``programs`` is
+    ``(programs, 2)`` int32: the tensor, and which block of it.
     """
 
     def __init__(self, units: Units, block: int) -> None:
@@ -76,6 +72,7 @@ class Table:
         self.programs: Tensor = torch.tensor(programs, dtype=torch.int32).view(-1, 2).to(device)
         self.numbers = sum(pair.teacher.numel() for pair in units.pairs)
         self.dtypes = dtype_name(first_pair.teacher.dtype), dtype_name(first_pair.student.dtype)
+        # Whether all begin at multiples of 16 bytes; whether any elements are channels_last.
         self.aligned = not any(address % 16 for row in table for address in row[:2])
         self.reordered = any(row[-1] > 1 for row in table)
         self.bytes = first_pair.teacher.dtype.itemsize
@@ -85,6 +82,46 @@ class Table:
         if weight is None and self.dtypes[0] == self.dtypes[1]:
             return INTEGERS[self.bytes], INTEGERS[self.bytes]
         return self.dtypes
+
+
+class PlainKernel:
+    """Updates the units as the method is written down: see :mod:`~se_mm.smoothing.update`."""
+
+    def __init__(self, units: Units) -> None:
+        self._units = units
+
+    @staticmethod
+    def takes(pair: Pair, granularity: str) -> bool:
+        """Whether this backend can update a pair: it can update all."""
+        return True
+
+    def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
+        """Make one update: see :class:`Kernel`."""
+        update(self._units.pairs, draw_picks(self._units, seed, step, keep_prob), weight)
+
+
+class TableKernel:
+    """What the kernels for CPU and GPU have in common: an update in one call, from a table."""
+
+    block: int
+
+    def __init__(self, units: Units) -> None:
+        self._granularity = units.granularity
+        self._teachers = [pair.teacher for pair in units.pairs]
+        self._table = Table(units, self.block)
+
+    def launch(self, key: int, least: int, weight: Optional[float]) -> None:
+        """Make one update, with what it adds to the keys and the threshold of its picks."""
+        raise NotImplementedError
+
+    def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
+        """Make one update: see :class:`Kernel`."""
+        if not len(self._table.programs):  # A rank may have nothing of a small sharded tensor.
+            return
+        self.launch(signed(stream(seed, step)), threshold(keep_prob), weight)
+        # As PyTorch's own operations do: a backward that needs the old values then fails.
+        for teacher in self._teachers:
+            increment_version(teacher)
 
 
 def dtype_name(dtype: torch.dtype) -> str:

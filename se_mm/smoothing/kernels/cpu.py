@@ -13,11 +13,9 @@ from importlib import import_module
 from typing import Any, Optional
 
 import torch
-from torch.autograd.graph import increment_version
 
-from se_mm.smoothing.kernels.base import Table, copied_alike, dtype_name
-from se_mm.smoothing.picks import signed, stream, threshold
-from se_mm.smoothing.units import Pair, Units, same_layout
+from se_mm.smoothing.kernels.base import TableKernel, copied_alike, dtype_name
+from se_mm.smoothing.units import Pair, same_layout
 
 try:
     cpu_kernel: Any = import_module('se_mm.smoothing.kernels.cpu_kernel')
@@ -28,13 +26,10 @@ except ImportError:
 _PER_THREAD = 1 << 17
 
 
-class CPUKernel:
+class CPUKernel(TableKernel):
     """Updates units on the CPU in one call: see :class:`~se_mm.smoothing.kernels.base.Kernel`."""
 
-    def __init__(self, units: Units) -> None:
-        self._by_element = units.granularity == 'element'
-        self._teachers = [pair.teacher for pair in units.pairs]
-        self._table = Table(units, cpu_kernel.BLOCK)
+    block = getattr(cpu_kernel, 'BLOCK', 0)
 
     @staticmethod
     def takes(pair: Pair, granularity: str) -> bool:
@@ -51,27 +46,22 @@ class CPUKernel:
             known = copied_alike(pair)
         return known and same_layout(pair, granularity)
 
-    def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
+    def launch(self, key: int, least: int, weight: Optional[float]) -> None:
         """Make one update."""
         table = self._table
-        if not len(table.programs):  # A rank may have nothing of a small sharded tensor.
-            return
         cpu_kernel.update(
             *table.moved_as(weight),
             table.tensors.data_ptr(),
             table.programs.data_ptr(),
             len(table.programs),
             table.numbers * table.bytes,
-            signed(stream(seed, step)),
-            threshold(keep_prob),
+            key,
+            least,
             weight is not None,
             weight or 0.0,
-            self._by_element,
+            self._granularity == 'element',
             min(torch.get_num_threads(), 1 + table.numbers // _PER_THREAD),
         )
-        # As PyTorch's own operations do: a backward that needs the old values then fails.
-        for teacher in self._teachers:
-            increment_version(teacher)
 
 
 @cache

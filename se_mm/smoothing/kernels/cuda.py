@@ -11,10 +11,8 @@ from typing import Any, Optional
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
-from se_mm.smoothing.kernels.base import Table, copied_alike, dtype_name
-from se_mm.smoothing.picks import signed, stream, threshold
+from se_mm.smoothing.kernels.base import TableKernel, copied_alike, dtype_name
 from se_mm.smoothing.units import Pair, Units, same_layout
 
 try:  # Triton comes with PyTorch where that supports CUDA.
@@ -29,14 +27,15 @@ _REFUSED = ('bfloat16', 'float64')
 _MOST = 1 << 31
 
 
-class CUDAKernel:
+class CUDAKernel(TableKernel):
     """Updates units on a GPU in one launch: see :class:`~se_mm.smoothing.kernels.base.Kernel`."""
 
+    block = getattr(triton_kernel, 'BLOCK', 0)
+
     def __init__(self, units: Units) -> None:
+        super().__init__(units)
         kinds = {'channel': triton_kernel.CHANNELS, 'element': triton_kernel.ELEMENTS}
         self._kind = kinds.get(units.granularity, triton_kernel.WHOLE)
-        self._teachers = [pair.teacher for pair in units.pairs]
-        self._table = Table(units, triton_kernel.BLOCK)
         if self._table.reordered:
             self._kind = triton_kernel.ELEMENTS_LAST
 
@@ -48,38 +47,27 @@ class CUDAKernel:
             return False
         names = dtype_name(teacher.dtype), dtype_name(student.dtype)
         known = _FLOATS.issuperset(names) if teacher.is_floating_point() else copied_alike(pair)
-        fits = teacher.numel() < _MOST
-        known = known and names != _REFUSED
-        return known and fits and same_layout(pair, 'tensor') and runs(teacher.device, *names)
+        known = known and names != _REFUSED and teacher.numel() < _MOST
+        return known and same_layout(pair, 'tensor') and runs(teacher.device, *names)
 
-    def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
-        """Make one update."""
+    def launch(self, key: int, least: int, weight: Optional[float]) -> None:
+        """Make one update: see :func:`~se_mm.smoothing.kernels.triton_kernel.update`."""
         table = self._table
-        if not len(table.programs):  # A rank may have nothing of a small sharded tensor.
-            return
-        launch(table, self._kind, signed(stream(seed, step)), threshold(keep_prob), weight)
-        # As PyTorch's own operations do: a backward that needs the old values then fails.
-        for teacher in self._teachers:
-            increment_version(teacher)
-
-
-def launch(table: Table, kind: int, key: int, least: int, weight: Optional[float]) -> None:
-    """Launch the kernel: see :func:`~se_mm.smoothing.kernels.triton_kernel.update`."""
-    device = table.tensors.device
-    with torch.cuda.device_of(table.tensors):  # type: ignore[no-untyped-call]
-        triton_kernel.update[(len(table.programs),)](
-            table.tensors,
-            table.programs,
-            key,
-            least,
-            # Floating-point arguments of a kernel are float32: pass the bits of a float64.
-            struct.unpack('q', struct.pack('d', weight or 0.0))[0],
-            *(_example(device, dtype) for dtype in table.moved_as(weight)),
-            AVERAGES=weight is not None,
-            UNITS=kind,
-            BLOCK=triton_kernel.BLOCK,
-            ALIGNED=table.aligned,
-        )
+        device = table.tensors.device
+        with torch.cuda.device_of(table.tensors):  # type: ignore[no-untyped-call]
+            triton_kernel.update[(len(table.programs),)](
+                table.tensors,
+                table.programs,
+                key,
+                least,
+                # Floating-point arguments of a kernel are float32: pass the bits of a float64.
+                struct.unpack('q', struct.pack('d', weight or 0.0))[0],
+                *(_example(device, dtype) for dtype in table.moved_as(weight)),
+                AVERAGES=weight is not None,
+                UNITS=self._kind,
+                BLOCK=self.block,
+                ALIGNED=table.aligned,
+            )
 
 
 @cache
@@ -100,11 +88,10 @@ def runs(device: torch.device, teacher: str, student: str) -> bool:
     tensors = [
         torch.zeros(2, device=device, dtype=getattr(torch, dtype)) for dtype in (teacher, student)
     ]
-    units = Units([Pair('trial', *tensors)], 'tensor')
-    table = Table(units, triton_kernel.BLOCK)
+    kernel = CUDAKernel(Units([Pair('trial', *tensors)], 'tensor'))
     try:
         for weight in (None, 0.5) if tensors[0].is_floating_point() else (None,):
-            launch(table, triton_kernel.WHOLE, 0, -(1 << 31), weight)
+            kernel.update(0, 0, 0.0, weight)
         torch.cuda.synchronize(device)
     except Exception as error:  # Compilers fail in many ways.
         reason = ' '.join(str(error).split())[:200]

@@ -14,7 +14,7 @@ from se_mm.smoothing.options import OptionError
 
 pytest.importorskip('mmpretrain')
 SE = dict(type='SpatialEnsembleHook', keep_prob=0.6)
-STS = dict(type='SETMAHook', keep_prob=0.6, momentum=0.3)
+STS = dict(type='SETMAHook', keep_prob=0.6, momentum=0.3, buffers='copy')
 UPDATES = 14
 
 

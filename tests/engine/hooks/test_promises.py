@@ -400,7 +400,7 @@ def test_promise_3_our_checkpoint_loads_into_the_stock_model(runs, byol_cfg, tmp
 
 def test_teacher_in_bfloat16_is_averaged_in_float32_and_resumes_exactly(runs):
     model = dict(model=dict(backbone=dict(type='BFloat16Backbone')))
-    hook = dict(type='SETMAHook', keep_prob=0.3, momentum=0.001)
+    hook = dict(type='SETMAHook', keep_prob=0.3, momentum=0.001, buffers='copy')
     whole = runs.classifier(hook, **model)
     first, last = (torch.load(f'{whole.work_dir}/iter_{i}.pth') for i in (3, 6))
     averages = last['se_mm']['fp32']

@@ -1,17 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Digests of tensors: equal for equal bits, and unequal for what damage does to them."""
 
-import importlib
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from se_mm.smoothing.guards.digest import differing, digest
+from se_mm.smoothing.guards import guard
+from se_mm.smoothing.guards.guard import differing, digest
 
-# The package has a function of the same name.
-module = importlib.import_module('se_mm.smoothing.guards.digest')
 DTYPES = [
     torch.float32,
     torch.float64,
@@ -36,7 +33,6 @@ def test_same_values_have_the_same_digest_and_a_changed_one_another(dtype):
     tensor = tensor_of(dtype, 7, 5)
     again = tensor.clone()
     assert digest(tensor) == digest(again)
-    assert digest(tensor).dtype == torch.int64 and digest(tensor).shape == ()
     again[3, 2] = ~again[3, 2] if dtype is torch.bool else again[3, 2] + 1
     assert digest(tensor) != digest(again)
 
@@ -82,25 +78,17 @@ def test_zeros_of_either_sign_and_nans_are_bits_like_others():
 
 
 @settings(deadline=None, max_examples=30)
-@given(
-    st.lists(st.integers(0, 9), min_size=1, max_size=4),
-    st.sampled_from([1, 2, 4, 8, 1 << 16]),
-)
-def test_layout_makes_no_difference(shape, piece):
-    # A piece is at least one number of four integers.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, '_PIECE', max(4, piece))
-        module._weights.cache_clear()
-        tensor = tensor_of(torch.float32, *shape)
-        turned = tensor.permute(*reversed(range(tensor.dim()))).contiguous()
-        turned = turned.permute(*reversed(range(tensor.dim())))
-        assert digest(tensor) == digest(turned)
-    module._weights.cache_clear()
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4))
+def test_layout_makes_no_difference(shape):
+    tensor = tensor_of(torch.float32, *shape)
+    turned = tensor.permute(*reversed(range(tensor.dim()))).contiguous()
+    turned = turned.permute(*reversed(range(tensor.dim())))
+    assert digest(tensor) == digest(turned)
 
 
 def test_pieces_far_apart_are_told_apart():
     # The same numbers in two pieces that change places.
-    tensor = tensor_of(torch.float32, module._PIECE * 3)
+    tensor = tensor_of(torch.float32, 3 << 16)
     first, second, third = tensor.chunk(3)
     assert digest(tensor) != digest(torch.cat([second, first, third]))
     wide = tensor.view(3, -1)
@@ -108,7 +96,7 @@ def test_pieces_far_apart_are_told_apart():
 
 
 def test_empty_and_single_numbers_have_a_digest():
-    assert digest(torch.empty(0, 3)) == 0
+    assert digest(torch.empty(0, 3)) == digest(torch.empty(0, 2))
     assert digest(torch.tensor(1.5)) != digest(torch.tensor(-1.5))
 
 
@@ -118,9 +106,9 @@ def test_one_rank_differs_from_nobody():
 
 
 def test_the_first_rank_that_differs_is_named(monkeypatch):
-    def three_ranks(numbers):
-        return torch.stack([numbers, numbers, numbers + torch.tensor([0, 1, 0])])
+    def three_ranks(digests):
+        return [digests, digests, [digests[0], b'another', digests[2]]]
 
-    monkeypatch.setattr(module, 'all_ranks', three_ranks)
+    monkeypatch.setattr(guard, 'all_ranks', three_ranks)
     tensors = [(name, torch.ones(3)) for name in 'abc']
     assert differing(tensors) == [('b', 2)]
