@@ -88,7 +88,7 @@ def main() -> None:
         train = ['bash', str(TOOLS / 'slurm_train.sh'), args.slurm, 'compare']
         jobs, gpus = args.jobs or sys.maxsize, 0
     runs = runs_of(study, folder, train)
-    wanted = [run for run in runs.values() if run.metrics or not args.no_train]
+    wanted = [run for run in dict.fromkeys(runs.values()) if run.metrics or not args.no_train]
     try:
         failures = run_all(wanted, console, jobs, study.metrics, gpus)
     except RunFailure as failure:

@@ -57,7 +57,12 @@ def compare(study: Study, runs: Mapping[tuple[str, str, int], Run]) -> pd.DataFr
     ``values`` has the metric of each seed. The :func:`paired_difference` from the reference has the
     names ``difference``, ..., and that from the control ``matched_difference``, ...
     """
-    complete = {key: run.metrics for key, run in runs.items() if run.metrics}
+    cells_of = {(group, c.name): c for group, cells in study.groups.items() for c in cells}
+    complete = {
+        key: {name: run.metrics.get(cells_of[key[:2]].metric(name)) for name in study.metrics}
+        for key, run in runs.items()
+        if run.metrics
+    }
     measured = pd.DataFrame(complete, index=study.metrics, dtype=float).sort_index(axis=1)
     rows = []
     for (group, cells), metric in product(study.groups.items(), study.metrics):

@@ -21,6 +21,7 @@ from mmengine.registry import HOOKS, DefaultScope
 from se_mm.engine.check import check_config
 from se_mm.smoothing import Rule
 from se_mm.smoothing.options import OptionError, check_choice, check_keys
+from se_mm.smoothing.settings import AVERAGE_NORMS
 from se_mm.smoothing.schedules import constant, cosine, linear
 from se_mm.studies.runs import digest
 
@@ -47,11 +48,25 @@ class Cell:
     config: Config  # Without a seed.
     rule: Optional[Rule]  # How its teacher is updated; None if no hook of se_mm does it.
     control: Optional[str] = None  # Name of the cell that is its TMA at the matched horizon.
+    # Name of the teacher in a run that has several beside one student, '' for the student itself.
+    shadow: Optional[str] = None
+    kind: str = ''  # Of its teacher.
+    buffers: Optional[str] = None  # The policy of its buffers.
+
+    @property
+    def training(self) -> str:
+        """The name of its training, which is that of all teachers of one student."""
+        return self.name if self.shadow is None else 'shadows'
 
     @property
     def folder(self) -> str:
         """Its folder, which another config of the same name does not share."""
-        return f'{re.sub(r"[^a-zA-Z0-9.-]+", "_", self.name)}-{digest(self.config.to_dict())}'
+        name = re.sub(r'[^a-zA-Z0-9.-]+', '_', self.training)
+        return f'{name}-{digest(self.config.to_dict())}'
+
+    def metric(self, name: str) -> str:
+        """The name of one of its metrics in its run."""
+        return f'{self.shadow}/{name}' if self.shadow else name
 
     @property
     def picks(self) -> bool:
@@ -73,6 +88,7 @@ def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]
     is no such hook, one is added.
     """
     cells = []
+    sts = plain_cell('the config', _with_hook(cfg, 'sts', {}))
     for part in matrix:
         check_keys('matrix', part, ['smoothing', *AXES['sts']])
         axes = {k: v if v and isinstance(v, (list, tuple)) else [v] for k, v in part.items()}
@@ -84,16 +100,19 @@ def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]
             names = [name for name in AXES[smoothing] if name in axes]
             default = {'keep_prob': _KEEP_PROB[smoothing]} if 'keep_prob' in AXES[smoothing] else {}
             for values in product(*(axes[name] for name in names)):
-                cells.append(_cell(cfg, smoothing, {**default, **dict(zip(names, values))}))
+                options = {**default, **dict(zip(names, values))}
+                cells.append(_cell(cfg, smoothing, options, sts.buffers))
     return with_controls(cells)
 
 
 def plain_cell(name: str, cfg: Config) -> Cell:
     """Make a cell of an unchanged config, or raise OptionError if it cannot be trained."""
     try:
-        cell = Cell(name, cfg, check_config(cfg).rule)
+        report = check_config(cfg)
     except OptionError as error:
         raise OptionError(f'{name}: {error}') from error
+    buffers = report.settings.get('buffers')
+    cell = Cell(name, cfg, report.rule, kind=report.kind, buffers=buffers)
     if cell.rule is None or cell.picks:
         return cell
     return replace(cell, rule=replace(cell.rule, match_horizon=False, granularity='tensor'))
@@ -107,7 +126,7 @@ def with_controls(cells: Iterable[Cell]) -> list[Cell]:
     for key, cell in list(found.items()):
         momentum = matched_momentum(cell.rule) if cell.rule and cell.picks else None
         if momentum is not None:
-            control = _cell(cell.config, 'tma', {'momentum': momentum})
+            control = _cell(cell.config, 'tma', {'momentum': momentum}, cell.buffers)
             if control.name in [other.name for other in found.values()]:  # With another config.
                 control = replace(control, name=f'{control.name} for {cell.name}')
             control = found.setdefault(control.key, control)
@@ -141,32 +160,40 @@ def matched_momentum(rule: Rule) -> Any:
     return replace(changing, parameters=numbers).plain()
 
 
-def _cell(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Cell:
+def _cell(
+    cfg: Config, smoothing: str, options: Mapping[str, Any], buffers: Optional[str] = None
+) -> Cell:
     """Make a cell of a config with another smoothing, named after the options."""
     words = ['none' if smoothing == 'none' else smoothing.upper()]
     for name, value in options.items():
         schedule = isinstance(value, Mapping)
         words += [name, ' '.join(map(str, value.values())) if schedule else str(value)]
-    return plain_cell(' '.join(words), _with_hook(cfg, smoothing, options))
+    return plain_cell(' '.join(words), _with_hook(cfg, smoothing, options, buffers))
 
 
-def _with_hook(cfg: Config, smoothing: str, options: Mapping[str, Any]) -> Config:
+def _with_hook(
+    cfg: Config, smoothing: str, options: Mapping[str, Any], buffers: Optional[str] = None
+) -> Config:
     """Return a copy of the config with another smoothing."""
     cfg = deepcopy(cfg)
     hooks = list(cfg.get('custom_hooks') or [])
-    place = _place_of_mover(cfg, hooks)
+    place = place_of_mover(cfg, hooks)
     copies = smoothing in ('none', 'se')
     dropped = [*_METHOD, *(_AVERAGE if copies or 'momentum' in options else ())]
     dropped += ['fp32_teacher'] if copies else []
     old = dict(hooks[place]) if place < len(hooks) else {}
     kept = {name: value for name, value in old.items() if name not in dropped}
     kind = {'type': 'SpatialEnsembleHook' if copies else 'SETMAHook'}
-    hooks[place : place + 1] = [{**kind, **kept, 'keep_prob': _KEEP_PROB[smoothing], **options}]
+    hook = {**kind, **kept, 'keep_prob': _KEEP_PROB[smoothing], **options}
+    # By default only STS averages statistics, and then it would be compared with other ones.
+    if buffers == AVERAGE_NORMS and not {'buffers', 'update_buffers', 'skip_buffer'} & hook.keys():
+        hook['buffers'] = buffers
+    hooks[place : place + 1] = [hook]
     cfg.custom_hooks = hooks
     return cfg
 
 
-def _place_of_mover(cfg: Config, hooks: Sequence[Any]) -> int:
+def place_of_mover(cfg: Config, hooks: Sequence[Any]) -> int:
     """Return the index of the first hook that updates the teacher, or else one past the last."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
         for index, hook in enumerate(hooks):

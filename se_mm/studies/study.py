@@ -15,6 +15,7 @@ from se_mm.checkpoints.write import whole_file
 from se_mm.engine.launch import config_file
 from se_mm.smoothing.options import OptionError, check_keys
 from se_mm.studies.matrix import Cell, matrix_cells, plain_cell, with_controls
+from se_mm.studies.shadows import has_shadows, in_one_run, shadow_cells
 from se_mm.studies.runs import Run
 
 
@@ -60,7 +61,9 @@ def make_study(study: Mapping[str, Any]) -> Study:
         cfg.merge_from_dict(study.get('cfg_options', {}))
     if matrix := study['matrix']:
         parts = matrix if isinstance(matrix, list) else [matrix]
-        groups = {name: matrix_cells(cfg, parts) for name, cfg in cfgs.items()}
+        groups = {name: in_one_run(matrix_cells(cfg, parts)) for name, cfg in cfgs.items()}
+    elif any(has_shadows(cfg) for cfg in cfgs.values()):
+        groups = {name: shadow_cells(cfg) for name, cfg in cfgs.items()}
     else:
         groups = {'': with_controls(plain_cell(name, cfg) for name, cfg in cfgs.items())}
     return Study(groups, list(dict.fromkeys(study['seeds'])), study['metrics'])
@@ -70,9 +73,11 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
     """Return the runs of a study: (name of the group, name of the cell, seed) -> run.
 
     The config of each cell is written below the work dir, so that it can be read and trained alone.
+    Teachers of one student share a run.
     ``train`` has the words of the training command before the config.
     """
-    runs = {}
+    runs: dict[tuple[str, str, int], Run] = {}
+    by_folder: dict[Path, Run] = {}
     cells = [(group, cell) for group, cells in study.groups.items() for cell in cells]
     for seed in study.seeds:  # Seed by seed, so that an interrupted study has complete seeds.
         for group, cell in cells:
@@ -82,14 +87,13 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
                     file.write_text(cell.config.pretty_text)
             cfg, options = deepcopy(cell.config), seed_options(cell.config, seed)
             cfg.merge_from_dict(options)
-            name, folder = (
-                f'{group} {cell.name}, seed {seed}'.strip(),
-                config.parent / f'seed{seed}',
-            )
+            folder = config.parent / f'seed{seed}'
+            name = f'{group} {cell.training}, seed {seed}'.strip()
             words = [*train, str(config), '--work-dir', str(folder), '--cfg-options']
             words += [f'{key}={value}' for key, value in options.items()]
             length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs') or 1
-            runs[group, cell.name, seed] = Run(name, folder, words, length, cfg.to_dict())
+            run = Run(name, folder, words, length, cfg.to_dict())
+            runs[group, cell.name, seed] = by_folder.setdefault(folder, run)
     return runs
 
 
