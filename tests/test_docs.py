@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pages of the site: their code blocks work as they stand, and they leave nothing out."""
 
+import ast
 import dataclasses
 import importlib
 import itertools
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from mmengine.model import ExponentialMovingAverage
+from torch import nn
 
 pytest.importorskip('mmpretrain')
 sys.path.insert(0, str(Path(__file__).parent))
@@ -29,6 +32,7 @@ from code_blocks import (
     run_block,
 )
 
+from se_mm.engine import SETMAHook, SpatialEnsembleHook
 from se_mm.home import config_names
 from se_mm.smoothing import Settings
 
@@ -100,6 +104,73 @@ def test_options_stand_in_one_place():
         page.name for page in PAGES if '::: se_mm.smoothing.settings.Settings' in page.read_text()
     ]
     assert rendered == ['options.md']
+
+
+def test_option_table_has_every_option_and_its_default():
+    ((_, table),) = tables('\n| option | default |', '\n\n').items()
+    rows = re.findall(r'^\| `(\w+)` \| (.+?) \|', table, re.MULTILINE)
+    options = {option.name: option for option in dataclasses.fields(Settings)}
+    assert [name for name, _ in rows] == list(options)
+    hooks = SpatialEnsembleHook, SETMAHook
+    for name, written in rows:
+        default = getattr(Settings(), name)
+        if name == 'keep_prob':
+            assert written == '{} for SE, {} for STS'.format(*(h.defaults[name] for h in hooks))
+        elif default is None or name == 'momentum':  # That of SETMAHook.
+            assert written.startswith('None: ')
+        else:
+            assert written == f'`{default!r}`'
+    assert SETMAHook.defaults['momentum'] is None
+
+
+def pair():
+    """A model with a student and a teacher."""
+    model = nn.Module()
+    model.student, model.teacher = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    return model
+
+
+def averaged(**options):
+    """A model with an averaged model."""
+    model = nn.Module()
+    model.net = nn.BatchNorm1d(2)
+    model.target = ExponentialMovingAverage(model.net, **options)
+    return model
+
+
+def test_table_of_the_default_of_buffers_is_what_the_hooks_do():
+    ((_, table),) = tables('\n| teacher | SE | STS | TMA', '\n\n').items()
+    policies = [re.findall(r"`'(\w+)'`", row) for row in table.splitlines()[2:]]
+    found = [
+        [
+            hook.bind(model).ensemble.smoother.buffers
+            for hook in (SpatialEnsembleHook(), SETMAHook(), SETMAHook(keep_prob=0))
+        ]
+        for model in (pair(), averaged(), averaged(update_buffers=True))
+    ]
+    assert policies == found
+
+
+def texts():
+    """A pattern for each text in the package, in which what is filled in may be anything."""
+    for path in (ROOT / 'se_mm').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            fixed = [
+                part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else ''
+                for part in parts
+            ]
+            if len(''.join(fixed)) > 15:  # Less would match almost anything.
+                yield re.compile('.*'.join(map(re.escape, fixed)))
+
+
+def test_messages_of_the_troubleshooting_page_are_those_of_the_package():
+    blocks = blocks_of(DOCS / 'troubleshooting.md')
+    messages = [line for block in blocks for line in block.text.splitlines()]
+    assert len(messages) >= 12
+    known = list(texts())
+    gone = [m for m in messages if not any(text.fullmatch(m) for text in known)]
+    assert gone == []
 
 
 def test_config_table_names_configs_that_exist_and_all_of_them():

@@ -103,67 +103,66 @@ class Settings:
     """All options of a teacher, validated once.
 
     With p the keep_prob and m the momentum, a moving average (TMA) is ``t <- (1 - m) t + m s`` for
-    each unit t of the teacher and s of its student. SE keeps t with probability p, and else copies
-    s; its mean over the picks is TMA of momentum ``1 - p``. STS keeps t with probability p, and
-    else does as TMA; its mean is TMA of momentum ``(1 - p) m``.
+    each unit t of the teacher and s of its student. SE keeps t with probability p and otherwise
+    copies s; its expected value is TMA with momentum ``1 - p``. STS keeps t with probability p and
+    otherwise averages as TMA does; its expected value is TMA with momentum ``(1 - p) m``.
 
     Attributes:
         keep_prob: Probability in [0, 1) that a unit is kept at an update, or a schedule:
-            ``dict(type='cosine', start=0.5, end=0.99)``, also ``'linear'``. An SE teacher as slow
-            as an average of momentum m has ``keep_prob=1 - m``.
-        momentum: Share of the new value in a unit that is not kept, in (0, 1]; 1 copies. Or a
-            schedule: ``'linear'`` and ``'cosine'`` with ``start`` and ``end``, ``'annealed'`` and
+            ``dict(type='cosine', start=0.5, end=0.99)`` or ``'linear'``. An SE teacher with the
+            horizon of an average with momentum m has ``keep_prob=1 - m``.
+        momentum: Weight in (0, 1] of the new value in a picked unit; 1 copies. Or a schedule:
+            ``'linear'`` and ``'cosine'`` with ``start`` and ``end``, ``'annealed'`` and
             ``'exp_annealed'`` with ``value`` and ``gamma``. None: the average that the model or
             the config already has.
-        match_horizon: Use ``momentum / (1 - keep_prob)``, at most 1, so that the teacher is as fast
-            as the average alone.
-        granularity: What a unit is: ``'tensor'``; ``'layer'``, all tensors that one module holds
-            itself; ``'channel'``, one index of their dimension 0; or ``'element'``.
+        match_horizon: Use ``momentum / (1 - keep_prob)``, at most 1, so that the teacher has the
+            horizon of the average alone.
+        granularity: What a unit is: ``'tensor'``; ``'layer'``, all tensors of one module without
+            those of its submodules; ``'channel'``, one index of their dimension 0; or
+            ``'element'``.
         overrides: Part of a tensor's name in the student -> ``dict(keep_prob=, momentum=,
-            granularity=)``, ``'copy'`` (follow at every update) or ``'skip'`` (stay as the first
-            update left it). The longest matching part wins, as in ``custom_keys``.
-        buffers: Batch norm statistics and other buffers: ``'copy'`` the student's at every update;
-            ``'average_norms'``, average the statistics of batch norms like parameters and copy the
-            others; ``'average'`` all that are persistent and floating-point, as the stock
-            ``update_buffers=True``; or ``'skip'`` them after the first update. ``'recalibrate'``
-            copies them, and computes the statistics of the teacher's batch norms on training
-            batches before it is validated or tested, and at the end of the training. None: what the
-            averaged model in the model does, or a stock option says; else ``'average_norms'`` for
-            a teacher that keeps some units and averages the others, and ``'copy'`` for SE and, as
-            the stock hooks do, for a moving average alone (``keep_prob=0``).
-        recalibrate_batches: With ``buffers='recalibrate'``, training batches of each rank, at least
-            1.
-        fp32_teacher: Average bfloat16 and float16 teachers in float32 beside them, where the
-            average would otherwise round to nothing.
-        interval: Opportunities from one update to the next, at least 1. None: that of the averaged
-            model that is replaced, else 1.
-        begin_iter: Iteration, counted from 0, at which smoothing begins; until then the teacher
+            granularity=)``, ``'copy'`` (equal the student after every update) or ``'skip'`` (keep
+            the value of the first update). The longest matching part wins, as in ``custom_keys``.
+        buffers: Batch norm statistics and other buffers. ``'copy'``: the student's at every update.
+            ``'average_norms'``: average batch-norm statistics like parameters, and copy the others.
+            ``'average'``: average all that are persistent and floating-point, as the stock
+            ``update_buffers=True``. ``'skip'``: keep those of the first update. ``'recalibrate'``:
+            copy, and compute the teacher's batch-norm statistics on training batches before each
+            validation and test and at the end of the training. None: as the averaged model in the
+            model or a stock option says; otherwise ``'average_norms'`` for STS, and ``'copy'`` for
+            SE and for a moving average alone (``keep_prob=0``).
+        recalibrate_batches: Training batches per rank for ``buffers='recalibrate'``, at least 1.
+        fp32_teacher: Average a bfloat16 or float16 teacher in a float32 copy, since its own
+            precision would round small updates away.
+        interval: Number of opportunities per update, at least 1. None: that of the averaged model
+            that is replaced, or 1.
+        begin_iter: Iteration, counted from 0, at which smoothing begins. Until then the teacher
             equals its student.
         begin_epoch: The same in epochs, counted from 1 as in ``EMAHook``. Set at most one of them.
-        every_iter: Update at every iteration under gradient accumulation, instead of once after
-            each step of the optimizer.
+        every_iter: Under gradient accumulation, update at every iteration instead of after each
+            step of the optimizer.
         seed: Seed of the picks. None: the run's.
-        diff_rank_picks: Make other picks on every rank, as the released code does. The teachers
+        diff_rank_picks: Make different picks on each rank, as the released code does. The teachers
             then drift apart, and only rank 0's is saved.
-        initial_teacher: What the teacher is when a training starts: ``'loaded'``, the one in the
-            checkpoint of ``load_from`` if there is one, else the student; or always the
-            ``'student'``. A resumed run always continues with its own.
-        check_teachers: Updates between comparisons of the ranks' teachers, and of the teacher with
-            what its last update left; a difference ends the run. 0: only the first iterations are
-            watched for another mover.
-        check_finite: Opportunities between checks that the student is finite; the first is always
-            checked, and so is every checkpoint. 0: never.
-        non_finite: What a failed check does: ``'stop'`` ends the run and names the tensor;
-            ``'skip'`` leaves the update out and counts it in ``train/skipped_updates``, and needs
+        initial_teacher: The teacher of a new training. ``'loaded'``: the one in the checkpoint of
+            ``load_from`` if it has one, otherwise the student. ``'student'``: always the student.
+            A resumed run always continues with its own teacher.
+        check_teachers: Updates between two checks that the teacher is the same on all ranks and
+            that nothing else has changed it since its last update; a difference ends the run. 0:
+            only the first iterations check for other changes.
+        check_finite: Opportunities between two checks that the student is finite. The first
+            opportunity and every checkpoint are always checked. 0: never check.
+        non_finite: What a failed check does. ``'stop'``: end the run and name the tensor.
+            ``'skip'``: skip the update and count it in ``train/skipped_updates``; needs
             ``check_finite=1``.
-        curves: Log ``teacher/keep_prob``, ``teacher/momentum``, ``teacher/taken`` (share of units
-            taken over) and ``teacher/distance``, ``|t - s| / |s|``; that of each part of the model,
-            ``teacher/distance/PART``, is in ``vis_data`` and on TensorBoard.
+        curves: Log ``teacher/keep_prob``, ``teacher/momentum``, ``teacher/taken`` (fraction of
+            units picked) and ``teacher/distance``, ``|t - s| / |s|``. The distance of each part of
+            the model, ``teacher/distance/PART``, is in ``vis_data`` and on TensorBoard.
         kind: Kind of teacher: ``'averaged'``, ``'pair'``, ``'method'``, ``'shadow'`` or one of your
-            own. None: what the options of the line and the model say.
+            own. None: found from the hook's other options and the model.
         teacher: Dotted name of the teacher in the model. None: the only one.
         student: Dotted name of its student, or a list with the names of its parts. None: found.
-        update_method: Name of the model's method that moves its teacher. None: a known one.
+        update_method: Name of the model's method that updates its teacher. None: a known one.
         evaluate_on: For a shadow, what is validated and tested: ``'teacher'``, ``'student'`` or
             ``'both'``, where the student's metrics end in ``_origin``. None: the teacher.
 
