@@ -66,6 +66,7 @@ class Report:
     settings: Mapping[str, str] = field(default_factory=dict)  # The hook's other options in force.
     updates: Optional[int] = None  # Opportunities for one; None: not known without the data.
     rule: Optional[Rule] = None  # Of tensors without an override, with the model's own momentum.
+    kind: str = ''  # Of its teacher.
 
     def __str__(self) -> str:
         what, *cautions = self.lines
@@ -168,6 +169,7 @@ def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]
         },
         updates=updates,
         rule=replace(settings.default, momentum=settings.momentum or mover.inherited_momentum()),
+        kind=mover.teacher.kind,
     )
 
 

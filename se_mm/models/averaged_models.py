@@ -64,7 +64,7 @@ class SmoothedModel(BaseAveragedModel):
             # mmpretrain's CosineEMA takes it from the same place.
             self._total = int(MessageHub.get_current_instance().get_info('max_iters', 1))
             ensemble.total = self._total
-        ensemble.update(model, self.interval)
+        ensemble.update(model, interval=self.interval)
 
     def avg_func(self, averaged_param: Tensor, source_param: Tensor, steps: int) -> None:
         """Move one tensor as a unit that is not kept."""

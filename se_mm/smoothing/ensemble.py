@@ -189,7 +189,7 @@ class SpatialEnsemble(nn.Module):
 
     @never_compiled
     @torch.no_grad()
-    def update(self, student: nn.Module, interval: Optional[int] = None) -> None:
+    def update(self, student: nn.Module, *, interval: Optional[int] = None) -> None:
         """Make one update: call this after each step of the optimizer.
 
         Args:
@@ -213,6 +213,7 @@ class SpatialEnsemble(nn.Module):
     @torch.no_grad()
     def copy(self, student: nn.Module) -> None:
         """Make the teacher equal to the student, without counting an update."""
+        self._restore()
         self.smoother.copy(student)
 
     def get_extra_state(self) -> dict[str, Any]:

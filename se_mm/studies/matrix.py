@@ -21,8 +21,8 @@ from mmengine.registry import HOOKS, DefaultScope
 from se_mm.engine.check import check_config
 from se_mm.smoothing import Rule
 from se_mm.smoothing.options import OptionError, check_choice, check_keys
-from se_mm.smoothing.settings import AVERAGE_NORMS
 from se_mm.smoothing.schedules import constant, cosine, linear
+from se_mm.smoothing.settings import AVERAGE_NORMS
 from se_mm.studies.runs import digest
 
 AXES = {

@@ -15,8 +15,8 @@ from se_mm.checkpoints.write import whole_file
 from se_mm.engine.launch import config_file
 from se_mm.smoothing.options import OptionError, check_keys
 from se_mm.studies.matrix import Cell, matrix_cells, plain_cell, with_controls
-from se_mm.studies.shadows import has_shadows, in_one_run, shadow_cells
 from se_mm.studies.runs import Run
+from se_mm.studies.shadows import has_shadows, in_one_run, shadow_cells
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ class Mover:
         elif allowed:
             if self.inherited is not None and self.inherited_momentum() != self._described:
                 self.record_settings(step)  # Its momentum was set from outside.
-            ensemble.update(student, self.interval)
+            ensemble.update(student, interval=self.interval)
         elif step:  # Before the first update the teacher is a copy, and stays one.
             self.history.skip(step)
             ensemble.step = step + 1

@@ -333,3 +333,23 @@ def test_it_is_imported_without_openmmlab():
     )
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def test_copy_after_loading_forgets_the_average_that_was_loaded():
+    student = nn.Linear(4, 4).bfloat16()
+    teacher = SpatialEnsemble(student, keep_prob=0.0, momentum=0.01)
+    for _ in range(3):
+        teacher.update(student)
+    teacher.load_state_dict(teacher.state_dict())
+    with torch.no_grad():
+        student.weight.add_(8.0)
+    teacher.copy(student)
+    teacher.update(student)
+    assert torch.equal(teacher.module.weight, student.weight)
+
+
+def test_count_of_updates_by_position_is_refused():
+    # timm's update(model, num_updates) would otherwise set the interval, and move it once in many.
+    student = nn.Linear(4, 4)
+    with pytest.raises(TypeError, match='positional'):
+        SpatialEnsemble(student).update(student, 100)
