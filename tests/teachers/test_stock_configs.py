@@ -129,7 +129,7 @@ class StockTeacherHook(Hook):
 
         def update_both(student, interval=None):
             follow(student)
-            update(student, interval)
+            update(student, interval=interval)
 
         self.mover.ensemble.update = update_both
 
