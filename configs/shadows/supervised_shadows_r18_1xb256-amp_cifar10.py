@@ -3,7 +3,8 @@
 #
 # Reproduces nothing published; not measured here. Needs CIFAR-10 as images, in a folder per class.
 # Takes minutes on one large GPU:
-#   python tools/compare.py supervised_shadows_r18_1xb256-amp_cifar10 --seeds 0 1 2
+#   python tools/train.py configs/shadows/supervised_shadows_r18_1xb256-amp_cifar10.py
+#   python tools/compare.py supervised_shadows_r18_1xb256-amp_cifar10 --metric accuracy/top1
 _base_ = './supervised_shadows_conv6_1xb64_cifar10.py'
 
 model = dict(
