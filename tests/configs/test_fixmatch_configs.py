@@ -29,8 +29,8 @@ CONFIGS += [
 CONFIGS += [ROOT / 'configs/fixmatch/supervised_tma_conv4_1xb32_glyphs-4.py']
 PUBLISHED = [path for path in CONFIGS if 'wrn' in path.stem]
 HOOKS = {
-    'tma': dict(type='SETMAHook', keep_prob=0.0, momentum=0.001),
-    'se': dict(type='SpatialEnsembleHook', keep_prob=0.999),
+    'tma': dict(type='SETMAHook', keep_prob=0.0, momentum=0.001, buffers='average_norms'),
+    'se': dict(type='SpatialEnsembleHook', keep_prob=0.999, buffers='average_norms'),
     'sts': dict(type='SETMAHook', keep_prob=0.5, momentum=0.001),
 }
 ITERS = 10

@@ -39,12 +39,13 @@ def test_each_smoothing_varies_in_what_it_has_and_its_control_is_added():
         'TMA momentum 0.01': None,
         'TMA momentum 0.005': None,
     }
-    assert hook_of(cells['none']) == dict(type='SpatialEnsembleHook', keep_prob=0.0)
+    own = dict(buffers='average_norms')  # As in the config.
+    assert hook_of(cells['none']) == dict(own, type='SpatialEnsembleHook', keep_prob=0.0)
     assert hook_of(cells['TMA momentum 0.005']) == dict(
-        type='SETMAHook', keep_prob=0.0, momentum=0.005
+        own, type='SETMAHook', keep_prob=0.0, momentum=0.005
     )
     assert hook_of(cells['SE keep_prob 0.98 granularity channel']) == dict(
-        type='SpatialEnsembleHook', keep_prob=0.98, granularity='channel'
+        own, type='SpatialEnsembleHook', keep_prob=0.98, granularity='channel'
     )
     folders = [cell.folder for cell in cells.values()]
     assert len(set(folders)) == len(folders)
@@ -171,3 +172,12 @@ def test_average_that_no_schedule_expresses_has_no_control():
         cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, **average)]
         (cell,) = with_controls([plain_cell('a', cfg)])
         assert cell.control is None and cell.picks
+
+
+def test_average_alone_is_compared_with_the_statistics_that_sts_has_by_default():
+    cfg = config()
+    cfg.custom_hooks = [dict(type='SETMAHook', keep_prob=0.5, momentum=0.02)]
+    for cell in matrix_cells(cfg, [dict(smoothing=['sts', 'tma', 'se'])]):
+        assert hook_of(cell)['buffers'] == 'average_norms'
+    (plain, control) = with_controls([plain_cell('STS', cfg)])
+    assert plain.control == control.name and hook_of(control)['buffers'] == 'average_norms'
