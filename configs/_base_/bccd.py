@@ -1,12 +1,12 @@
-# Soft Teacher with the small detector on BCCD: blood cells under the microscope, reduced to 160 x
-# 120, one tenth of the training images labelled. The backbone and the neck have batch norm, since
+# Soft Teacher with the small detector on BCCD: blood cells under the microscope, reduced to 128 x
+# 96, one tenth of the training images labelled. The backbone and the neck have batch norm, since
 # whose statistics the teacher has is what is compared.
 _base_ = './softteacher_small.py'
 
 load = dict(type='LoadImageFromFile')
 annotate = dict(type='LoadAnnotations', with_bbox=True)
 geometry = [
-    dict(type='RandomResize', scale=(160, 120), ratio_range=(0.8, 1.2), keep_ratio=True),
+    dict(type='RandomResize', scale=(128, 96), ratio_range=(0.8, 1.2), keep_ratio=True),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
 ]
 stain = dict(type='PhotoMetricDistortion')
@@ -50,7 +50,7 @@ evaluated = dict(
     pipeline=[
         load,
         annotate,
-        dict(type='Resize', scale=(160, 120), keep_ratio=True),
+        dict(type='Resize', scale=(128, 96), keep_ratio=True),
         _base_.test_pipeline[-1],
     ],
     **coco,
@@ -65,7 +65,12 @@ model = dict(
         backbone=dict(norm_groups=None),
         neck=dict(norm_cfg=dict(_delete_=True, type='BN')),
         roi_head=dict(bbox_head=dict(num_classes=3)),
-        train_cfg=dict(rpn_proposal=dict(max_per_img=100)),
-        test_cfg=dict(rpn=dict(max_per_img=100), rcnn=dict(max_per_img=50)),
+        test_cfg=dict(rcnn=dict(max_per_img=50)),
     )
 )
+
+max_iters = 400
+burn_in = dict(iters=max_iters // 2)
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+param_scheduler = [dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50)]
+default_hooks = dict(checkpoint=dict(interval=burn_in['iters'], max_keep_ckpts=2))
