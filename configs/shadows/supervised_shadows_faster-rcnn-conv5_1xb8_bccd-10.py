@@ -2,8 +2,11 @@
 # and STS of one horizon, with batch-norm statistics that are the student's, averaged, those of the
 # end of the burn-in, or recalibrated.
 #
-# Reproduces nothing published. BCCD as docs/howto/detection.md says; in minutes on one core:
-#   python tools/train.py configs/shadows/supervised_shadows_faster-rcnn-conv5_1xb8_bccd-10.py
+# Reproduces nothing published. BCCD as docs/howto/detection.md says; the teachers begin where the
+# training is resumed, so first the burn-in of the others; in minutes on one core:
+#   python tools/train.py configs/softteacher/softteacher_tma_faster-rcnn-conv5_1xb8_bccd-10.py
+#   python tools/train.py configs/shadows/supervised_shadows_faster-rcnn-conv5_1xb8_bccd-10.py \
+#       --resume work_dirs/softteacher_tma_faster-rcnn-conv5_1xb8_bccd-10/iter_200.pth
 _base_ = '../_base_/bccd.py'
 
 model = dict(semi_test_cfg=dict(predict_on='student'))
