@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -97,13 +98,16 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
     return runs
 
 
-def seed_options(cfg: Config, seed: int) -> dict[str, int]:
+def seed_options(cfg: Config, seed: int) -> dict[str, Any]:
     """Return the config options that set a seed: that of the run and of its label split or fold."""
-    options = {'randomness.seed': seed}
+    options: dict[str, Any] = {'randomness.seed': seed}
     dataset = cfg.train_dataloader.dataset
     if isinstance(dataset.get('split'), dict) and 'num_labels' in dataset.split:
         options['train_dataloader.dataset.split.seed'] = seed
     for index, part in enumerate(dataset.get('datasets', [])):
+        key = f'train_dataloader.dataset.datasets.{index}'
         if 'fold' in part:  # For detection, each seed uses another fold.
-            options[f'train_dataloader.dataset.datasets.{index}.fold'] = seed + 1
+            options[f'{key}.fold'] = seed + 1
+        elif re.search(r'\.\d+@', part.get('ann_file', '')):  # As tools/split_coco.py names it.
+            options[f'{key}.ann_file'] = re.sub(r'\.\d+@', f'.{seed + 1}@', part.ann_file)
     return options

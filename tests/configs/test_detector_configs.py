@@ -234,6 +234,35 @@ def test_small_softteacher_trains_and_both_are_evaluated(tmp_path):
     assert 'teacher/coco/bbox_mAP_50' in log and 'student/coco/bbox_mAP_50' in log
 
 
+@pytest.mark.parametrize(
+    'name, logged',
+    [
+        ('softteacher_sts_faster-rcnn-conv5_1xb8_bccd-10', 'teacher/coco/bbox_mAP_50'),
+        ('supervised_shadows_faster-rcnn-conv5_1xb8_bccd-10', 'sts-recalibrate/coco/bbox_mAP_50'),
+    ],
+)
+def test_cells_train_from_a_voc_folder_by_the_commands_of_the_docs(tmp_path, name, logged):
+    voc = tmp_path / 'data/bccd'
+    for part in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
+        (voc / part).mkdir(parents=True)
+    box = '<xmin>9</xmin><ymin>9</ymin><xmax>60</xmax><ymax>50</ymax>'
+    cell = f'<object><name>WBC</name><bndbox>{box}</bndbox></object>'
+    size = '<size><width>128</width><height>96</height></size>'
+    for index in range(8):
+        Image.new('RGB', (128, 96), (200, 180, 30 * index)).save(voc / f'JPEGImages/{index}.jpg')
+        (voc / f'Annotations/{index}.xml').write_text(f'<annotation>{size}{cell}</annotation>')
+    for split, stems in (('train', '012345'), ('val', '6'), ('test', '7')):
+        (voc / f'ImageSets/Main/{split}.txt').write_text('\n'.join(stems))
+    run(tmp_path, 'voc_to_coco.py', voc, '--classes', 'RBC', 'WBC', 'Platelets')
+    run(tmp_path, 'split_coco.py', voc / 'annotations/train.json', '--percent', 10, '--folds', 1)
+    settings = ['train_cfg.max_iters=4', 'train_cfg.val_interval=4']
+    settings += ['custom_hooks.0.begin_iter=2', 'custom_hooks.1.iters=2']
+    if 'shadows' in name:
+        settings[2:] = ['custom_hooks.0.iters=4', 'custom_hooks.1.recalibrate_batches=1']
+    log = run(tmp_path, 'train.py', find_config(f'{name}.py'), '--cfg-options', *settings)
+    assert logged in log
+
+
 def test_embedded_labelled_scenes_are_those_that_the_split_draws():
     cfg = Config.fromfile(
         ROOT / 'configs/softteacher/softteacher_tma_faster-rcnn-conv5_1xb8_scenes-10.py'

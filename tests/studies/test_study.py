@@ -67,6 +67,16 @@ def test_each_seed_has_another_fold_in_detection():
     assert set(options.values()) == {3}
 
 
+def test_each_seed_has_another_fold_of_the_split_tool_s_files():
+    cfg = Config.fromfile(find_config('softteacher_sts_faster-rcnn-r50_8xb5_coco-10.py'))
+    options = seed_options(cfg, 2)
+    stem = 'semi_anns/instances_train2017.3@10'
+    assert list(options.values()) == [2, f'{stem}.json', f'{stem}-unlabeled.json']
+    cfg.merge_from_dict(options)
+    files = [part.ann_file for part in cfg.train_dataloader.dataset.datasets]
+    assert files == [f'{stem}.json', f'{stem}-unlabeled.json']
+
+
 def test_training_config_is_no_study_and_unknown_keys_are_refused(tmp_path):
     assert read_study(CONFIG) is None
     (tmp_path / 'study.py').write_text('matrix = []\nseed = [1]\n')

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Semi-supervised detectors of mmdet under our hooks: burn-in, annealing, and batch norm."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ class WatchDetectorHook(Hook):
 
     def before_train(self, runner):
         self.losses, self.students, self.teachers = [], [], []
+        self.model = runner.model
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         self.losses.append(set(outputs))
@@ -140,6 +142,18 @@ def test_burn_in_is_of_labelled_images_alone(tmp_path):
     unlabelled = [any(name.startswith('unsup') for name in losses) for losses in watched.losses]
     assert unlabelled == [False, False, True, True]
     assert all(any(n.startswith('sup') for n in losses) for losses in watched.losses)
+
+
+def test_copy_of_a_model_in_its_burn_in_computes_its_own_loss(tmp_path):
+    """As recalibration does; otherwise no batch reaches the copy's batch norm."""
+    model = train(tmp_path, STS, dict(type='BurnInHook', iters=4)).model
+    other = deepcopy(model)
+    seen = []
+    other.loss_by_gt_instances = lambda *_: seen.append('copy') or {}
+    model.loss_by_gt_instances = lambda *_: seen.append('model') or {}
+    sup = {'sup': None}
+    assert other.loss(sup, sup) == model.loss(sup, sup) == {}
+    assert seen == ['copy', 'model']
 
 
 def test_burn_in_of_the_whole_run_never_sees_an_unlabelled_image(tmp_path):

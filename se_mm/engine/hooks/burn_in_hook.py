@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import MethodType
+from typing import Any, Union
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -59,11 +60,13 @@ class BurnInHook(Hook):
         """Choose the loss of the iteration."""
         model: Any = plain_model(runner.model)
         if runner.iter < self.iters:
-
-            def loss(inputs: dict[str, Tensor], data_samples: dict[str, list]) -> dict:
-                return model.loss_by_gt_instances(inputs['sup'], data_samples['sup'])
-
-            vars(model)['loss'] = loss
+            # A bound method, so that a copy of the model computes its own loss.
+            vars(model)['loss'] = MethodType(_labelled_loss, model)
         elif 'loss' in vars(model):
             del model.loss
             runner.logger.info(f'BurnInHook: unlabelled images from iteration {runner.iter} on.')
+
+
+def _labelled_loss(model: Any, inputs: dict[str, Tensor], data_samples: dict[str, list]) -> dict:
+    loss: dict = model.loss_by_gt_instances(inputs['sup'], data_samples['sup'])
+    return loss
