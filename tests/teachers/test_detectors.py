@@ -102,7 +102,9 @@ def test_eval_mode_teacher_has_statistics_of_its_student_or_their_average(tmp_pa
     watched = train_with_batch_norm(tmp_path, hook)
     teacher, student = (statistics(states[-1]) for states in (watched.teachers, watched.students))
     assert all(torch.equal(teacher[name], student[name]) for name in student) != averaged
-    assert not any(torch.equal(v, torch.full_like(v, 'var' in n)) for n, v in teacher.items())
+    initial = [torch.equal(v, torch.full_like(v, 'var' in n)) for n, v in teacher.items()]
+    # An STS teacher has not taken over all of them in so few updates.
+    assert not all(initial) if averaged else not any(initial)
 
 
 def test_averaged_statistics_are_half_the_teacher_s_and_half_the_student_s(tmp_path):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from types import MethodType
-from typing import Any, Union
+from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
