@@ -33,7 +33,7 @@ from se_mm.history import picture as teacher_picture  # noqa: E402
 from se_mm.history.provenance import law, provenance  # noqa: E402
 from se_mm.history.segments import Segment, SmoothedTensors  # noqa: E402
 from se_mm.smoothing import GRANULARITIES, Settings, SpatialEnsemble  # noqa: E402
-from se_mm.smoothing.units import Pair, Units  # noqa: E402
+from se_mm.smoothing.units import TensorPair, Units  # noqa: E402
 from se_mm.smoothing.update import draw_picks  # noqa: E402
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
@@ -183,7 +183,7 @@ def draw_granularity() -> Figure:
     }
     torch.manual_seed(SEED)
     network = nn.Sequential(*[nn.Linear(8, 8) for _ in range(4)]).requires_grad_(False)
-    pairs = [Pair(name, tensor, tensor) for name, tensor in network.named_parameters()]
+    pairs = [TensorPair(name, tensor, tensor) for name, tensor in network.named_parameters()]
     figure, grid = plt.subplots(
         2, 4, figsize=(7.2, 3.7), layout='constrained', sharex=True, sharey=True
     )

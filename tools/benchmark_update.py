@@ -49,7 +49,7 @@ from se_mm.home import find_config  # noqa: E402
 from se_mm.smoothing import GRANULARITIES, OptionError, Settings, Smoother, keep_prob_schedule  # noqa: E402
 from se_mm.smoothing.kernels import cpu, cuda  # noqa: E402
 from se_mm.smoothing.options import check_count  # noqa: E402
-from se_mm.smoothing.units import Pair, Units  # noqa: E402
+from se_mm.smoothing.units import TensorPair, Units  # noqa: E402
 from se_mm.smoothing.update import draw_picks  # noqa: E402
 
 MOMENTUM = 0.01
@@ -296,7 +296,7 @@ def waits(update: Update) -> bool:
 def share_picked(student: nn.Module, name: str, keep_prob: float, updates: int) -> float:
     """Return the mean share of the parameters that are picked in the timed updates."""
     granularity = name.split(', ')[1]
-    parameters = [Pair(name, p, p) for name, p in student.named_parameters()]
+    parameters = [TensorPair(name, p, p) for name, p in student.named_parameters()]
     units = Units(parameters, granularity)
     picked = 0
     for step in range(3, updates + 3):

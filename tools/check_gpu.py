@@ -34,7 +34,7 @@ from se_mm.engine.launch import run_tool  # noqa: E402
 from se_mm.models.batch_views import BatchViews  # noqa: E402
 from se_mm.smoothing import GRANULARITIES  # noqa: E402
 from se_mm.smoothing.kernels import PlainKernel, choose  # noqa: E402
-from se_mm.smoothing.units import Pair, Units  # noqa: E402
+from se_mm.smoothing.units import TensorPair, Units  # noqa: E402
 from se_mm.smoothing.update import draw_picks, update  # noqa: E402
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -105,8 +105,10 @@ class Check:
         for index, shape in enumerate(generator.sample(SHAPES, 6)):
             old, new = torch.randn(shape).to(teacher_dtype), torch.randn(shape).to(student_dtype)
             name = f'block{index // 2}.p{index}'
-            plain.append(Pair(name, old.clone(), new))
-            made.append(Pair(name, *(_laid_out(t.to(self.device), layout) for t in (old, new))))
+            plain.append(TensorPair(name, old.clone(), new))
+            made.append(
+                TensorPair(name, *(_laid_out(t.to(self.device), layout) for t in (old, new)))
+            )
         before = [pair.teacher.clone() for pair in plain]
         picks = draw_picks(Units(plain, granularity), seed, step, keep_prob)
         update(plain, picks, average)

@@ -22,8 +22,7 @@ from se_mm.engine.hooks.run_length import check_begin, check_interval, count_upd
 from se_mm.rng import rng_untouched
 from se_mm.smoothing import Rule, Schedule, Settings
 from se_mm.smoothing.options import OptionError, did_you_mean
-from se_mm.smoothing.units import Pair as TensorPair
-from se_mm.smoothing.units import Units
+from se_mm.smoothing.units import TensorPair, Units
 from se_mm.teachers import Mover, candidates, plain_model
 
 _LATE = 10**12  # An update at which a schedule without an end has reached its value.

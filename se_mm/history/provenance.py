@@ -23,7 +23,7 @@ from torch import Tensor
 from se_mm.history.segments import Segment
 from se_mm.smoothing.picks import INCREMENT, mix_, signed, stream, threshold
 from se_mm.smoothing.settings import COPY, Rule, Settings
-from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.units import TensorPair, Units
 
 SAMPLE = 1024
 """Maximum number of units of a tensor that are tracked, the first ones."""
@@ -255,7 +255,7 @@ def _finest(rules: Iterable[Union[Rule, str, None]]) -> str:
 def _first_unit(name: str, shape: Sequence[int], granularity: str) -> tuple[int, int]:
     """Return the key of a tensor's first unit, and how many numbers a unit has."""
     tensor = torch.empty(shape, device='meta')
-    units = Units([Pair(name, tensor, tensor)], granularity)
+    units = Units([TensorPair(name, tensor, tensor)], granularity)
     return signed(units.firsts[0]), units.sizes[0]
 
 

@@ -25,7 +25,7 @@ from se_mm.smoothing.settings import (
 )
 from se_mm.smoothing.tensors import Tracked, named_tensors, slots, unique, unwrapped
 from se_mm.smoothing.units import (
-    Pair,
+    TensorPair,
     Units,
     is_dense,
     is_sharded,
@@ -83,7 +83,7 @@ class Smoother:
         self.teacher = teacher
         self.settings = settings
         self.buffers = settings.buffers or buffers or settings.default_buffers
-        self.pairs: dict[Member, Pair] = {}
+        self.pairs: dict[Member, TensorPair] = {}
         self.fp32: dict[str, Tensor] = {}
         self.shared: list[str] = []
         self._rename = rename
@@ -98,7 +98,7 @@ class Smoother:
         return {**vars(self), 'pairs': {}, '_groups': [], '_trackers': None, '_built': None}
 
     def bind(self, student: nn.Module) -> None:
-        """Pair the teacher's tensors with a student's. The first update does so by itself.
+        """TensorPair the teacher's tensors with a student's. The first update does so by itself.
 
         The student has a tensor of each of the teacher's names and shapes, and maybe more, as a
         predictor.
@@ -108,7 +108,7 @@ class Smoother:
                 or if nothing would ever be moved.
         """
         theirs = named_tensors(unwrapped(student))
-        found: dict[Member, Pair] = {}
+        found: dict[Member, TensorPair] = {}
         self.shared = []
         for inner, slot in unique(slots(unwrapped(self.teacher))):
             name = self._rename(inner)
@@ -136,7 +136,7 @@ class Smoother:
     @torch.no_grad()
     def copy(self, student: nn.Module) -> None:
         """Make the teacher equal to the student, all parameters and all buffers."""
-        self.find(student)
+        self.refresh(student)
         update([local_pair(pair) for pair in self.pairs.values()], repeat(True))
         for pair in self.pairs.values():
             if pair.name in self.fp32:
@@ -144,7 +144,7 @@ class Smoother:
 
     def follow(self, student: nn.Module) -> None:
         """Copy what follows the student at every update, and smooth nothing."""
-        self.find(student)
+        self.refresh(student)
         for group in self._groups:
             if group.rule == COPY:
                 group.update(0, 0, 0.0, None)
@@ -161,7 +161,7 @@ class Smoother:
         Raises:
             TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
         """
-        self.find(student)
+        self.refresh(student)
         for group in self._groups:
             keep_prob, average = 0.0, None
             if isinstance(group.rule, Rule):
@@ -177,7 +177,7 @@ class Smoother:
         self.fp32 = {name: average.clone() for name, average in fp32.items()}
         self._built = None
 
-    def named(self, parameters_only: bool = True) -> dict[str, Pair]:
+    def named(self, parameters_only: bool = True) -> dict[str, TensorPair]:
         """The pairs by the student's names."""
         return {
             member.name: pair
@@ -185,7 +185,7 @@ class Smoother:
             if member.is_parameter or not parameters_only
         }
 
-    def find(self, student: nn.Module) -> None:
+    def refresh(self, student: nn.Module) -> None:
         """Find the tensors that have the names now, and rebuild the groups if any has changed."""
         if self._trackers is None:
             self.bind(student)
@@ -233,7 +233,7 @@ class Smoother:
             rule = COPY
         return rule
 
-    def _check_moves(self, members: Mapping[Member, Pair]) -> None:
+    def _check_moves(self, members: Mapping[Member, TensorPair]) -> None:
         """Raise OptionError if nothing would ever be moved."""
         parameters = [member for member in members if member.is_parameter]
         if not parameters and not self.shared:
@@ -255,7 +255,7 @@ class _Group:
     """
 
     def __init__(
-        self, rule: Union[Rule, str], pairs: list[Pair], fp32: Mapping[str, Tensor]
+        self, rule: Union[Rule, str], pairs: list[TensorPair], fp32: Mapping[str, Tensor]
     ) -> None:
         self.rule = rule
         granularity = rule.granularity if isinstance(rule, Rule) else 'tensor'
@@ -282,7 +282,7 @@ class _Group:
 
 def _paired(
     name: str, teacher: Optional[Tensor], student: Optional[Tensor], error: type[Exception]
-) -> Pair:
+) -> TensorPair:
     """A pair of two tensors of equal shape and sharding; else ``error`` is raised."""
     if teacher is None:
         raise error(f'the teacher must keep its tensor {name!r}, which is gone')
@@ -301,7 +301,7 @@ def _paired(
             f'teacher and student must be sharded alike: {name!r} is not; apply fully_shard to '
             f'both in the same way, or to neither'
         )
-    return Pair(name, teacher, student)
+    return TensorPair(name, teacher, student)
 
 
 def _memory(tensors: list[Optional[Tensor]]) -> list[int]:
@@ -316,7 +316,7 @@ def _memory(tensors: list[Optional[Tensor]]) -> list[int]:
     return [*addresses, *map(Tensor.numel, tensors)]  # type: ignore[arg-type]
 
 
-def _real(pair: Pair) -> Pair:
+def _real(pair: TensorPair) -> TensorPair:
     """A pair of complex tensors as pairs of real numbers."""
     if not pair.teacher.is_complex():
         return pair
@@ -325,7 +325,7 @@ def _real(pair: Pair) -> Pair:
     )
 
 
-def _same_memory(pair: Pair) -> bool:
+def _same_memory(pair: TensorPair) -> bool:
     """Whether teacher and student are one tensor, or two names of the same memory."""
     teacher, student = pair.teacher, pair.student
     if teacher is student or teacher.is_meta or not is_dense(teacher) or is_sharded(teacher):

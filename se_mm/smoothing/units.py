@@ -15,7 +15,7 @@ from se_mm.smoothing.picks import run_of_keys, unit_key
 
 
 @dataclass(frozen=True)
-class Pair:
+class TensorPair:
     """A tensor of the teacher and the one of the student that it follows."""
 
     name: str  # Dotted name of the student's tensor in its model.
@@ -45,7 +45,7 @@ def local(tensor: Tensor) -> Tensor:
     return shard.to_local() if is_sharded(tensor) else tensor
 
 
-def local_pair(pair: Pair) -> Pair:
+def local_pair(pair: TensorPair) -> TensorPair:
     """The pair of this rank's shards, where the tensors are sharded."""
     if not is_sharded(pair.teacher):
         return pair
@@ -61,7 +61,7 @@ def sharded_alike(teacher: Any, student: Any) -> bool:
     )
 
 
-def same_layout(pair: Pair, granularity: str) -> bool:
+def same_layout(pair: TensorPair, granularity: str) -> bool:
     """Whether units of both tensors lie in memory alike, without gaps, and in order.
 
     Channels may be in PyTorch's ``channels_last`` formats: each is then still in one piece.
@@ -96,7 +96,7 @@ class Units:
         sizes: For each pair, how many of its numbers, in order, a unit has.
     """
 
-    def __init__(self, pairs: Iterable[Pair], granularity: str) -> None:
+    def __init__(self, pairs: Iterable[TensorPair], granularity: str) -> None:
         self.pairs = tuple(pairs)
         self.granularity = granularity
         self.firsts: list[int] = []
@@ -121,7 +121,7 @@ class Units:
             for device, some in runs.items()
         }
 
-    def run(self, pair: Pair) -> tuple[str, int]:
+    def run(self, pair: TensorPair) -> tuple[str, int]:
         """Name of the run of units that a pair has, maybe with others, and how many they are."""
         owner = pair.name.rpartition('.')[0]
         if self.granularity == 'tensor':

@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One update of a teacher: the picked units take over the student's values, or move towards them.
+"""One update of a teacher, the method as it is written down.
 
-This is the method as it is written down, for any device, layout and average. The other backends in
-:mod:`~se_mm.smoothing.kernels` write the same values faster.
+::
+
+    for each unit t of the teacher and s of its student:
+        if the unit is picked, with probability 1 - keep_prob:
+            t = s                     # SE
+            t = t + momentum (s - t)  # STS
+
+It serves any device, layout and average. The backends in :mod:`~se_mm.smoothing.kernels` write the
+same values faster. Read on in ``SpatialEnsemble.update``, ``Smoother.update`` and the kernels.
 """
 
 from __future__ import annotations
@@ -16,7 +23,7 @@ from torch import Tensor
 from se_mm.smoothing.picks import draw, draw_elements, mix, signed, stream, threshold
 from se_mm.smoothing.settings import Average
 from se_mm.smoothing.tensors import grouped
-from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.units import TensorPair, Units
 
 Pick = Union[bool, Tensor]
 """Whether a pair's tensor is taken over as a whole, or a bool tensor that broadcasts to it."""
@@ -49,7 +56,7 @@ def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pic
 
 
 @torch.no_grad()
-def update(pairs: Sequence[Pair], picks: Iterable[Pick], average: Average = None) -> None:
+def update(pairs: Sequence[TensorPair], picks: Iterable[Pick], average: Average = None) -> None:
     """Let the picked units of a teacher follow its student, and leave the others as they are.
 
     A unit that is copied gets the very bits of the student's (converted to the teacher's dtype). A
@@ -61,7 +68,7 @@ def update(pairs: Sequence[Pair], picks: Iterable[Pick], average: Average = None
         average = None
     elif average == 0:
         return
-    copied: list[Pair] = []
+    copied: list[TensorPair] = []
     for pair, pick in zip(pairs, picks):
         averages = average is not None and pair.teacher.is_floating_point()
         if isinstance(pick, Tensor) or (pick and averages):
@@ -72,7 +79,7 @@ def update(pairs: Sequence[Pair], picks: Iterable[Pick], average: Average = None
         torch._foreach_copy_([p.teacher for p in batch], [p.student for p in batch])
 
 
-def _move(pair: Pair, pick: Pick, average: Average) -> None:
+def _move(pair: TensorPair, pick: Pick, average: Average) -> None:
     """Update those parts of a tensor where ``pick`` is True."""
     teacher = pair.teacher
     student = new = pair.student.to(teacher)

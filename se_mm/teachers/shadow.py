@@ -115,7 +115,7 @@ class Shadow(Teacher):
         Buffers that the teacher copies are the student's own at any time, and stay; those that were
         recalibrated are not.
         """
-        self._mover.ensemble.smoother.find(self.student)
+        self._mover.ensemble.smoother.refresh(self.student)
         self._swapped = [
             (pair.teacher, pair.student)
             for member, pair in self._mover.ensemble.smoother.pairs.items()

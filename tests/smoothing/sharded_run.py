@@ -12,7 +12,7 @@ from torch.distributed.fsdp import fully_shard
 
 from se_mm.smoothing import OptionError, Settings, Smoother
 from se_mm.smoothing.guards import Watch, not_finite
-from se_mm.smoothing.units import Pair
+from se_mm.smoothing.units import TensorPair
 
 UPDATES = 8
 
@@ -53,7 +53,7 @@ def teacher_after(shard, momentum, granularity, dtype=torch.float32):
 def pairs_of(teacher, student):
     """The parameters by name."""
     theirs = dict(student.named_parameters())
-    return {name: Pair(name, one, theirs[name]) for name, one in teacher.named_parameters()}
+    return {name: TensorPair(name, one, theirs[name]) for name, one in teacher.named_parameters()}
 
 
 def refused(teacher, student, **options):

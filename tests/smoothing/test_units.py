@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from se_mm.smoothing import GRANULARITIES
-from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.units import TensorPair, Units
 from se_mm.smoothing.update import draw_picks
 
 
@@ -19,7 +19,7 @@ def small_net():
 def parameter_pairs(teacher=None, student=None):
     teacher, student = teacher or small_net(), student or small_net()
     return [
-        Pair(name, parameter, student.get_parameter(name))
+        TensorPair(name, parameter, student.get_parameter(name))
         for name, parameter in teacher.named_parameters()
     ]
 

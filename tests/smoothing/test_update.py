@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from se_mm.smoothing import GRANULARITIES
-from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.units import TensorPair, Units
 from se_mm.smoothing.update import draw_picks, update
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -25,7 +25,7 @@ def random_pairs(seed=0, teacher_dtype=torch.float32, student_dtype=None, scale=
         return (torch.randn(shape, generator=generator) * scale).to(dtype)
 
     return [
-        Pair(
+        TensorPair(
             f'block{i // 2}.p{i}',
             tensor(s, teacher_dtype),
             tensor(s, student_dtype or teacher_dtype),
@@ -98,7 +98,7 @@ def test_kept_units_are_untouched_by_a_student_that_is_not_finite(granularity, m
 @pytest.mark.parametrize('granularity', GRANULARITIES)
 def test_infinities_that_teacher_and_student_share_stay_when_they_are_averaged(granularity):
     mask = torch.tensor([[0.0, -math.inf], [math.inf, 1.0]])
-    pair = Pair('a.mask', mask.clone(), mask.clone())
+    pair = TensorPair('a.mask', mask.clone(), mask.clone())
     for step in range(5):
         update([pair], draw_picks(Units([pair], granularity), 0, step, 0.3), 0.1)
     assert torch.equal(pair.teacher, mask)
@@ -145,7 +145,7 @@ def test_teacher_and_student_may_differ_in_dtype(
 def test_layout_of_the_memory_does_not_matter():
     plain = random_pairs(0)[:1]
     last = [
-        Pair(
+        TensorPair(
             plain[0].name,
             plain[0].teacher.clone(),
             plain[0].student.clone(memory_format=torch.channels_last),
@@ -158,7 +158,7 @@ def test_layout_of_the_memory_does_not_matter():
 
 
 def test_integers_are_copied_whatever_the_average():
-    pair = Pair('steps', torch.tensor([1, 2]), torch.tensor([30, 40]))
+    pair = TensorPair('steps', torch.tensor([1, 2]), torch.tensor([30, 40]))
     update([pair], [True], 0.5)
     assert pair.teacher.tolist() == [30, 40]
 
@@ -178,7 +178,7 @@ def test_averaging_function_is_applied_to_the_picked_units_alone(granularity):
 
 def test_gradients_do_not_reach_through_an_update():
     teacher, student = nn.Linear(3, 2).requires_grad_(False), nn.Linear(3, 2)
-    pair = Pair('weight', teacher.weight, student.weight)
+    pair = TensorPair('weight', teacher.weight, student.weight)
     for pick in (True, torch.tensor([[True], [False]])):
         for average in (None, 0.5):
             update([pair], [pick], average)
@@ -191,7 +191,7 @@ def test_gradients_do_not_reach_through_an_update():
 def test_promise_4_no_value_of_a_tensor_is_read_on_the_host(granularity, momentum):
     # Tensors on the meta device have none: reading one raises.
     pairs = [
-        Pair(f'm.{i}', torch.empty(s, device='meta'), torch.empty(s, device='meta'))
+        TensorPair(f'm.{i}', torch.empty(s, device='meta'), torch.empty(s, device='meta'))
         for i, s in enumerate([(4, 3), (4,), ()])
     ]
     picks = draw_picks(Units(pairs, granularity), 0, 0, 0.5)

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from se_mm.history.provenance import share_taken
 from se_mm.history.segments import Segment, read_history
 from se_mm.history.stages import stages
-from se_mm.smoothing.units import Pair, is_sharded
+from se_mm.smoothing.units import TensorPair, is_sharded
 from se_mm.teachers import Mover
 
 LAST = 100
@@ -89,7 +89,7 @@ def _is_due(runner: Runner, logger: LoggerHook, batch_idx: int) -> bool:
     return last and (not logger.ignore_last or short)
 
 
-def _norms(pairs: list[Pair]) -> list[list[float]]:
+def _norms(pairs: list[TensorPair]) -> list[list[float]]:
     """``|t - s|`` and ``|s|`` of each pair, in float32; the host waits for the device once."""
     found: list[Any] = []
     for pair in pairs:

@@ -14,7 +14,7 @@ from torch import distributed as dist
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.smoother import Smoother, TeacherFault
 from se_mm.smoothing.tensors import STATISTICS
-from se_mm.smoothing.units import Pair, is_sharded, local
+from se_mm.smoothing.units import TensorPair, is_sharded, local
 
 
 class Guard:
@@ -65,7 +65,7 @@ class Guard:
         self._opportunities += 1
         if self._opportunities > 1 and self._opportunities % self._check_finite:
             return True
-        self._smoother.find(student)  # Its tensors may be others than at the last update.
+        self._smoother.refresh(student)  # Its tensors may be others than at the last update.
         names = self.damaged_student(on_all_ranks=True)
         if not names:
             return True
@@ -115,7 +115,7 @@ class Guard:
         checked = ((pair.name, pair.student) for pair in self._checked())
         return not_finite(checked, on_all_ranks)
 
-    def _checked(self) -> list[Pair]:
+    def _checked(self) -> list[TensorPair]:
         """The pairs that are to be finite; first what is trained, which a fault then names."""
         pairs = self._smoother.pairs.values()
         trained = [pair for pair in pairs if pair.student.requires_grad]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from se_mm.smoothing.smoother import TeacherFault
-from se_mm.smoothing.units import Pair, local
+from se_mm.smoothing.units import TensorPair, local
 
 NUMBERS = 64
 """Numbers of each tensor that are compared."""
@@ -25,11 +25,11 @@ class Watch:
     Example:
         >>> import torch
         >>> from se_mm.smoothing.guards import Watch
-        >>> from se_mm.smoothing.units import Pair
+        >>> from se_mm.smoothing.units import TensorPair
         >>> teacher, student = torch.zeros(3), torch.ones(3)
         >>> watch = Watch()
-        >>> watch.leave([Pair('w', teacher, student)])
-        >>> watch.moved({'w': Pair('w', teacher.fill_(0.5), student)})
+        >>> watch.leave([TensorPair('w', teacher, student)])
+        >>> watch.moved({'w': TensorPair('w', teacher.fill_(0.5), student)})
         ("'w' (0.5 of the way to its student)", 1)
     """
 
@@ -37,12 +37,12 @@ class Watch:
         self._left: dict[str, Tensor] = {}
 
     @torch.no_grad()
-    def leave(self, pairs: Iterable[Pair]) -> None:
+    def leave(self, pairs: Iterable[TensorPair]) -> None:
         """Remember the teacher as it is now."""
         self._left = {pair.name: _some(pair.teacher).clone() for pair in pairs}
 
     @torch.no_grad()
-    def moved(self, pairs: Mapping[str, Pair]) -> Optional[tuple[str, int]]:
+    def moved(self, pairs: Mapping[str, TensorPair]) -> Optional[tuple[str, int]]:
         """The tensor that differs most from what was left, how far, and how many differ.
 
         None if nothing does. The host waits for the device, once if nothing differs.
@@ -60,7 +60,7 @@ class Watch:
         name = max(shares, key=lambda name: shares[name])
         return f'{name!r} ({shares[name]:.2g} of the way to its student)', len(shares)
 
-    def check(self, pairs: Mapping[str, Pair], step: int) -> None:
+    def check(self, pairs: Mapping[str, TensorPair], step: int) -> None:
         """Raise TeacherFault, which says how far, if something else has moved the teacher."""
         found = self.moved(pairs)
         if found:
@@ -74,7 +74,7 @@ class Watch:
 
 
 @torch.no_grad()
-def equal(pairs: Iterable[Pair]) -> bool:
+def equal(pairs: Iterable[TensorPair]) -> bool:
     """Whether the sampled numbers of each teacher are its student's."""
     return not _unequal({p.name: (_some(p.teacher), _some(p.student)) for p in pairs})
 

@@ -20,15 +20,15 @@ from se_mm.smoothing.kernels.base import Kernel, PlainKernel
 from se_mm.smoothing.kernels.cpu import CPUKernel
 from se_mm.smoothing.kernels.cuda import CUDAKernel
 from se_mm.smoothing.tensors import grouped
-from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.units import TensorPair, Units
 
 __all__ = ['CPUKernel', 'CUDAKernel', 'Kernel', 'PlainKernel', 'choose']
 
 
-def choose(pairs: Sequence[Pair], granularity: str) -> list[Kernel]:
+def choose(pairs: Sequence[TensorPair], granularity: str) -> list[Kernel]:
     """Kernels that together update some pairs, of which none is empty: the fastest for each."""
 
-    def backend(pair: Pair) -> type[Kernel]:
+    def backend(pair: TensorPair) -> type[Kernel]:
         kernels: list[type[Kernel]] = [CPUKernel, CUDAKernel, PlainKernel]
         return next(kernel for kernel in kernels if kernel.takes(pair, granularity))
 

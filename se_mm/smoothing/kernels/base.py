@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from se_mm.smoothing.picks import signed, stream, threshold
-from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.units import TensorPair, Units
 from se_mm.smoothing.update import draw_picks, update
 
 # Copies within one dtype move integers of this many bytes, whatever they stand for.
@@ -27,7 +27,7 @@ class Kernel(Protocol):
     def __init__(self, units: Units) -> None: ...
 
     @staticmethod
-    def takes(pair: Pair, granularity: str) -> bool:
+    def takes(pair: TensorPair, granularity: str) -> bool:
         """Whether this backend can update a pair."""
 
     def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
@@ -91,7 +91,7 @@ class PlainKernel:
         self._units = units
 
     @staticmethod
-    def takes(pair: Pair, granularity: str) -> bool:
+    def takes(pair: TensorPair, granularity: str) -> bool:
         """Whether this backend can update a pair: it can update all."""
         return True
 
@@ -129,6 +129,6 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix('torch.')
 
 
-def copied_alike(pair: Pair) -> bool:
+def copied_alike(pair: TensorPair) -> bool:
     """Whether a pair that is only ever copied can be moved as integers."""
     return pair.teacher.dtype == pair.student.dtype and pair.teacher.dtype.itemsize in INTEGERS

@@ -15,7 +15,7 @@ from typing import Any, Optional
 import torch
 
 from se_mm.smoothing.kernels.base import TableKernel, copied_alike, dtype_name
-from se_mm.smoothing.units import Pair, same_layout
+from se_mm.smoothing.units import TensorPair, same_layout
 
 try:
     cpu_kernel: Any = import_module('se_mm.smoothing.kernels.cpu_kernel')
@@ -32,7 +32,7 @@ class CPUKernel(TableKernel):
     block = getattr(cpu_kernel, 'BLOCK', 0)
 
     @staticmethod
-    def takes(pair: Pair, granularity: str) -> bool:
+    def takes(pair: TensorPair, granularity: str) -> bool:
         """Whether both tensors are on the CPU, of dtypes it knows, and laid out alike."""
         teacher, student = pair.teacher, pair.student
         if teacher.device.type != 'cpu' or student.device.type != 'cpu':

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from se_mm.smoothing.kernels.base import TableKernel, copied_alike, dtype_name
-from se_mm.smoothing.units import Pair, Units, same_layout
+from se_mm.smoothing.units import TensorPair, Units, same_layout
 
 try:  # Triton comes with PyTorch where that supports CUDA.
     triton_kernel: Any = import_module('se_mm.smoothing.kernels.triton_kernel')
@@ -40,7 +40,7 @@ class CUDAKernel(TableKernel):
             self._kind = triton_kernel.ELEMENTS_LAST
 
     @staticmethod
-    def takes(pair: Pair, granularity: str) -> bool:
+    def takes(pair: TensorPair, granularity: str) -> bool:
         """Whether both are on one GPU, laid out alike, and the kernel runs there."""
         teacher, student = pair.teacher, pair.student
         if teacher.device.type != 'cuda' or student.device != teacher.device:
@@ -88,7 +88,7 @@ def runs(device: torch.device, teacher: str, student: str) -> bool:
     tensors = [
         torch.zeros(2, device=device, dtype=getattr(torch, dtype)) for dtype in (teacher, student)
     ]
-    kernel = CUDAKernel(Units([Pair('trial', *tensors)], 'tensor'))
+    kernel = CUDAKernel(Units([TensorPair('trial', *tensors)], 'tensor'))
     try:
         for weight in (None, 0.5) if tensors[0].is_floating_point() else (None,):
             kernel.update(0, 0, 0.0, weight)

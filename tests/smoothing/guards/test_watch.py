@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.guards import Watch
 from se_mm.smoothing.guards.watch import NUMBERS, equal
-from se_mm.smoothing.units import Pair
+from se_mm.smoothing.units import TensorPair
 
 
 def pairs_of(*values):
     """Pairs of a zero teacher and a student of ones."""
     return {
-        f'p{i}': Pair(f'p{i}', torch.full((4, 50), value), torch.ones(4, 50))
+        f'p{i}': TensorPair(f'p{i}', torch.full((4, 50), value), torch.ones(4, 50))
         for i, value in enumerate(values)
     }
 
@@ -51,7 +51,7 @@ def test_promise_9_the_error_is_one_line_that_says_which_tensors_and_how_far():
 
 
 def test_values_that_are_not_finite_are_compared_by_what_they_are():
-    pairs = {'p': Pair('p', torch.tensor([math.nan, math.inf, 1.0]), torch.ones(3))}
+    pairs = {'p': TensorPair('p', torch.tensor([math.nan, math.inf, 1.0]), torch.ones(3))}
     watch = Watch()
     watch.leave(pairs.values())
     assert watch.moved(pairs) is None
@@ -65,19 +65,19 @@ def test_nothing_left_is_nothing_moved_and_new_tensors_are_no_movement():
     assert watch.moved(pairs) is None
     watch.leave(pairs.values())
     assert watch.moved({}) is None
-    assert watch.moved({'p0': Pair('p0', torch.ones(3), torch.ones(3))}) is None
+    assert watch.moved({'p0': TensorPair('p0', torch.ones(3), torch.ones(3))}) is None
 
 
 def test_few_numbers_are_kept_of_a_large_teacher():
     watch = Watch()
-    watch.leave([Pair('p', torch.zeros(1000, 1000), torch.ones(1000, 1000))])
+    watch.leave([TensorPair('p', torch.zeros(1000, 1000), torch.ones(1000, 1000))])
     assert watch._left['p'].untyped_storage().nbytes() == 4 * NUMBERS
 
 
 def test_teachers_that_equal_their_students_are_told():
     assert equal(pairs_of(1.0, 1.0).values())
     assert not equal(pairs_of(1.0, 0.0).values())
-    half = Pair('p', torch.ones(3, dtype=torch.bfloat16), torch.ones(3))
+    half = TensorPair('p', torch.ones(3, dtype=torch.bfloat16), torch.ones(3))
     assert equal([half])
 
 

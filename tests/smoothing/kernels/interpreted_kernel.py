@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from se_mm.smoothing import GRANULARITIES
 from se_mm.smoothing.kernels import CUDAKernel
-from se_mm.smoothing.units import Pair, Units, same_layout
+from se_mm.smoothing.units import TensorPair, Units, same_layout
 from tests.smoothing.kernels.test_kernels import assert_as_plain, pairs
 
 assert os.environ['TRITON_INTERPRET'] == '1'
@@ -39,7 +39,7 @@ def test_kernel_is_the_plain_backend(granularity, made, seed, step, keep_prob, a
 @pytest.mark.parametrize('granularity', GRANULARITIES)
 def test_tensors_of_several_blocks(granularity):
     made = [
-        Pair(f'p{index}', torch.randn(shape), torch.randn(shape))
+        TensorPair(f'p{index}', torch.randn(shape), torch.randn(shape))
         for index, shape in enumerate([(5001,), (3, 2049), (70, 33)])
     ]
     assert_as_plain(interpreted, made, granularity, 3, 5, 0.6, 0.01)
@@ -48,7 +48,7 @@ def test_tensors_of_several_blocks(granularity):
 @pytest.mark.parametrize('granularity', GRANULARITIES)
 def test_equal_infinities_of_a_mask_stay_what_they_are(granularity):
     mask = torch.tensor([0.0, -torch.inf, torch.inf, 1.0] * 16).view(16, 4)
-    made = [Pair('a.mask', mask.clone(), mask.clone())]
+    made = [TensorPair('a.mask', mask.clone(), mask.clone())]
     for step in range(3):
         interpreted(made, granularity).update(0, step, 0.3, 0.1)
     assert torch.equal(made[0].teacher, mask)

@@ -18,7 +18,7 @@ from se_mm.smoothing import GRANULARITIES
 from se_mm.smoothing.kernels import CPUKernel, PlainKernel, choose
 from se_mm.smoothing.kernels.cpu import cpu_kernel
 from se_mm.smoothing.kernels.cuda import triton_kernel
-from se_mm.smoothing.units import Pair, Units
+from se_mm.smoothing.units import TensorPair, Units
 from se_mm.smoothing.update import draw_picks, update
 
 FLOATS = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -55,7 +55,7 @@ def pairs(draw, dtypes=FLOATS, most=5000):
             elif layout == 'strided':
                 tensor = torch.stack([tensor, tensor], -1)[..., 0]
             tensors.append(tensor)
-        result.append(Pair(f'block{index // 2}.p{index}', *tensors))
+        result.append(TensorPair(f'block{index // 2}.p{index}', *tensors))
     return result
 
 
@@ -81,7 +81,7 @@ class Chosen:
 
 def assert_as_plain(build, made, granularity, seed, step, keep_prob, average):
     """``build(pairs, granularity).update`` and the plain one leave the same teachers."""
-    plain = [Pair(pair.name, pair.teacher.clone(), pair.student) for pair in made]
+    plain = [TensorPair(pair.name, pair.teacher.clone(), pair.student) for pair in made]
     before = [pair.teacher.clone() for pair in made]
     picks = draw_picks(Units(plain, granularity), seed, step, keep_prob)
     update(plain, picks, average)
@@ -116,7 +116,7 @@ def test_chosen_backends_do_what_the_plain_one_does(
 @pytest.mark.parametrize('average', [None, 0.01])
 def test_tensors_of_many_blocks_are_updated_whole(granularity, average):
     made = [
-        Pair(f'p{index}', torch.randn(shape), torch.randn(shape))
+        TensorPair(f'p{index}', torch.randn(shape), torch.randn(shape))
         for index, shape in enumerate([(70_000,), (3, 100_001), (700, 300), (1, 200_000), (5, 5)])
     ]
     assert_as_plain(chosen, made, granularity, 3, 5, 0.6, average)
@@ -128,13 +128,13 @@ def test_copies_of_a_large_teacher_go_past_the_caches_and_arrive(granularity, dt
     # Odd lengths and places: what is written past the caches is aligned.
     teacher, student = torch.zeros(40_000_003, dtype=dtype), torch.ones(40_000_003, dtype=dtype)
     shape, some = (26, 1_538_461), slice(3, 3 + 26 * 1_538_461)
-    pairs = [Pair('p', teacher[some].view(shape), student[some].view(shape))]
+    pairs = [TensorPair('p', teacher[some].view(shape), student[some].view(shape))]
     assert_as_plain(chosen, pairs, granularity, 0, 1, 0.5, None)
 
 
 @pytest.mark.parametrize('threads', [1, 2, 5])
 def test_number_of_threads_changes_nothing(threads):
-    made = [Pair('p', torch.zeros(1_000_000), torch.ones(1_000_000))]
+    made = [TensorPair('p', torch.zeros(1_000_000), torch.ones(1_000_000))]
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -147,19 +147,24 @@ def test_number_of_threads_changes_nothing(threads):
 def test_values_that_are_not_finite_are_copied_by_their_bits_and_kept_by_their_bits(granularity):
     odd = torch.tensor([float('nan'), float('inf'), -0.0, 1e-45] * 3000).view(6, -1)
     patterns = torch.randint(-(2**31), 2**31 - 1, odd.shape, dtype=torch.int32)
-    made = [Pair('a.p', odd.clone(), patterns.view(torch.float32)), Pair('a.q', odd[0], odd[1])]
+    made = [
+        TensorPair('a.p', odd.clone(), patterns.view(torch.float32)),
+        TensorPair('a.q', odd[0], odd[1]),
+    ]
     assert_as_plain(chosen, made, granularity, 0, 0, 0.5, None)
 
 
 def test_integers_and_bools_are_copied():
     made = [
-        Pair('b.count', torch.tensor(3), torch.tensor(7)),
-        Pair('b.mask', torch.tensor([True, False]), torch.tensor([False, False])),
-        Pair('b.bytes', torch.arange(9, dtype=torch.uint8), torch.zeros(9, dtype=torch.uint8)),
-        Pair(
+        TensorPair('b.count', torch.tensor(3), torch.tensor(7)),
+        TensorPair('b.mask', torch.tensor([True, False]), torch.tensor([False, False])),
+        TensorPair(
+            'b.bytes', torch.arange(9, dtype=torch.uint8), torch.zeros(9, dtype=torch.uint8)
+        ),
+        TensorPair(
             'b.phase', torch.zeros(3, dtype=torch.complex64), torch.ones(3, dtype=torch.complex64)
         ),
-        Pair('b.mixed', torch.tensor(3), torch.tensor(7, dtype=torch.int32)),
+        TensorPair('b.mixed', torch.tensor(3), torch.tensor(7, dtype=torch.int32)),
     ]
     chosen(made, 'tensor').update(0, 0, 0.0, None)
     assert all(torch.equal(pair.teacher, pair.student.to(pair.teacher)) for pair in made)
@@ -168,17 +173,17 @@ def test_integers_and_bools_are_copied():
 def test_backward_that_needs_a_teacher_of_before_the_update_is_refused():
     teacher, student = torch.ones(3, requires_grad=True), torch.zeros(3)
     loss = (teacher**2).sum()
-    chosen([Pair('p', teacher, student)], 'tensor').update(0, 0, 0.0, 0.1)
+    chosen([TensorPair('p', teacher, student)], 'tensor').update(0, 0, 0.0, 0.1)
     with pytest.raises(RuntimeError, match='modified by an inplace operation'):
         loss.backward()
 
 
 @needs_cpu_kernel
 def test_backend_is_chosen_by_dtype_layout_and_device():
-    pair = Pair('a', torch.zeros(4, 6), torch.ones(4, 6))
-    turned = Pair('b', torch.zeros(6, 4).t(), torch.ones(4, 6))
-    eights = Pair('c', torch.zeros(4), torch.empty(4, dtype=torch.float8_e5m2))
-    meta = Pair('d', torch.zeros(4, device='meta'), torch.ones(4, device='meta'))
+    pair = TensorPair('a', torch.zeros(4, 6), torch.ones(4, 6))
+    turned = TensorPair('b', torch.zeros(6, 4).t(), torch.ones(4, 6))
+    eights = TensorPair('c', torch.zeros(4), torch.empty(4, dtype=torch.float8_e5m2))
+    meta = TensorPair('d', torch.zeros(4, device='meta'), torch.ones(4, device='meta'))
     for made, kinds in (
         ([pair], [CPUKernel]),
         ([turned], [PlainKernel]),
@@ -195,7 +200,7 @@ def test_backend_is_chosen_by_dtype_layout_and_device():
 @pytest.mark.parametrize('build', [chosen, lambda made, g: PlainKernel(Units(made, g))])
 def test_equal_infinities_of_a_mask_stay_what_they_are(granularity, dtype, build):
     mask = torch.tensor([0.0, -torch.inf, torch.inf, 1.0] * 16, dtype=dtype).view(16, 4)
-    made = [Pair('a.mask', mask.clone(), mask.clone())]
+    made = [TensorPair('a.mask', mask.clone(), mask.clone())]
     for step in range(5):
         build(made, granularity).update(0, step, 0.3, 0.1)
     assert torch.equal(made[0].teacher, mask)
@@ -204,7 +209,7 @@ def test_equal_infinities_of_a_mask_stay_what_they_are(granularity, dtype, build
 @needs_cpu_kernel
 def test_memory_of_an_update_does_not_grow_with_the_model():
     # The kernel works in place; the plain backend would hold picks of all elements.
-    made = [Pair('p', torch.zeros(4_000_000), torch.ones(4_000_000))]
+    made = [TensorPair('p', torch.zeros(4_000_000), torch.ones(4_000_000))]
     plan = chosen(made, 'element')
     plan.update(0, 0, 0.5, 0.1)
     with torch.profiler.profile(profile_memory=True) as profile:
@@ -287,7 +292,7 @@ def test_the_kernel_for_gpus_compiles_without_one(monkeypatch, units, averages, 
 @pytest.mark.parametrize('average', [None, 0.01])
 def test_update_on_a_gpu_is_that_on_the_cpu_and_awaits_nothing(granularity, average):
     made = [
-        Pair(f'b{index // 2}.p{index}', torch.randn(shape).cuda(), torch.randn(shape).cuda())
+        TensorPair(f'b{index // 2}.p{index}', torch.randn(shape).cuda(), torch.randn(shape).cuda())
         for index, shape in enumerate([(70_000,), (3, 100_001), (700, 300), (5,)])
     ]
     assert_as_plain(chosen, made, granularity, 3, 5, 0.6, average)
