@@ -7,18 +7,23 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from rich.console import Console
 
 from se_mm.studies.comparison import compare
+from se_mm.studies.matrix import Cell
 from se_mm.studies.report import draw, table, write_report
 from se_mm.studies.study import Study
 
 CELLS = [
-    SimpleNamespace(name='none', control=None),
-    SimpleNamespace(name='TMA momentum 0.05', control=None),
-    SimpleNamespace(name='SE keep_prob 0.95', control='TMA momentum 0.05'),
-    SimpleNamespace(name='STS <0.5>', control='TMA momentum 0.025'),
-    SimpleNamespace(name='TMA momentum 0.025', control=None),
+    Cell(name, Config(), None, control)
+    for name, control in {
+        'none': None,
+        'TMA momentum 0.05': None,
+        'SE keep_prob 0.95': 'TMA momentum 0.05',
+        'STS <0.5>': 'TMA momentum 0.025',
+        'TMA momentum 0.025': None,
+    }.items()
 ]
 
 
