@@ -35,7 +35,7 @@ class BoxCounts:
 
     def __str__(self) -> str:
         reasons = ', '.join(f'{count} {reason}' for reason, count in self.reasons.items())
-        others = f' (not {reasons})' if reasons else ''
+        others = f' (left out: {reasons})' if reasons else ''
         return f'{self.usable} of {self.total} boxes are learned{others}'
 
 

@@ -197,7 +197,7 @@ def test_boxes_that_are_not_learned_are_counted_before(detection, capfd):
     edited(folder / 'labelled.json', shrink)
     check_detection_classes(cfg)
     said = capfd.readouterr().out
-    assert 'boxes are learned (not 1 of a crowd, 3 without area) in' in said
+    assert 'boxes are learned (left out: 1 of a crowd, 3 without area) in' in said
 
     def shift(coco):
         for annotation in coco['annotations']:

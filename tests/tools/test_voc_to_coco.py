@@ -66,7 +66,7 @@ def test_lists_are_written_with_boxes_that_include_their_corners(tools, voc):
     ]
     assert val['annotations'][0]['bbox'] == [6, 6, 1, 1]
     assert train['categories'] == [{'id': 0, 'name': 'cat'}, {'id': 1, 'name': 'dog'}]
-    assert 'train.json: 2 images, 1 of 2 boxes are not learned (1 of a crowd)' in output
+    assert 'train.json: 2 images, 1 of 2 boxes are learned (left out: 1 of a crowd)' in output
 
 
 def test_coco_s_own_tools_read_what_is_written(tools, voc):
