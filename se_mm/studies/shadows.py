@@ -29,7 +29,10 @@ def shadow_cells(cfg: Config) -> list[Cell]:
         raise OptionError('configs must all have a ShadowsHook, or none of them')
     settings = {name: Settings(**options) for name, options in shadows.items()}
     # What a teacher and its control have in common: the horizon, and whose buffers they have.
-    alike = {name: (matched_momentum(s.default), s.buffers) for name, s in settings.items()}
+    alike = {
+        name: (matched_momentum(s.default), s.buffers or s.default_buffers)
+        for name, s in settings.items()
+    }
     averages = {alike[name]: name for name, s in settings.items() if s.keep_prob.plain() == 0}
     cells = [Cell('student', cfg, None, shadow='')]
     for name in shadows:
@@ -43,9 +46,8 @@ def in_one_run(cells: Sequence[Cell]) -> list[Cell]:
 
     That is so for copies of the model which are only evaluated, batch by batch.
     """
-    hooks = [list(cell.config.custom_hooks) for cell in cells]
     cfg = deepcopy(cells[0].config)
-    place = place_of_mover(cfg, hooks[0])
+    place = place_of_mover(cfg, cfg.custom_hooks)
     shadows: dict[str, Any] = {}
     for cell in cells:
         options = dict(cell.config.custom_hooks[place])
@@ -55,8 +57,7 @@ def in_one_run(cells: Sequence[Cell]) -> list[Cell]:
         if cell.kind != 'shadow' or not plain or loop != 'ValLoop':
             return list(cells)
         shadows[cell.name] = {name: value for name, value in options.items() if name != 'type'}
-    hooks[0][place] = dict(type='ShadowsHook', shadows=shadows)
-    cfg.custom_hooks = hooks[0]
+    cfg.custom_hooks[place] = dict(type='ShadowsHook', shadows=shadows)
     return [replace(cell, config=cfg, shadow=cell.name) for cell in cells]
 
 

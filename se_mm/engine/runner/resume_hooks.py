@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from se_mm.engine.runner.keyed_data import KeyedLoader, Skipping, remembers
 from se_mm.rng import seed_all
-from se_mm.teachers import plain_model
+from se_mm.teachers import Shadow, plain_model
 
 RANKS_KEY = 'ranks'
 """Where a checkpoint has what each rank has for itself, in a list with one entry for each."""
@@ -149,8 +149,8 @@ def statistics(runner: Runner) -> Iterator[tuple[str, Tensor]]:
     """Statistics of norms that are not synchronised, of the model and of a teacher beside it."""
     models = [('', plain_model(runner.model))]
     for hook in runner.hooks:
-        outside = getattr(getattr(hook, 'teacher', None), 'outside', None)
-        models += [] if outside is None else [('teacher.', outside)]
+        if isinstance(teacher := getattr(hook, 'teacher', None), Shadow):
+            models.append(('teacher.', teacher.module))
     for prefix, model in models:
         for path, module in model.named_modules():
             if isinstance(module, _NormBase) and not isinstance(module, nn.SyncBatchNorm):
