@@ -115,6 +115,15 @@ def test_what_a_rank_has_for_itself_are_the_statistics_of_norms(byol_cfg, tmp_pa
     assert set(resume_hooks.rank_state(runner)['buffers']) == norms
 
 
+def test_a_rank_has_the_statistics_of_a_teacher_beside_the_model_too(byol_cfg, tmp_path):
+    cfg = byol_cfg(tmp_path)
+    cfg.custom_hooks = [dict(type='SETMAHook', kind='shadow', keep_prob=0.5, momentum=0.1)]
+    runner, _ = trained(cfg)
+    names = {name for name, _ in resume_hooks.statistics(runner)}
+    own = {name for name in names if not name.startswith('teacher.')}
+    assert own and names == own | {f'teacher.{name}' for name in own}
+
+
 class WalksData(Hook):
     """Reads the training data in the middle of a run, as PreciseBNHook does."""
 
