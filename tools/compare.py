@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     add('--keep-prob', type=float, nargs='+', help='for se and sts')
     add('--momentum', type=float, nargs='+', help="for tma and sts; default: the config's own")
     add('--granularity', nargs='+', help='for se and sts: tensor, layer, channel, element')
-    add('--buffers', nargs='+', help='for tma, se and sts: copy, average, recalibrate, skip')
+    add('--buffers', nargs='+', help='for tma, se and sts: copy, average_norms, average, ...')
     add('--seeds', type=int, nargs='+', help="default: the study's, or 0 to 4")
     add('--metric', nargs='+', help='metrics of the last evaluation to compare')
     add('--work-dir', type=Path, default=Path('work_dirs/compare'))

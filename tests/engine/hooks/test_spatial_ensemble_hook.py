@@ -10,22 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-STS = dict(type='SETMAHook', keep_prob=0.7)
-SE = dict(type='SpatialEnsembleHook', keep_prob=0.7)
-TMA = dict(type='SETMAHook', keep_prob=0)
-HOOK_TABLE = [
-    STS,
-    SE,
-    dict(STS, granularity='layer', match_horizon=True),
-    dict(STS, granularity='channel', buffers='average'),
-    dict(SE, granularity='element', keep_prob=dict(type='cosine', start=0.2, end=0.9)),
-    dict(STS, overrides={'backbone': dict(momentum=0.3), 'bias': 'copy'}, interval=2),
-]
+from tests.hook_table import HOOK_TABLE, SE, STS, TMA, ids
+
 KINDS = ['byol', 'classifier']
-
-
-def ids(value):
-    return '-'.join(str(v) for v in value.values()) if isinstance(value, dict) else value
 
 
 def same_tensors(left, right):
