@@ -27,7 +27,7 @@ CONFIGS += [
     for m in ('meanteacher', 'pseudolabel')
 ]
 CONFIGS += [ROOT / 'configs/fixmatch/supervised_tma_conv4_1xb32_glyphs-4.py']
-PUBLISHED = [path for path in CONFIGS if 'wrn' in path.stem]
+PUBLISHED = [path for path in CONFIGS if 'wrn' in path.stem and 'short' not in path.stem]
 HOOKS = {
     'tma': dict(type='SETMAHook', keep_prob=0.0, momentum=0.001, buffers='average_norms'),
     'se': dict(type='SpatialEnsembleHook', keep_prob=0.999, buffers='average_norms'),
