@@ -8,10 +8,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Lets it run from a checkout.
 
 try:
+    import numpy as np
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from rich.console import Console
     from rich.progress import track
+    from rich.table import Table
 
     from se_mm.datasets.class_checks import classes_of, labels_of_dataset
     from se_mm.datasets.image_files import is_deep, names_of, paths_of, read_all
@@ -92,6 +94,20 @@ def check_images(cfg: Config) -> None:
         sys.exit(1)
 
 
+def print_table(split: LabelSplit, labels: np.ndarray) -> None:
+    """Print each class, its number of images among ``labels`` (n,), and of labelled ones."""
+    drawn = labels[list(split.indices)]
+    table = Table(title=f'{split.dataset}: {split.num_labels} labels, seed {split.seed}')
+    table.add_column('class')
+    table.add_column('images', justify='right')
+    table.add_column('labelled', justify='right')
+    for label, name in enumerate(split.classes):
+        table.add_row(name, str((labels == label).sum()), str((drawn == label).sum()))
+    table.add_row('(no label)', str((labels < 0).sum()), '0', end_section=True)
+    table.add_row('all', str(len(labels)), str(len(drawn)))
+    Console(width=100, markup=False, emoji=False).print(table)
+
+
 def main() -> None:
     """Draw splits, or show one."""
     args = parse_args()
@@ -111,7 +127,7 @@ def main() -> None:
     if args.show:
         split = LabelSplit.load(args.show)
         split.check(args.show, name, classes, labels, names)
-        print(split.table(labels), end='')
+        print_table(split, labels)
         return
     folder, splits = Path(args.out or ''), {}
     for seed in args.seeds:
@@ -125,7 +141,7 @@ def main() -> None:
                 f'remove it'
             )
         splits[path] = split
-    print(split.table(labels), end='')
+    print_table(split, labels)
     for path, split in splits.items():
         shown = ', '.join(str(index) for index in split.indices[:5])
         line = f'seed {split.seed}: images {shown}{", ..." if len(split.indices) > 5 else ""}'
