@@ -58,8 +58,7 @@ class KeyedLoader(DataLoader):
             rank: Rank of this process, by which augmentation differs.
         """
         batches = loader.batch_sampler
-        keyed_itself = isinstance(batches, MultiSourceBatchSampler)
-        if batches is None or keyed_itself or isinstance(loader.dataset, IterableDataset):
+        if batches is None or isinstance(loader.dataset, IterableDataset):
             return loader
         keyed = cls.__new__(cls)
         vars(keyed).update(vars(loader), _order=_Order(batches, seed, rank))
@@ -132,8 +131,7 @@ class _Order:
     """The batches of indices of a pass, each with its key.
 
     Attributes:
-        begin: Where the next iteration begins; moved to the next pass by an iteration.
-        endless: Whether there is one pass, in the order of MMEngine's InfiniteSampler.
+        begin: Where the next iteration begins; each iteration sets it to the next pass.
     """
 
     def __init__(self, batches: Any, seed: int, rank: int) -> None:
@@ -141,12 +139,21 @@ class _Order:
         self.begin: Place = (0, 0)
         sampler = getattr(batches, 'sampler', None)
         plain = type(batches) is BatchSampler
-        self.endless = plain and type(sampler) is InfiniteSampler
+        self._from: Optional[Callable[[int], Iterator[list[int]]]] = None
+        if isinstance(batches, MultiSourceBatchSampler):
+            self._from = batches.batches
+        elif plain and type(sampler) is InfiniteSampler:
+            self._from = self._shuffled
         # Passes that depend on their number alone and are equally long.
         self._known = plain and type(sampler) in (DefaultSampler, RandomSampler, SequentialSampler)
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def endless(self) -> bool:
+        """Whether there is only one pass, which can begin at any batch."""
+        return self._from is not None
 
     def place(self, iteration: int) -> Place:
         """The place of an iteration in a run by iterations."""
@@ -155,8 +162,8 @@ class _Order:
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[int]]]:
         """Yield keys and indices of one pass."""
         epoch, skipped = self.begin
-        place = skipped if self.endless else 0
-        for batch in self._shuffled(place) if self.endless else self._pass(epoch):
+        place = skipped if self._from else 0
+        for batch in self._from(place) if self._from else self._pass(epoch):
             if place >= skipped:
                 yield (self._seed, self._rank, _VIEW, epoch, place), batch
             place += 1
@@ -180,7 +187,7 @@ class _Order:
             yield batch
 
     def _shuffled(self, first: int) -> Iterator[list[int]]:
-        """Batches of an InfiniteSampler from one on. Each turn has an order of its own."""
+        """The batches of an InfiniteSampler from one on. Each turn has an order of its own."""
         sampler, size = self._batches.sampler, self._batches.batch_size
         position = first * size * sampler.world_size + sampler.rank
         known, order = -1, np.arange(sampler.size)
