@@ -7,6 +7,7 @@ import pytest
 from se_mm.datasets.class_checks import (
     check_labels,
     check_metrics,
+    check_outputs,
     check_same_classes,
     classes_of,
 )
@@ -55,6 +56,14 @@ def test_labels_out_of_range_are_named():
             OptionError, match=r'of val must be in 0 to 2, got .* image 1 and 1 more'
         ):
             check_labels('val', np.array(labels), 3)
+
+
+def test_head_and_data_have_as_many_classes():
+    check_outputs('model.head.num_classes', 3, 'abc', 'val')
+    check_outputs('model.head.num_classes', None, 'abc', 'val')
+    message = r'model.head.num_classes must be 2, .* of val \(a, b\), got 3'
+    with pytest.raises(OptionError, match=message):
+        check_outputs('model.head.num_classes', 3, 'ab', 'val')
 
 
 def test_top_k_of_more_classes_than_there_are_is_refused():
