@@ -19,7 +19,7 @@ try:
     from se_mm.datasets.image_files import is_deep, names_of, paths_of, read_all
     from se_mm.datasets.label_split import LabelSplit, draw_split
     from se_mm.datasets.semi_supervised_dataset import build_dataset
-    from se_mm.engine.launch import KeyValues, load_config, merge_options, run_tool
+    from se_mm.engine.launch import key_value, load_config, merge_options, run_tool
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     add('--out', metavar='FOLDER', help='write each split to a file in this folder')
     add('--show', metavar='FILE', help='show the split in a file instead of drawing')
     add('--check-images', action='store_true', help='list unreadable images of all datasets')
-    add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE', help='config settings')
+    add('--cfg-options', nargs='+', type=key_value, metavar='KEY=VALUE', help='config settings')
     # Needed by load_config and merge_options, which are shared with the training tools.
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0, no_pin_memory=False)
     args = parser.parse_args()

@@ -33,51 +33,40 @@ PATHS = ('ann_file', 'data_prefix', 'data_root', 'load_from', 'work_dir')
 """Keys of paths, or of dicts of paths."""
 
 
-class KeyValues(DictAction):
-    """MMEngine's ``KEY=VALUE ...``, with spaces, quoted strings, and usage errors.
+def key_value(pair: str) -> tuple[str, Any]:
+    """Parse one ``KEY=VALUE`` of ``--cfg-options`` as MMEngine does, but keep spaces and quotes.
 
     A single value keeps its spaces. A string in quotes is not changed: ``"KEY='a, b'"``,
     ``"KEY=['a b', 'c']"``.
     """
+    key, equals, text = pair.partition('=')
+    if not equals:
+        raise argparse.ArgumentTypeError(f'must be KEY=VALUE, got {pair!r}')
+    is_path = not {*key.split('.')}.isdisjoint(PATHS)
+    try:
+        value = _parse_value(text.strip())
+        if isinstance(value, list) and is_path and text[0] != '[':
+            raise ValueError('it would become a list of paths')
+    except (RecursionError, AssertionError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f'VALUE must be a number, a string, or a list or tuple of these, got {pair!r}; put a '
+            f'string with a comma, and one with a space in a list, in quotes: "KEY=\'a, b\'" or '
+            f"\"KEY=['a b', 'c']\""
+        ) from None
+    return key, value
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: Optional[str] = None,
-    ) -> None:
-        """Parse the pairs, for argparse."""
-        for pair in values:
-            key, equals, text = pair.partition('=')
-            if not equals:
-                parser.error(f'argument {option_string}: must be KEY=VALUE, got {pair!r}')
-            is_path = not {*key.split('.')}.isdisjoint(PATHS)
-            try:
-                if isinstance(self._parse_iterable(text), list) and is_path and text[0] != '[':
-                    raise ValueError('it would become a list of paths')
-            except (RecursionError, AssertionError, ValueError):
-                parser.error(
-                    f'argument {option_string}: VALUE must be a number, a string, or a list or '
-                    f'tuple of these, got {pair!r}; put a string with a comma, and one with a '
-                    f"""space in a list, in quotes: "KEY='a, b'" or "KEY=['a b', 'c']\""""
-                )
-        super().__call__(parser, namespace, values, option_string)
 
-    @staticmethod
-    def _parse_iterable(val: str) -> Any:
-        """Parse a value, for MMEngine."""
-        text = val.strip()
-        if any(quote in text for quote in '\'"'):
-            with contextlib.suppress(SyntaxError, ValueError):
-                value = ast.literal_eval(text)
-                if isinstance(value, {'(': tuple, '[': list}.get(text[0], str)):
-                    return value
-        if ',' not in text and text[:1] not in ('(', '['):
-            return DictAction._parse_int_float_bool(text.strip('\'"'))
-        if re.search(r'[^\s,([]\s+[^\s,)\]]', text):
-            raise ValueError('MMEngine would remove spaces from a string')
-        return DictAction._parse_iterable(text)
+def _parse_value(text: str) -> Any:
+    if any(quote in text for quote in '\'"'):
+        with contextlib.suppress(SyntaxError, ValueError):
+            value = ast.literal_eval(text)
+            if isinstance(value, {'(': tuple, '[': list}.get(text[0], str)):
+                return value
+    if ',' not in text and text[:1] not in ('(', '['):
+        return DictAction._parse_int_float_bool(text.strip('\'"'))
+    if re.search(r'[^\s,([]\s+[^\s,)\]]', text):
+        raise ValueError('MMEngine would remove spaces from a string')
+    return DictAction._parse_iterable(text)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +79,8 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=KeyValues,
+        type=key_value,
+        action='extend',
         metavar='KEY=VALUE',
         help='override settings of the config: a.b=1 c="[1,2]" d="\'a string, in quotes\'"',
     )
@@ -120,7 +110,7 @@ def merge_options(cfg: Config, args: argparse.Namespace) -> None:
     """Apply ``--cfg-options`` last, and the defaults that OpenMMLab's tools set."""
     if args.cfg_options:
         try:
-            cfg.merge_from_dict(args.cfg_options)
+            cfg.merge_from_dict(dict(args.cfg_options))
         except (TypeError, KeyError, IndexError, AssertionError) as error:
             message = ' '.join(str(error).split())
             raise OptionError(f'--cfg-options cannot be merged: {message}') from error
