@@ -33,19 +33,19 @@ State = dict[str, Tensor]
 class TeacherAndStudent:
     """The teacher and the student of a training checkpoint, by the student model's names."""
 
-    kind: Optional[str]  # Of the teacher, as in TEACHERS; None if there is none.
-    teacher: State  # Where the teacher is a part of the model, only the tensors of that part.
+    kind: Optional[str]  # Kind of the teacher, as in TEACHERS; None without a teacher.
+    teacher: State  # If only a part of the model has a teacher, the tensors of that part.
     student: State
-    path: str = ''  # Dotted name of the student in the trained model; empty if it is that model.
+    path: str = ''  # Dotted name of the student in the trained model; empty: the model itself.
 
 
 def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
     """Separate the teacher of a checkpoint from its student.
 
-    The record of se_mm says where they are; in stock checkpoints, names and shapes do.
+    A checkpoint of se_mm has a record of where they are; in others, names and shapes tell.
 
     Raises:
-        OptionError: If the checkpoint holds several teachers, or several possible students.
+        OptionError: If the checkpoint has several teachers, or several possible students.
     """
     state: State = dict(checkpoint['state_dict'])
     if 'ema_state_dict' in checkpoint:
@@ -68,7 +68,7 @@ def teacher_and_student(checkpoint: dict[str, Any]) -> TeacherAndStudent:
 
 
 def _guessed(state: State) -> Optional[dict[str, Any]]:
-    """What a record would say of the teacher in a stock checkpoint; None if there is none."""
+    """Return a record for the teacher in a checkpoint that se_mm did not write; None without."""
     top = _children(state)
     if 'teacher' in top and 'student' in top:
         return dict(kind='pair', path='teacher', parts={'teacher': ''}, student='student')
@@ -92,7 +92,7 @@ def _guessed(state: State) -> Optional[dict[str, Any]]:
         names = _alike(state, part, beside)
         if len(names) != 1:
             raise OptionError(
-                f'part {part!r} of the teacher must match one module beside it, and matches '
+                f'part {part!r} of the teacher must have the shapes of one module beside it, got '
                 f'{", ".join(map(repr, names)) or "none"}'
             )
         found[part] = names[0]
@@ -114,26 +114,26 @@ def publish(
         source: The training checkpoint.
         out: The file to write; its folder is created.
         weights: ``'teacher'`` or ``'student'``.
-        prefixes: Dotted names of the parts to keep; all if empty. Names are not changed: load a
+        prefixes: Dotted names of the parts to keep; empty: all. Tensors keep their names: load a
             part with ``init_cfg=dict(..., prefix='backbone.')``.
         overwrite: Whether an existing file is replaced.
         recalibrate: Training config, on whose training batches the statistics of the teacher's
-            batch norms are computed anew. None: they stay as the checkpoint has them.
+            batch norms are recomputed. None: they stay those of the checkpoint.
         batches: Number of these batches, at least 1.
 
     Returns:
-        What was written: ``state_dict``, and ``meta`` with its origin under ``'se_mm'``.
+        The written checkpoint: ``state_dict``, and ``meta`` with its origin under ``'se_mm'``.
     """
     check_choice('weights', weights, WEIGHTS)
     source, out = Path(source), Path(out)
     check_out(source, out, overwrite)
     checkpoint = read_checkpoint(source)
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get('state_dict'), dict):
-        raise OptionError(f'checkpoint {str(source)!r} must have a state_dict, and has none')
+        raise OptionError(f'checkpoint {str(source)!r} must have a state_dict, got none')
     found = teacher_and_student(checkpoint)
     if weights == 'teacher' and found.kind is None:
         raise OptionError(
-            f'weights={weights!r} is not in {str(source)!r}, which holds one model: '
+            f'weights={weights!r} needs a teacher, but {str(source)!r} has only one model, with '
             f'{", ".join(_children(found.student))}'
         )
     state = found.teacher if weights == 'teacher' else found.student
@@ -146,7 +146,7 @@ def publish(
     chosen = _choose(state, prefixes, weights)
     meta = checkpoint.get('meta') or {}
     published = {
-        # Cloned: a view would be saved with its whole storage.
+        # A view would be saved with its whole storage.
         'state_dict': {name: value.clone() for name, value in chosen.items()},
         'meta': {
             **{key: meta[key] for key in ('dataset_meta', 'epoch', 'iter') if key in meta},
@@ -171,7 +171,7 @@ def publish(
 def _recalibrated(
     path: str, state: State, found: TeacherAndStudent, config: str, batches: int
 ) -> State:
-    """Statistics of the teacher's batch norms over training batches, by published name."""
+    """Compute the statistics of the teacher's batch norms on training batches, by its names."""
     cfg = Config.fromfile(config_file(config))
     with TemporaryDirectory() as folder:
         cfg.update(work_dir=folder, launcher='none', log_level='WARNING')
@@ -188,20 +188,20 @@ def _recalibrated(
 
 
 def _below(state: State, prefix: str) -> State:
-    """The tensors under a dotted name, without it."""
+    """Return the tensors below a dotted name, which is removed from their names."""
     start = prefix + '.'
     return {name[len(start) :]: value for name, value in state.items() if name.startswith(start)}
 
 
-def _children(state: State, folder: str = '') -> list[str]:
-    """Dotted names of the modules directly in a folder."""
-    inside = _below(state, folder) if folder else state
+def _children(state: State, parent: str = '') -> list[str]:
+    """Return the dotted names of the modules directly in a module."""
+    inside = _below(state, parent) if parent else state
     names = dict.fromkeys(name.split('.')[0] for name in inside)
-    return [f'{folder}.{name}' if folder else name for name in names]
+    return [f'{parent}.{name}' if parent else name for name in names]
 
 
 def _alike(state: State, part: str, others: Sequence[str]) -> list[str]:
-    """The modules that have the tensors of a part, by name and shape."""
+    """Return the modules whose tensors have the names and shapes of those of a part."""
     shapes = {
         module: {name: value.shape for name, value in _below(state, module).items()}
         for module in (part, *others)
@@ -210,17 +210,17 @@ def _alike(state: State, part: str, others: Sequence[str]) -> list[str]:
 
 
 def _choose(state: State, prefixes: Sequence[str], weights: str) -> State:
-    """The tensors under any of the prefixes, or all."""
+    """Return the tensors below any of the prefixes; all without prefixes."""
     if not prefixes:
         return state
     chosen: State = {}
     for prefix in prefixes:
-        part = _below(state, prefix)
+        part = {name: value for name, value in state.items() if name.startswith(f'{prefix}.')}
         if not part:
             modules = {name[: dot.start()] for name in state for dot in re.finditer(r'\.', name)}
             raise OptionError(
                 f'prefix={prefix!r} must be a part of the {weights}, which has '
                 f'{", ".join(_children(state))}.{did_you_mean(prefix, modules)}'
             )
-        chosen |= {f'{prefix}.{name}': value for name, value in part.items()}
+        chosen |= part
     return chosen

@@ -40,7 +40,6 @@ class ProbeLoop(EvaluationLoop):
     ImageNet and ResNet-50), so use only a part of a large training set.
 
     Args:
-        runner: The runner.
         dataloader: The labelled evaluation images; ``val_dataloader`` or ``test_dataloader``.
         evaluator: Metrics that take ``pred_score`` and ``gt_label``, such as mmpretrain's Accuracy.
         bank: Config of a dataloader of labelled images to fit the probes to, usually the training

@@ -28,7 +28,6 @@ class TeacherStudentLoop(EvaluationLoop):
     ``save_best='teacher/accuracy/top1'``. Use it as ``val_cfg`` or as ``test_cfg``.
 
     Args:
-        runner: The runner.
         dataloader: The labelled evaluation images.
         evaluator: Metrics, as in other evaluation loops.
         on: ``'teacher'``, ``'student'`` or a list of both.

@@ -32,7 +32,6 @@ class ConvNet(BaseModule):
             ones count from the last.
         frozen_stages: Number of convolutions, from the first, that are frozen: no gradients, and
             batch norm in evaluation mode.
-        init_cfg: As in every module of MMEngine.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class WideResNet(BaseModule):
         depth: Number of layers, 4 more than a multiple of 6.
         width: Multiplier of the channels, at least 1.
         in_channels: Channels of the images.
-        init_cfg: As in every module of MMEngine; the default is Kaiming for convolutions.
+        init_cfg: None: Kaiming initialisation of the convolutions.
     """
 
     def __init__(

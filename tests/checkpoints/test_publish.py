@@ -118,7 +118,7 @@ def test_what_is_not_there_is_refused(runs, tmp_path):
     path = f'{plain.work_dir}/iter_6.pth'
     refused(
         tmp_path,
-        "'teacher' is not in .* holds one model: backbone, head",
+        "weights='teacher' needs a teacher, .* has only one model, with backbone, head",
         path,
         out,
         'teacher',

@@ -65,12 +65,12 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
             dataset.metainfo['classes'],
             'train_dataloader.dataset.labelled',
         )
-        # A stock MeanTeacherHook is told by its method, since mmdet need not be installed.
-        moved = any(
+        # A stock MeanTeacherHook is recognised by its method, since mmdet need not be installed.
+        updated = any(
             isinstance(hook, SpatialEnsembleHook) or hasattr(hook, 'momentum_update')
             for hook in self.runner.hooks
         )
-        if Pair.candidates(model, Settings()) and not moved:
+        if Pair.candidates(model, Settings()) and not updated:
             raise OptionError(
                 f'custom_hooks must have a hook that updates the teacher of {name}: add '
                 f"dict(type='SETMAHook'), or, for a teacher equal to the student, "
