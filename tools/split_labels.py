@@ -8,15 +8,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Lets it run from a checkout.
 
 try:
+    import cv2
     import numpy as np
     from mmengine.config import Config
+    from mmengine.fileio import get
     from mmengine.registry import init_default_scope
     from rich.console import Console
     from rich.progress import track
     from rich.table import Table
 
     from se_mm.datasets.class_checks import classes_of, labels_of_dataset
-    from se_mm.datasets.image_files import is_deep, names_of, paths_of, read_all
+    from se_mm.datasets.image_files import names_of, paths_of, read_all
     from se_mm.datasets.label_split import LabelSplit, draw_split
     from se_mm.datasets.semi_supervised_dataset import build_dataset
     from se_mm.engine.launch import key_value, load_config, merge_options, run_tool
@@ -36,6 +38,8 @@ IMAGE_KEYS = (
     'test_cfg.bank.dataset',
 )
 """Where a config may have data sets."""
+DEEP = ('.pgm', '.png', '.ppm', '.tif', '.tiff')
+"""Formats that may have more than 8 bits per channel."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,6 +70,14 @@ def config_at(cfg: Config, key: str) -> dict:
     for name in key.split('.'):
         part = part.get(name) or {}
     return part
+
+
+def is_deep(path: str) -> bool:
+    """Return whether an image has more than 8 bits per channel, of which only 8 are read."""
+    if not path.lower().endswith(DEEP):
+        return False
+    image = cv2.imdecode(np.frombuffer(get(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    return image is not None and image.dtype != np.uint8
 
 
 def check_images(cfg: Config) -> None:

@@ -50,13 +50,14 @@ def key_value(pair: str) -> tuple[str, Any]:
     except (RecursionError, AssertionError, ValueError):
         raise argparse.ArgumentTypeError(
             f'VALUE must be a number, a string, or a list or tuple of these, got {pair!r}; put a '
-            f'string with a comma, and one with a space in a list, in quotes: "KEY=\'a, b\'" or '
-            f"\"KEY=['a b', 'c']\""
+            f'string with a comma, and one with a space in a list, in quotes: '
+            """"KEY='a, b'" or "KEY=['a b', 'c']\""""
         ) from None
     return key, value
 
 
 def _parse_value(text: str) -> Any:
+    """Parse a value; raise ValueError or AssertionError if MMEngine would change it or cannot."""
     if any(quote in text for quote in '\'"'):
         with contextlib.suppress(SyntaxError, ValueError):
             value = ast.literal_eval(text)

@@ -16,7 +16,6 @@ from se_mm.datasets import CSVDataset, ImageFolder
 from se_mm.datasets.image_files import (
     ReadPolicy,
     fault_of,
-    is_deep,
     keep_readable,
     names_of,
     paths_of,
@@ -239,7 +238,6 @@ def test_what_is_in_a_file_is_read_as_documented(tmp_path):
     assert read['deep.png'].max() == 4080 // 256
     assert read['turned.jpg'].shape == (6, 4, 3)
     assert read['clear.png'].min() == 90
-    assert [name for name in sorted(read) if is_deep(str(tmp_path / name))] == ['deep.png']
 
 
 NAMES = st.text(
