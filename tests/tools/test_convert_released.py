@@ -11,14 +11,14 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from se_mm.checkpoints.publish import publish
 from se_mm.home import find_config
 from se_mm.smoothing.options import OptionError
 
 pytest.importorskip('mmpretrain')
 torchvision = pytest.importorskip('torchvision')
 
-convert = runpy.run_path(str(Path(__file__).parents[2] / 'tools/convert_released.py'))['convert']
+TOOLS = Path(__file__).parents[2] / 'tools'
+convert = runpy.run_path(str(TOOLS / 'convert_released.py'))['convert']
 
 
 def encoder(predictor, hidden=4096, out=256):
@@ -80,7 +80,9 @@ def test_backbone_is_published_from_it(released, tmp_path, weights):
     path, encoders = released
     convert(path, tmp_path / 'byol.pth')
     out = tmp_path / 'new' / 'backbone.pth'
-    publish(tmp_path / 'byol.pth', out, weights, ['backbone'])
+    tool = runpy.run_path(str(TOOLS / 'publish_teacher.py'))
+    words = [str(tmp_path / 'byol.pth'), str(out), '--weights', weights, '--prefix', 'backbone']
+    tool['publish'](tool['parse_args'](words))
     init_default_scope('mmpretrain')
     cfg = Config.fromfile(find_config('linear_r50_8xb32.py')).model.backbone
     cfg.init_cfg = dict(type='Pretrained', checkpoint=str(out), prefix='backbone.')
