@@ -98,7 +98,7 @@ class LabelSplit:
             if type(index) is not int or not 0 <= index < len(labels) or labels[index] < 0:
                 raise OptionError(
                     f'{where}: indices must be integers in 0 to {len(labels) - 1}, of images with '
-                    f'a label, got {index!r}'
+                    f'a label, got {index!r:.60}'
                 )
         if len(set(self.indices)) != self.num_labels:
             raise OptionError(
