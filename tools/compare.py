@@ -22,7 +22,8 @@ sys.path.insert(0, str(TOOLS.parent))  # Lets it run from a checkout.
 
 try:
     import se_mm  # noqa: F401 -- registers what configs name
-    from se_mm.engine.launch import config_file, key_value, run_tool
+    from se_mm.engine.cfg_options import key_value
+    from se_mm.engine.launch import config_file, run_tool
     from se_mm.smoothing.options import OptionError
     from se_mm.studies.comparison import compare
     from se_mm.studies.report import write_report

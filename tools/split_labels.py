@@ -21,7 +21,8 @@ try:
     from se_mm.datasets.image_files import names_of, paths_of, read_all
     from se_mm.datasets.label_split import LabelSplit, draw_split
     from se_mm.datasets.semi_supervised_dataset import build_dataset
-    from se_mm.engine.launch import key_value, load_config, merge_options, run_tool
+    from se_mm.engine.cfg_options import key_value
+    from se_mm.engine.launch import load_config, merge_options, run_tool
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
