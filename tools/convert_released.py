@@ -63,7 +63,7 @@ def convert(
     checkpoint = read_checkpoint(source)
     model = checkpoint.get('model') if isinstance(checkpoint, Mapping) else None
     if not isinstance(model, Mapping):
-        raise OptionError(f"checkpoint {str(source)!r} must have a 'model', and has none")
+        raise OptionError(f"checkpoint {str(source)!r} must have a 'model', got none")
     state = {
         **rename(model, 'student_encoder', 'backbone', STUDENT),
         **rename(model, 'teacher_encoder', 'target_net.module.0', TEACHER),
@@ -94,7 +94,7 @@ def rename(
             state[f'{new}.{tensor}'] = value
     if not state:
         names = ', '.join(sorted({'.'.join(key.split('.')[:2]) for key in model})[:5])
-        raise OptionError(f"'model' must have a {encoder}, and has {names}")
+        raise OptionError(f"'model' must have a {encoder}, got {names}")
     return state
 
 

@@ -108,7 +108,7 @@ def broken(released, change, folder):
         (lambda c: c.pop('model'), "must have a 'model'"),
         (
             lambda c: [c['model'].pop(k) for k in list(c['model']) if 'teacher' in k],
-            'must have a teacher_encoder, and has module.student_encoder',
+            'must have a teacher_encoder, got module.student_encoder',
         ),
         (
             lambda c: c['model'].update({'module.student_encoder.fc.9.weight': torch.zeros(1)}),
