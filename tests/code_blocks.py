@@ -237,4 +237,4 @@ def check_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     for path in filter(None, paths):
         if not Path(path).exists():
             path = find_config(path)
-        Config.fromfile(path).merge_from_dict(args.get('cfg_options') or {})
+        Config.fromfile(path).merge_from_dict(dict(args.get('cfg_options') or []))

@@ -269,9 +269,10 @@ class Runs:
         """A runner that is not started."""
         self.count += 1
         work_dir = changes.pop('work_dir', self.folder / str(self.count))
+        cls = changes.pop('cls', Runner)
         # Runs of one name share what they log, and the default name is the time in seconds.
         name = f'{self.folder.name}-{self.count}'
-        return Runner.from_cfg(cfg_of(work_dir, hooks, experiment_name=name, **changes))
+        return cls.from_cfg(cfg_of(work_dir, hooks, experiment_name=name, **changes))
 
     def byol(self, *hooks, **changes):
         """A BYOL run, trained."""

@@ -22,7 +22,8 @@ sys.path.insert(0, str(TOOLS.parent))  # Lets it run from a checkout.
 
 try:
     import se_mm  # noqa: F401 -- registers what configs name
-    from se_mm.engine.launch import KeyValues, config_file, run_tool
+    from se_mm.engine.cfg_options import key_value
+    from se_mm.engine.launch import config_file, run_tool
     from se_mm.smoothing.options import OptionError
     from se_mm.studies.comparison import compare
     from se_mm.studies.report import write_report
@@ -51,7 +52,8 @@ def parse_args() -> argparse.Namespace:
     add('--no-train', action='store_true', help='only compare completed runs')
     add('--jobs', type=int, help='runs at a time; default: one per GPU, or per core without GPUs')
     add('--slurm', metavar='PARTITION', help='submit each run as a job; --jobs limits their number')
-    add('--cfg-options', nargs='+', action=KeyValues, default={}, metavar='KEY=VALUE')
+    cfg_options = dict(nargs='+', type=key_value, action='extend', default=[])
+    add('--cfg-options', metavar='KEY=VALUE', **cfg_options)
     return parser.parse_args()
 
 
@@ -71,7 +73,7 @@ def study_of(args: argparse.Namespace) -> Study:
         raise OptionError('a study must be the only argument, without other configs or a matrix')
     given = {'seeds': args.seeds, 'metrics': args.metric}
     study |= {name: values for name, values in given.items() if values}
-    study['cfg_options'] = {**study.get('cfg_options', {}), **args.cfg_options}
+    study['cfg_options'] = {**study.get('cfg_options', {}), **dict(args.cfg_options)}
     return make_study(study)
 
 

@@ -8,16 +8,21 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Lets it run from a checkout.
 
 try:
+    import cv2
+    import numpy as np
     from mmengine.config import Config
+    from mmengine.fileio import get
     from mmengine.registry import init_default_scope
     from rich.console import Console
     from rich.progress import track
+    from rich.table import Table
 
     from se_mm.datasets.class_checks import classes_of, labels_of_dataset
-    from se_mm.datasets.image_files import is_deep, names_of, paths_of, read_all
+    from se_mm.datasets.image_files import names_of, paths_of, read_all
     from se_mm.datasets.label_split import LabelSplit, draw_split
     from se_mm.datasets.semi_supervised_dataset import build_dataset
-    from se_mm.engine.launch import KeyValues, load_config, merge_options, run_tool
+    from se_mm.engine.cfg_options import key_value
+    from se_mm.engine.launch import load_config, merge_options, run_tool
     from se_mm.smoothing.options import OptionError
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
@@ -34,6 +39,8 @@ IMAGE_KEYS = (
     'test_cfg.bank.dataset',
 )
 """Where a config may have data sets."""
+DEEP = ('.pgm', '.png', '.ppm', '.tif', '.tiff')
+"""Formats that may have more than 8 bits per channel."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     add('--out', metavar='FOLDER', help='write each split to a file in this folder')
     add('--show', metavar='FILE', help='show the split in a file instead of drawing')
     add('--check-images', action='store_true', help='list unreadable images of all datasets')
-    add('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE', help='config settings')
+    add('--cfg-options', nargs='+', type=key_value, metavar='KEY=VALUE', help='config settings')
     # Needed by load_config and merge_options, which are shared with the training tools.
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0, no_pin_memory=False)
     args = parser.parse_args()
@@ -64,6 +71,14 @@ def config_at(cfg: Config, key: str) -> dict:
     for name in key.split('.'):
         part = part.get(name) or {}
     return part
+
+
+def is_deep(path: str) -> bool:
+    """Return whether an image has more than 8 bits per channel, of which only 8 are read."""
+    if not path.lower().endswith(DEEP):
+        return False
+    image = cv2.imdecode(np.frombuffer(get(path), np.uint8), cv2.IMREAD_UNCHANGED)
+    return image is not None and image.dtype != np.uint8
 
 
 def check_images(cfg: Config) -> None:
@@ -92,6 +107,20 @@ def check_images(cfg: Config) -> None:
         sys.exit(1)
 
 
+def print_table(split: LabelSplit, labels: np.ndarray) -> None:
+    """Print each class, its number of images among ``labels`` (n,), and of labelled ones."""
+    drawn = labels[list(split.indices)]
+    table = Table(title=f'{split.dataset}: {split.num_labels} labels, seed {split.seed}')
+    table.add_column('class')
+    table.add_column('images', justify='right')
+    table.add_column('labelled', justify='right')
+    for label, name in enumerate(split.classes):
+        table.add_row(name, str((labels == label).sum()), str((drawn == label).sum()))
+    table.add_row('(no label)', str((labels < 0).sum()), '0', end_section=True)
+    table.add_row('all', str(len(labels)), str(len(drawn)))
+    Console(width=100, markup=False, emoji=False).print(table)
+
+
 def main() -> None:
     """Draw splits, or show one."""
     args = parse_args()
@@ -111,7 +140,7 @@ def main() -> None:
     if args.show:
         split = LabelSplit.load(args.show)
         split.check(args.show, name, classes, labels, names)
-        print(split.table(labels), end='')
+        print_table(split, labels)
         return
     folder, splits = Path(args.out or ''), {}
     for seed in args.seeds:
@@ -125,7 +154,7 @@ def main() -> None:
                 f'remove it'
             )
         splits[path] = split
-    print(split.table(labels), end='')
+    print_table(split, labels)
     for path, split in splits.items():
         shown = ', '.join(str(index) for index in split.indices[:5])
         line = f'seed {split.seed}: images {shown}{", ..." if len(split.indices) > 5 else ""}'

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Lets it run from
 
 try:
     import se_mm  # noqa: F401 -- lets PyTorch read MMEngine's checkpoints
-    from se_mm.checkpoints.publish import teacher_and_student
     from se_mm.checkpoints.read import read_checkpoint
+    from se_mm.checkpoints.teacher_and_student import teacher_and_student
     from se_mm.checkpoints.write import whole_file
     from se_mm.engine.hooks.record import read_record
     from se_mm.engine.launch import run_tool

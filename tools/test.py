@@ -14,7 +14,7 @@ try:
     from mmengine.evaluator import DumpResults
     from mmengine.fileio import dump
 
-    from se_mm.datasets.class_checks import check_evaluator_file
+    from se_mm.datasets.detection_checks import check_evaluator_file
     from se_mm.engine.fit import FitHook
     from se_mm.engine.launch import (
         add_common_options,

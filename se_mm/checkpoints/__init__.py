@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoint files: read them safely, write them atomically, publish and convert them."""
+"""Checkpoint files: read them safely, write them atomically, and find the teacher in them."""

@@ -38,10 +38,10 @@ _ZIP = b'PK\x03\x04'
 
 
 def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
-    """Read a checkpoint: a URL by MMEngine's loaders, a local one safely.
+    """Read a checkpoint: a URL with MMEngine's loaders, a local file safely.
 
-    Only tensors, plain data and the classes of MMEngine's log are loaded, unless the environment
-    variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` says that the file is trusted.
+    Of a local file, only tensors, plain data and the classes of MMEngine's log are loaded, unless
+    the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1`` is set, to trust the file.
 
     Raises:
         OptionError: If the file does not exist, is damaged, or contains other classes.
@@ -67,7 +67,7 @@ def read_checkpoint(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
             f'{name} contains {found[1]}, which is not loaded by default; if you trust the file, '
             f'set {TRUST}=1 or allow the class with torch.serialization.add_safe_globals'
         ) from error
-    except Exception as error:  # Damaged bytes can make an unpickler fail in any way.
+    except Exception as error:  # An unpickler can raise anything on damaged bytes.
         reason = ' '.join(str(error).split('\n')[0].split()) or type(error).__name__
         raise OptionError(f'{name} cannot be read: {reason}') from error
     if not _CAN_RESTRICT:
@@ -120,10 +120,10 @@ def newest_checkpoint(
 
 
 def candidates(work_dir: Union[str, Path]) -> list[Path]:
-    """Checkpoints that a run in a work dir may resume from, the most likely first.
+    """Return the checkpoints that a run in a work dir can resume from, in the order of preference.
 
-    The first is the one that ``last_checkpoint`` names, looked up by its file name where the folder
-    was moved. The others follow from the newest to the oldest; ``best_*`` files have no optimizer.
+    The first is that in ``last_checkpoint``, found by its file name if the folder was moved. The
+    others follow from newest to oldest, without ``best_*`` files, which have no optimizer.
     """
     folder = Path(work_dir)
     named = Path()
@@ -139,22 +139,22 @@ def candidates(work_dir: Union[str, Path]) -> list[Path]:
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Add what MMEngine writes to PyTorch's list of what ``weights_only=True`` may load.
+    """Allow the classes in MMEngine's checkpoints for ``torch.load(weights_only=True)``.
 
-    Called when se_mm is imported: MMEngine's checkpoints contain the history of its log, which is
-    made of NumPy arrays (https://github.com/open-mmlab/mmengine/issues/1655), and cannot be loaded
-    by PyTorch 2.6 or later without. Nothing that could run code is added.
+    Called when se_mm is imported. MMEngine's checkpoints contain the history of its log, in NumPy
+    arrays, which PyTorch 2.6 or later does not load otherwise
+    (https://github.com/open-mmlab/mmengine/issues/1655). Nothing that could run code is added.
     """
     if _CAN_RESTRICT:
         torch.serialization.add_safe_globals(_mmengine_classes())
 
 
 def _mmengine_classes() -> list[Any]:
-    """The classes and functions that an MMEngine checkpoint refers to."""
+    """Return the classes and functions that an MMEngine checkpoint refers to."""
     kinds = ('f2', 'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', '?')
     dtypes = {type(np.dtype(kind)) for kind in kinds}
     functions = [
-        # NumPy 2 renamed the module; a checkpoint may come from either side.
+        # NumPy 2 renamed the module; a checkpoint may be from before or after that.
         _known_as(f'numpy.{core}.multiarray', name, getattr(multiarray, name))
         for name in ('_reconstruct', 'scalar')
         for core in ('core', '_core')
@@ -162,14 +162,14 @@ def _mmengine_classes() -> list[Any]:
     functions += [
         _known_as(module, 'getattr', _statistic) for module in ('builtins', '__builtin__')
     ]
-    # NumPy writes bytes by codecs.encode, which PyTorch allows itself since 2.5.
+    # NumPy writes bytes by codecs.encode, which PyTorch allows by default since 2.5.
     return [HistoryBuffer, np.ndarray, np.dtype, codecs.encode, *dtypes, *functions]
 
 
 def _known_as(module: str, name: str, function: Callable) -> Callable:
-    """A function under the name by which a checkpoint refers to it.
+    """Return a function under the name by which a checkpoint refers to it.
 
-    PyTorch 2.4 and 2.5 take a name from the object alone; only later versions accept pairs.
+    PyTorch 2.4 and 2.5 use the name of the object; only later versions accept pairs with a name.
     """
 
     def named(*args: Any) -> Any:

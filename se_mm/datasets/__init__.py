@@ -4,9 +4,9 @@
 An invalid option, or data that do not fit it, is an OptionError when the data set is built.
 """
 
-from se_mm.datasets.class_checks import check_detection_classes
 from se_mm.datasets.collate import collate_views
 from se_mm.datasets.csv_dataset import CSVDataset
+from se_mm.datasets.detection_checks import check_detection_classes
 from se_mm.datasets.embedded import Digits, DigitScenes, Glyphs
 from se_mm.datasets.image_folder import ImageFolder
 from se_mm.datasets.label_split import LabelSplit, draw_split

@@ -156,7 +156,7 @@ def draw_coco_split(
 def split_coco(coco: dict[str, Any], labelled: Iterable[Id]) -> tuple[dict, dict]:
     """Split the contents of a file into those of the ``labelled`` images and of the others.
 
-    The unlabelled part has no annotations, so that nobody trains on them by mistake.
+    The unlabelled part has no annotations, so that they cannot be used by mistake.
     """
     chosen = set(labelled)
     annotations = [a for a in coco['annotations'] if a['image_id'] in chosen]

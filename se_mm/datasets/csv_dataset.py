@@ -45,10 +45,6 @@ class CSVDataset(ImageFiles):
         label_column: str = 'label',
         **kwargs: Any,
     ) -> None:
-        if image_column == label_column:
-            raise OptionError(
-                f'label_column must differ from image_column, got {label_column!r} for both'
-            )
         self.image_column = image_column
         self.label_column = label_column
         super().__init__(ann_file, data_root, data_prefix, **kwargs)

@@ -18,8 +18,6 @@ from mmengine.logging import MMLogger
 from se_mm.smoothing.options import OptionError, check_choice
 
 T = TypeVar('T')
-DEEP = ('.pgm', '.png', '.ppm', '.tif', '.tiff')
-"""Formats that may have more than 8 bits per channel."""
 MOST_READ = 20_000
 """Larger evaluation sets are only checked for missing and empty files."""
 
@@ -74,16 +72,6 @@ def names_of(dataset: Any) -> Optional[list[str]]:
         return None
     folder = os.path.commonpath([os.path.dirname(path) for path in paths]) or os.curdir
     return [os.path.relpath(path, folder).replace(os.sep, '/') for path in paths]
-
-
-def is_deep(path: str) -> bool:
-    """Return whether an image has more than 8 bits per channel, of which only 8 are read."""
-    import cv2
-
-    if not path.lower().endswith(DEEP):
-        return False
-    image = cv2.imdecode(np.frombuffer(get(path), np.uint8), cv2.IMREAD_UNCHANGED)
-    return image is not None and image.dtype != np.uint8
 
 
 class ReadPolicy:

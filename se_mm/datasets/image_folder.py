@@ -25,7 +25,8 @@ EXTENSIONS = (
 class ImageFolder(ImageFiles):
     """Images in a folder and all folders below it.
 
-    Hidden files and ``__MACOSX`` are ignored. Files of other formats are skipped and reported.
+    Hidden files and ``__MACOSX`` are ignored. Files without one of the extensions in ``EXTENSIONS``
+    are skipped and reported.
 
     Example:
         >>> dataset = dict(type='ImageFolder', data_root='data/my_images/labelled')
@@ -34,26 +35,12 @@ class ImageFolder(ImageFiles):
         data_root: The folder.
         with_label: Whether the subfolders are the classes; otherwise the images have no labels. A
             class that is given may have no images.
-        extensions: Extensions of image files, with their dots.
         **kwargs: See :class:`~se_mm.datasets.image_files.ImageFiles`.
     """
 
-    def __init__(
-        self,
-        data_root: str,
-        data_prefix: str = '',
-        with_label: bool = True,
-        extensions: Sequence[str] = EXTENSIONS,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, data_root: str, with_label: bool = True, **kwargs: Any) -> None:
         self.with_label = check_flag('with_label', with_label)
-        dotted = [str(extension).startswith('.') for extension in extensions]
-        if isinstance(extensions, str) or not dotted or not all(dotted):
-            raise OptionError(
-                f"extensions must be a list such as ['.jpg', '.png'], got {extensions!r}"
-            )
-        self.extensions = tuple(extension.lower() for extension in extensions)
-        super().__init__(data_root=data_root, data_prefix=data_prefix, **kwargs)
+        super().__init__(data_root=data_root, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """List the files. Called once."""
@@ -79,7 +66,7 @@ class ImageFolder(ImageFiles):
             below = 'its subfolders, one for each class' if self.with_label else 'it'
             raise OptionError(
                 f'data_root={root!r} must have images in {below}: no file ends in '
-                f'{", ".join(self.extensions)}'
+                f'{", ".join(EXTENSIONS)}'
             )
         return items
 
@@ -124,7 +111,7 @@ class ImageFolder(ImageFiles):
                 continue
             seen.add(real)
             for name in sorted(filter(_is_shown, names)):
-                if name.lower().endswith(self.extensions):
+                if name.lower().endswith(EXTENSIONS):
                     yield os.path.join(place, name)
                 else:
                     self._left_out[os.path.splitext(name)[1].lower() or 'without an ending'] += 1

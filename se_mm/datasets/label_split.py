@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import count
@@ -60,32 +59,15 @@ class LabelSplit:
         where = f'split={str(path)!r}'
         try:
             split = cls(**json.loads(Path(path).read_text(encoding='utf-8')))
+            return replace(
+                split, classes=tuple(split.classes), indices=tuple(sorted(split.indices))
+            )
         except OSError as error:
             near = did_you_mean(path, [str(other) for other in Path(path).parent.glob('*.json')])
             raise OptionError(f'{where} cannot be read: {error.strerror}.{near}') from error
         except (TypeError, ValueError, RecursionError) as error:
             names = ', '.join(field.name for field in fields(cls))
             raise OptionError(f'{where} must be a JSON object of {names}: {error}') from error
-        split._check_types(where)
-        return replace(split, classes=tuple(split.classes), indices=tuple(sorted(split.indices)))
-
-    def _check_types(self, where: str) -> None:
-        """Reject the first field of a file that is invalid by itself."""
-        for key, low in (('num_images', 1), ('num_labels', 1), ('seed', 0)):
-            check_count(f'{where}: {key}', getattr(self, key), low)
-        check_flag(f'{where}: balanced', self.balanced)
-        unique = _is_list_of(int, self.indices) and len(set(self.indices)) == len(self.indices)
-        is_digest = re.fullmatch('[0-9a-f]{64}', str(self.digest))
-        for key, holds, wanted in (
-            ('dataset', isinstance(self.dataset, str), 'the class name of a data set'),
-            ('classes', _is_list_of(str, self.classes), 'a non-empty list of strings'),
-            ('digest', is_digest, '64 lower-case hexadecimal digits'),
-            ('indices', unique, 'a list of integers, each once'),
-            ('num_labels', self.num_labels == len(self.indices), 'the number of indices'),
-        ):
-            if not holds:
-                given = getattr(self, key)
-                raise OptionError(f'{where}: {key} must be {wanted}, got {given!r:.60}')
 
     def check(
         self,
@@ -113,31 +95,17 @@ class LabelSplit:
                 f'{where} was drawn from {files}other labels or another order of the images'
             )
         for index in self.indices:
-            if not 0 <= index < len(labels) or labels[index] < 0:
+            if type(index) is not int or not 0 <= index < len(labels) or labels[index] < 0:
                 raise OptionError(
-                    f'{where}: indices must be in 0 to {len(labels) - 1}, of images with a label, '
-                    f'got {index}'
+                    f'{where}: indices must be integers in 0 to {len(labels) - 1}, of images with '
+                    f'a label, got {index!r:.60}'
                 )
+        if len(set(self.indices)) != self.num_labels:
+            raise OptionError(
+                f'{where}: num_labels must be the number of different indices, '
+                f'{len(set(self.indices))}, got {self.num_labels!r}'
+            )
         count_images(where, labels[list(self.indices)], classes)
-
-    def table(self, labels: np.ndarray) -> str:
-        """Format each class, its number of images among ``labels`` (n,), and of labelled ones."""
-        from rich.console import Console
-        from rich.table import Table
-
-        drawn = labels[list(self.indices)]
-        table = Table(title=f'{self.dataset}: {self.num_labels} labels, seed {self.seed}')
-        table.add_column('class')
-        table.add_column('images', justify='right')
-        table.add_column('labelled', justify='right')
-        for label, name in enumerate(self.classes):
-            table.add_row(name, str((labels == label).sum()), str((drawn == label).sum()))
-        table.add_row('(no label)', str((labels < 0).sum()), '0', end_section=True)
-        table.add_row('all', str(len(labels)), str(len(drawn)))
-        console = Console(width=100, markup=False, emoji=False)
-        with console.capture() as capture:
-            console.print(table)
-        return capture.get()
 
 
 def draw_split(
@@ -249,7 +217,3 @@ def _largest_remainder(sizes: np.ndarray, total: int) -> np.ndarray:
     order = np.argsort(-rests, kind='stable')
     counts[order[: total - counts.sum()]] += 1
     return counts
-
-
-def _is_list_of(kind: type, value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(item) is kind for item in value)

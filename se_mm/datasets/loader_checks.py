@@ -11,7 +11,6 @@ from mmengine.dist import get_world_size
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
 from se_mm.rng import rng_untouched
 from se_mm.smoothing.options import OptionError
 
@@ -23,7 +22,7 @@ def check_train_loader(loader: DataLoader, model: Any) -> None:
     """Reject a training dataloader without batches, or without views if the model needs them."""
     batches: Any = loader.batch_sampler
     sampler = getattr(batches, 'sampler', loader.sampler)
-    endless = isinstance(batches, MultiSourceBatchSampler) or isinstance(sampler, InfiniteSampler)
+    endless = isinstance(sampler, InfiniteSampler)
     if not endless and hasattr(batches, '__len__') and not len(batches):
         images, ranks = len(cast(Sized, loader.dataset)), get_world_size()
         shared = f' for {ranks} processes' if ranks > 1 else ''

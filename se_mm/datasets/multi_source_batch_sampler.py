@@ -15,30 +15,13 @@ from torch.utils.data import Sampler
 from se_mm.smoothing.options import OptionError, check_count
 
 
-class Draw(int):
-    """An index into a data set with a key that is unique in the run.
-
-    The data set seeds the randomness of a view with the key, so that the view does not depend on
-    the worker that makes it or on whether the run was resumed.
-    """
-
-    key: tuple[int, ...]
-    """The seed, the source, and the position in the draws from it."""
-
-    def __new__(cls, index: int, key: tuple[int, ...] = (0, 0, 0)) -> Draw:
-        """Attach a key to an index."""
-        draw = super().__new__(cls, index)
-        draw.key = key
-        return draw
-
-
 @DATA_SAMPLERS.register_module()
 class MultiSourceBatchSampler(Sampler):
     """Draws a fixed number of images from each source of a data set for each batch.
 
     Passes over each source repeat endlessly, each in a new random order. Draws are a function of
-    the seed, the step and the rank: within a pass the ranks' batches do not overlap, and a resumed
-    run continues at its step without replaying earlier batches.
+    the seed, the step and the rank: within a pass the ranks' batches do not overlap, and a
+    :class:`~se_mm.engine.ResumableRunner` resumes at its step without replaying earlier batches.
 
     Example:
         >>> train_dataloader = dict(
@@ -52,10 +35,6 @@ class MultiSourceBatchSampler(Sampler):
             Runner from the config.
         batch_size: Labelled images per batch on each rank.
         mu: Unlabelled images per labelled one, at least 1. None: 1, or no unlabelled images.
-
-    Attributes:
-        step: Step of the first batch of the next iterator.
-        seed: Seed of the order.
     """
 
     def __init__(self, sampler: Any, batch_size: int, mu: Optional[int] = None) -> None:
@@ -76,13 +55,15 @@ class MultiSourceBatchSampler(Sampler):
         self.sizes = list(sizes)
         self.rank, self.world_size = get_dist_info()
         self.seed = int(sampler.seed)
-        self.step = 0
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        """Yield batches from :attr:`step` on, endlessly."""
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield batches from the first step on, endlessly."""
+        return self.batches(0)
+
+    def batches(self, step: int) -> Iterator[list[int]]:
+        """Yield the batches of this rank from a step on, endlessly."""
         # A batch may begin in one pass over a source and end in the next.
         order = lru_cache(maxsize=2 * len(self.sizes))(self._order)
-        step = self.step
         while True:
             batch = []
             for source, count in enumerate(self.batch_sizes):
@@ -90,8 +71,7 @@ class MultiSourceBatchSampler(Sampler):
                 first = (step * self.world_size + self.rank) * count
                 for position in range(first, first + count):
                     turn, place = divmod(position, self.sizes[source])
-                    index = offset + int(order(source, turn)[place])
-                    batch.append(Draw(index, (self.seed, source, position)))
+                    batch.append(offset + int(order(source, turn)[place]))
             yield batch
             step += 1
 

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Optional, Union
 
 import numpy as np
@@ -12,23 +11,18 @@ import torch
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from se_mm.datasets.class_checks import check_labels, classes_of, count_images, labels_of_dataset
 from se_mm.datasets.image_files import ReadPolicy, names_of, paths_of
 from se_mm.datasets.label_split import LabelSplit, draw_split
-from se_mm.datasets.multi_source_batch_sampler import Draw
-from se_mm.rng import rng_untouched, seed_all
+from se_mm.rng import rng_untouched
 from se_mm.smoothing.options import OptionError, check_keys
 
 
 @DATASETS.register_module()
 class SemiSupervisedDataset(Dataset):
     """The labelled images of a split, followed by the unlabelled ones.
-
-    An item is the output of a pipeline. If the index is a
-    :class:`~se_mm.datasets.multi_source_batch_sampler.Draw`, Python's, NumPy's and torch's global
-    generators are seeded with its key while the pipeline runs.
 
     Example:
         >>> dataset = dict(
@@ -98,14 +92,13 @@ class SemiSupervisedDataset(Dataset):
         return sum(self.source_sizes)
 
     def __getitem__(self, index: int) -> dict:
-        with _drawn(index.key) if isinstance(index, Draw) else nullcontext():
-            source = int(index >= self.source_sizes[0])
-            place = int(index) - source * self.source_sizes[0]
-            for _ in range(self.source_sizes[source]):
-                item = self._item(source, place)
-                if item is not None:
-                    return item
-                place = (place + 1) % self.source_sizes[source]
+        source = int(index >= self.source_sizes[0])
+        place = index - source * self.source_sizes[0]
+        for _ in range(self.source_sizes[source]):
+            item = self._item(source, place)
+            if item is not None:
+                return item
+            place = (place + 1) % self.source_sizes[source]
         raise OptionError(f'none of the {("labelled", "unlabelled")[source]} images can be read')
 
     def _item(self, source: int, place: int) -> Optional[dict]:
@@ -180,12 +173,3 @@ def build_dataset(key: str, config: Mapping) -> BaseDataset:
     except (RuntimeError, OSError, AssertionError, ValueError, TypeError, KeyError) as error:
         reason = ' '.join(str(error).split())
         raise OptionError(f'{key}={config["type"]!r} cannot be built: {reason}') from error
-
-
-@contextmanager
-def _drawn(key: tuple[int, ...]) -> Iterator[None]:
-    """Seed the global generators with a key, and restore them in the main process."""
-    # Generators of a worker are not used for anything else.
-    with rng_untouched() if get_worker_info() is None else nullcontext():
-        seed_all(key)
-        yield

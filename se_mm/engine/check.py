@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
-from se_mm.datasets.class_checks import check_detection_classes, check_evaluator_file
+from se_mm.datasets.detection_checks import check_detection_classes, check_evaluator_file
 from se_mm.engine.hooks import SpatialEnsembleHook
 from se_mm.engine.hooks.run_length import check_begin, check_interval, count_updates
 from se_mm.rng import rng_untouched

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a checkpoint is of the model and of the data that it is loaded for."""
+"""Check that a checkpoint fits the model and the data that it is loaded for."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ Shape = tuple[int, ...]
 
 
 class FitHook(Hook):
-    """Compares a checkpoint with the model that it is loaded into.
+    """Compares a checkpoint with the model that loads it.
 
-    MMEngine loads what fits, and warns of the rest. That is right for a training that starts from
-    other weights, if anything fits; a test would measure weights that were never trained. What a
-    resumed run is to fit, its runner checks.
+    MMEngine loads what fits, and warns of the rest. A training that starts from other weights needs
+    something to fit, a test everything. For a resumed run, the runner checks it.
 
     Args:
-        testing: Whether the checkpoint is tested: then every parameter must be in it, and the test
-            data must have the classes that it was trained on, where both are known.
+        testing: Whether the checkpoint is tested: then it must contain every parameter, and the
+            test data must have the classes that it was trained on, if both are known.
     """
 
     priority = 'LOWEST'  # After hooks that change what is loaded.
@@ -38,7 +37,7 @@ class FitHook(Hook):
         self._testing = testing
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Called when a checkpoint was read, before the model loads it."""
+        """Check a checkpoint that was read and is loaded next."""
         if self._testing:
             _check_classes(runner, checkpoint)
         elif runner._resume:
@@ -51,15 +50,15 @@ class FitHook(Hook):
 def check_when_loaded(
     model: nn.Module, checkpoint: Mapping[str, Any], path: str, partly: bool = False
 ) -> None:
-    """Let a model raise OptionError when it next loads a checkpoint that does not fit it.
+    """Let a model raise OptionError when it loads a checkpoint that does not fit it.
 
-    The check is made by what loads, since a model may rename what is in a checkpoint.
+    The check runs after loading, since a model may rename tensors of a checkpoint while loading.
 
     Args:
-        model: The model, which loads ``checkpoint`` next.
-        checkpoint: The checkpoint.
-        path: Its name.
-        partly: Whether it fits if any parameter does.
+        model: The model.
+        checkpoint: The checkpoint that it loads next.
+        path: Name of the checkpoint, for the message.
+        partly: Whether a single parameter that fits is enough.
     """
     shapes = {
         name.removeprefix('module.'): tuple(value.shape)
@@ -75,18 +74,19 @@ def check_when_loaded(
 
 
 def _check_classes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Refuse test data of other classes than those in the metadata of a checkpoint."""
+    """Reject test data whose classes differ from those in the metadata of a checkpoint."""
     loop = runner.test_loop
     dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
     classes = _classes(getattr(dataset, 'metainfo', None))
     trained = _classes((checkpoint.get('meta') or {}).get('dataset_meta'))
-    if classes and trained and not isinstance(loop, ProbeLoop):  # It fits to classes of its own.
+    # A ProbeLoop fits its probes to the classes of its own bank.
+    if classes and trained and not isinstance(loop, ProbeLoop):
         key, other = 'test_dataloader.dataset', f'checkpoint {runner._load_from!r}'
         check_same_classes(key, classes, other, trained)
 
 
 def _classes(metainfo: Any) -> Optional[tuple[str, ...]]:
-    """Names of classes; None where they are not known."""
+    """Return the names of classes; None if they are not known."""
     if not isinstance(metainfo, Mapping):
         return None
     classes = metainfo.get('classes', metainfo.get('CLASSES'))  # Capitals: MMDetection 2.
@@ -96,13 +96,13 @@ def _classes(metainfo: Any) -> Optional[tuple[str, ...]]:
 def _check_tensors(
     model: nn.Module, missing: set[str], saved: Mapping[str, Shape], path: str, partly: bool
 ) -> None:
-    """Raise OptionError if parameters of a model were ``missing``, or have other shapes."""
+    """Raise OptionError if parameters of a model are ``missing``, or saved with other shapes."""
     own = {
         name: tuple(value.shape)
         for name, value in model.state_dict().items()
         if isinstance(value, Tensor) and not is_lazy(value)
     }
-    # A model may leave a part of its own out of its state dict.
+    # A model may exclude parameters from its state dict.
     parameters = [name for name, _ in model.named_parameters() if name in own]
     lacking = [name for name in parameters if name in missing]
     other = [name for name, shape in own.items() if saved.get(name, shape) != shape]
@@ -112,11 +112,11 @@ def _check_tensors(
         counts = f'{len(lacking)} of {len(parameters)} parameters, such as {lacking[0]!r}'
         problem = f'got one without {counts}'
     elif other:
-        problem = f'got {other[0]!r} of shape {saved[other[0]]} and not {own[other[0]]}'
+        problem = f'got {other[0]!r} with shape {saved[other[0]]} instead of {own[other[0]]}'
     else:
         return
     raise OptionError(
         f'checkpoint {path!r} must have the parameters of {type(model).__name__}, {problem}; use '
-        f'the config that it was trained with, or take one network out of a training checkpoint '
+        f'the config that it was trained with, or extract one network from a training checkpoint '
         f'with tools/publish_teacher.py'
     )

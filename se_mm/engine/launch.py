@@ -4,80 +4,29 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import os
-import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn, Optional
+from typing import NoReturn, Optional
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import barrier, is_distributed
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from se_mm.engine.cfg_options import key_value
 from se_mm.engine.check import hook_classes
 from se_mm.engine.runner.cpu import CPURunner
 from se_mm.engine.runner.resumable_runner import ResumableRunner
 from se_mm.home import bare_names, find_config
 from se_mm.smoothing import TeacherFault
 from se_mm.smoothing.options import OptionError, did_you_mean
-
-PATHS = ('ann_file', 'data_prefix', 'data_root', 'load_from', 'work_dir')
-"""Keys of paths, or of dicts of paths."""
-
-
-class KeyValues(DictAction):
-    """MMEngine's ``KEY=VALUE ...``, with spaces, quoted strings, and usage errors.
-
-    A single value keeps its spaces. A string in quotes is not changed: ``"KEY='a, b'"``,
-    ``"KEY=['a b', 'c']"``.
-    """
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: Optional[str] = None,
-    ) -> None:
-        """Parse the pairs. Called by argparse."""
-        for pair in values:
-            key, equals, text = pair.partition('=')
-            if not equals:
-                parser.error(f'argument {option_string}: must be KEY=VALUE, got {pair!r}')
-            is_path = not {*key.split('.')}.isdisjoint(PATHS)
-            try:
-                if isinstance(self._parse_iterable(text), list) and is_path and text[0] != '[':
-                    raise ValueError('it would become a list of paths')
-            except (RecursionError, AssertionError, ValueError):
-                parser.error(
-                    f'argument {option_string}: VALUE must be a number, a string, or a list or '
-                    f'tuple of these, got {pair!r}; put a string with a comma, and one with a '
-                    f"""space in a list, in quotes: "KEY='a, b'" or "KEY=['a b', 'c']\""""
-                )
-        super().__call__(parser, namespace, values, option_string)
-
-    @staticmethod
-    def _parse_iterable(val: str) -> Any:
-        """Parse a value. Called by MMEngine."""
-        text = val.strip()
-        if any(quote in text for quote in '\'"'):
-            with contextlib.suppress(SyntaxError, ValueError):
-                value = ast.literal_eval(text)
-                if isinstance(value, {'(': tuple, '[': list}.get(text[0], str)):
-                    return value
-        if ',' not in text and text[:1] not in ('(', '['):
-            return DictAction._parse_int_float_bool(text.strip('\'"'))
-        if re.search(r'[^\s,([]\s+[^\s,)\]]', text):
-            raise ValueError('MMEngine would remove spaces from a string')
-        return DictAction._parse_iterable(text)
 
 
 def add_common_options(parser: argparse.ArgumentParser) -> None:
@@ -90,7 +39,8 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=KeyValues,
+        type=key_value,
+        action='extend',
         metavar='KEY=VALUE',
         help='override settings of the config: a.b=1 c="[1,2]" d="\'a string, in quotes\'"',
     )
@@ -120,14 +70,14 @@ def merge_options(cfg: Config, args: argparse.Namespace) -> None:
     """Apply ``--cfg-options`` last, and the defaults that OpenMMLab's tools set."""
     if args.cfg_options:
         try:
-            cfg.merge_from_dict(args.cfg_options)
+            cfg.merge_from_dict(dict(args.cfg_options))
         except (TypeError, KeyError, IndexError, AssertionError) as error:
             message = ' '.join(str(error).split())
             raise OptionError(f'--cfg-options cannot be merged: {message}') from error
     for name, loader in cfg.items():
         if name.endswith('_dataloader') and isinstance(loader, dict):
             if cfg.get('default_scope') == 'mmpretrain':
-                # Its own tools set these, and its configs rely on it.
+                # mmpretrain's tools set these, and its configs rely on it.
                 loader.setdefault('collate_fn', dict(type='default_collate'))
                 loader.setdefault('pin_memory', True)
                 loader.setdefault('persistent_workers', True)
@@ -145,7 +95,7 @@ def merge_options(cfg: Config, args: argparse.Namespace) -> None:
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner that a config describes."""
-    hook_classes(cfg)  # Of a name that is nearly right, MMEngine's own error does not say which.
+    hook_classes(cfg)  # For a misspelt hook, MMEngine's error does not suggest the right name.
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     if get_device() != 'cpu':
@@ -160,13 +110,13 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def config_file(name: str) -> str:
-    """The path of a config: a file, or the name of one that is shipped."""
+    """Return the path of a config, given as a file or as the name of a shipped one."""
     shipped = None if os.path.isfile(name) else find_config(name)
     return str(shipped) if shipped else require_file('config', name, bare_names())
 
 
 def require_file(key: str, path: str, names: Iterable[str] = ()) -> str:
-    """Return ``path`` if it is a local file or a URL; else suggest a file, or one of ``names``."""
+    """Return ``path``, a local file or a URL; if missing, suggest a file or one of ``names``."""
     if '://' in path or os.path.isfile(path):
         return path
     folder = Path(path).parent
@@ -176,49 +126,48 @@ def require_file(key: str, path: str, names: Iterable[str] = ()) -> str:
 
 
 def run_tool(main: Callable[[], None], interrupted: str) -> NoReturn:
-    """Run a tool's main function and exit as a command line should.
+    """Run a tool's main function and exit.
 
-    An invalid option is one line on standard error and exit status 2, on rank 0 alone; a damaged
-    teacher is one line and status 3, Ctrl-C the line ``interrupted`` and status 130. Any other
-    error keeps its traceback and status 1.
+    Rank 0 prints one line to standard error for an invalid option (exit status 2), a damaged
+    teacher (3) or Ctrl-C (``interrupted``, 130). Any other error keeps its traceback and status 1.
     """
     signal.signal(signal.SIGINT, lambda *_: _end(interrupted, 128 + signal.SIGINT))
     try:
         main()
     except OptionError as error:
         time.sleep(0)  # See below.
-        # From a worker process of a dataloader it comes with a traceback in its message.
+        # An error from a dataloader's worker process has a traceback in its message.
         message = ' '.join(str(error).rpartition('OptionError: ')[2].split())
         _end(f'error: {message}', 2)
     except TeacherFault as error:
         _end(f'error: {error}', 3)
     except Exception:
-        # If another rank has exited on the same Ctrl-C, communication with it fails here first: let
-        # the pending interrupt be handled.
+        # After Ctrl-C, communication with a rank that has exited may fail before this rank handles
+        # its own interrupt: handle it now.
         time.sleep(0)
         raise
     if is_distributed():
-        # A rank that exits within its group may abort in one of gloo's threads
-        # (pytorch/pytorch#190489), and the job counts as failed. Not after an error: this rank
-        # would wait for others that wait for it.
+        # A rank that exits without leaving its group may abort in one of gloo's threads
+        # (pytorch/pytorch#190489), and the job counts as failed. Not after an error, where the
+        # ranks would wait for each other.
         barrier()
         torch.distributed.destroy_process_group()
     sys.exit(0)
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that prints, also before its process group is there."""
+    """Return whether this process prints; works before the process group is initialised."""
     return os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0'
 
 
 def _end(message: str, status: int) -> NoReturn:
-    """Print why on rank 0 and exit at once: other ranks and workers may be gone already."""
-    # Also called by a signal handler, which may have interrupted a write to the same stream.
+    """Print a message on rank 0 and exit at once, without waiting for other ranks or workers."""
+    # A signal handler that calls this may have interrupted a write to the same stream.
     with contextlib.suppress(RuntimeError):
         sys.stdout.flush()
     if not is_first_rank():
-        # The launcher stops all ranks as soon as one exits: let rank 0 print first. If it does not,
-        # this rank is the only one with the error.
+        # The launcher stops all ranks as soon as one exits, so let rank 0 print first. If it does
+        # not exit, only this rank has the error.
         time.sleep(10)
     if is_first_rank() or status != 128 + signal.SIGINT:  # Every rank gets a Ctrl-C.
         os.write(2, f'{message}\n'.encode())
@@ -226,10 +175,10 @@ def _end(message: str, status: int) -> NoReturn:
 
 
 def resume_option(cfg: Config, resume: Optional[str]) -> Optional[str]:
-    """What ``--resume``, None, ``'auto'`` or a path, is for ranks that may have been restarted.
+    """Return ``--resume`` (None, ``'auto'`` or a path), changed for ranks that were restarted.
 
-    Ranks that ``tools/torchrun.py`` restarts resume from the newest checkpoint of the work dir,
-    once their run has saved one. That it is not an earlier run's is checked at the first start.
+    Ranks that ``tools/torchrun.py`` restarts resume from the newest checkpoint of the work dir if
+    their run has saved one. The first start checks that there is none of an earlier run.
     """
     newest = Path(cfg.work_dir) / 'last_checkpoint'
     if not newest.is_file():
@@ -259,12 +208,12 @@ def resume_from(cfg: Config, resume: Optional[str]) -> None:
 
     Args:
         cfg: The config of the run.
-        resume: None: not at all; ``'auto'``: the newest checkpoint of the work dir, and where there
-            is none start from ``load_from``; else a path.
+        resume: None: nothing; ``'auto'``: the newest checkpoint of the work dir, or without one
+            start from ``load_from``; else a path.
     """
     if resume == 'auto' and cfg.get('runner_type', 'ResumableRunner') == 'ResumableRunner':
         cfg.resume = 'auto'
-    elif resume is not None:  # 'auto' as OpenMMLab's own tools have it.
+    elif resume is not None:  # 'auto' as in OpenMMLab's own tools.
         cfg.resume, cfg.load_from = True, None if resume == 'auto' else resume
     if cfg.get('load_from'):
         require_file('load_from' if resume in (None, 'auto') else '--resume', cfg.load_from)

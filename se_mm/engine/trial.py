@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Try validation before training: a few images, and the names of the metrics that come of them."""
+"""Try the validation on a few images before training, and check the names of its metrics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from se_mm.rng import rng_untouched
 from se_mm.smoothing.options import OptionError, did_you_mean
 
 LEAST, MOST = 4, 32
-"""Images tried on each rank: a batch, but at least and at most so many."""
+"""Images tried on each rank: a batch, but at least ``LEAST`` and at most ``MOST``."""
 _WHOLE = ('BaseVideoMetric', 'CocoPanopticMetric', 'PoseTrack18Metric', 'ReIDMetrics')
 """Metrics of mmdet and mmpose that fail unless they see all images."""
 _LIBRARIES = ('mmengine.', 'mmpretrain.', 'mmdet.', 'se_mm.')
@@ -38,16 +38,16 @@ _LIBRARIES = ('mmengine.', 'mmpretrain.', 'mmdet.', 'se_mm.')
 class TrialHook(Hook):
     """Validates on a few images before the first iteration.
 
-    What is wrong with the data, the pipeline or the evaluator of the validation then ends the run
-    at once and not at its first validation; so does a metric that a checkpoint, early stopping or a
-    learning rate depends on and that the validation does not have. Errors of the dataset, the model
-    and the metrics stay what they are. Training is not affected: see :func:`try_validation`.
+    Faults in the data, the pipeline or the evaluator of the validation then end the run at once. So
+    does a missing metric that checkpoints, early stopping or a learning rate depend on. Errors of
+    the dataset, the model and the metrics are passed on. Training is not affected, see
+    :func:`try_validation`.
     """
 
     priority = 'VERY_LOW'  # After the teacher's hook, before what may validate when resuming.
 
     def before_train(self, runner: Runner) -> None:
-        """Try it. Called once the weights are initialised, loaded or resumed."""
+        """Try the validation. Called after the weights are initialised, loaded or resumed."""
         begin = getattr(runner.train_loop, 'val_begin', 0)
         if runner.val_loop is None or begin > max(runner.max_iters, runner.max_epochs):
             return
@@ -57,30 +57,30 @@ class TrialHook(Hook):
             raise
         except Exception:
             runner.logger.error(
-                'validation was tried on a few images before training, and failed as follows; '
-                '--no-check trains without trying'
+                'the trial validation on a few images failed with the following error; --no-check '
+                'skips it'
             )
             raise
         if metrics is None:
-            runner.logger.info('validation cannot be tried on a few images before training')
+            runner.logger.info('this validation cannot be tried on a few images before training')
             return
         if metrics:
             check_monitors(runner, metrics)
-        names = listed([*metrics]) or 'no metrics: what is monitored was not compared'
-        runner.logger.info(f'validation was tried on a few images: it gives {names}')
+        names = listed([*metrics]) or 'none, so monitored metrics were not checked'
+        runner.logger.info(f'trial validation on a few images passed; its metrics: {names}')
 
 
 def try_validation(runner: Runner) -> Optional[dict[str, float]]:
-    """Validate on a few images, and leave no trace.
+    """Validate on a few images without any effect on the run.
 
     All ranks must call this. The images are spread over the data set and read in this process. The
     random generators, the modes and buffers of the model, the evaluator, the log and the hooks are
-    as before. Hooks take part that prepare the model for a validation, but not those that log, save
-    or decide.
+    restored. Only hooks that prepare the model for a validation are called, not those that log,
+    save or decide.
 
     Returns:
-        The metrics, whose values mean nothing; empty if the images gave none, as a detector's that
-        detects nothing. None: the validation cannot be tried.
+        The metrics, with meaningless values; empty if the images give none, for example if a
+        detector detects nothing. None: the validation cannot be tried.
     """
     loop = runner.val_loop
     if not isinstance(loop, (ValLoop, EvaluationLoop)):
@@ -90,10 +90,10 @@ def try_validation(runner: Runner) -> Optional[dict[str, float]]:
         if trial is None:
             return None
         keep = _Keep()
-        # A hook may validate once more by the runner's loop.
+        # A hook may call the runner's loop to validate once more.
         runner._val_loop = trial
         runner._hooks = [*filter(_prepares, runner.hooks), keep]
-        # COCO's evaluation prints its tables. Other output stays, as that of a debugger.
+        # COCO's evaluation prints tables. Other output, such as a debugger's, is kept.
         prints = any(_annotations(metric) for metric in trial.evaluator.metrics)
         with redirect_stdout(StringIO()) if prints else nullcontext():
             trial.run()
@@ -111,17 +111,17 @@ def check_monitors(runner: Runner, metrics: dict[str, float]) -> None:
         )
         if not any(_may_add_metrics(hook) for hook in runner.hooks):
             raise OptionError(message)
-        runner.logger.warning(f'{message} Unless a hook adds it, the run will fail')
+        runner.logger.warning(f'{message} The run will fail unless a hook adds it')
 
 
 def _may_add_metrics(hook: Hook) -> bool:
-    """Whether a user's hook that does not take part may add metrics after a validation."""
+    """Return whether it is a user's hook that is not called and may add metrics."""
     is_ours = type(hook).__module__.startswith(_LIBRARIES)
     return not is_ours and not _prepares(hook) and 'after_val_epoch' in hook.get_triggered_stages()
 
 
 def _prepares(hook: Hook) -> bool:
-    """Whether a hook prepares the model for a validation, rather than logging or saving."""
+    """Return whether a hook prepares the model for a validation, rather than logs or saves."""
     if isinstance(hook, (SpatialEnsembleHook, EMAHook)):
         return True
     stages = {'before_val', 'before_val_epoch'} & {*hook.get_triggered_stages()}
@@ -129,7 +129,7 @@ def _prepares(hook: Hook) -> bool:
 
 
 class _Keep(Hook):
-    """Keeps the metrics of a validation, whatever the loop returns. Called last."""
+    """Collects the metrics of a validation, which some loops do not return. Called last."""
 
     def __init__(self) -> None:
         self.metrics: dict[str, float] = {}
@@ -140,7 +140,7 @@ class _Keep(Hook):
 
 @contextmanager
 def _untouched(runner: Runner) -> Iterator[None]:
-    """Restore what a validation changes besides the random generators."""
+    """Restore all that a validation changes, except the random generators."""
     modules = list(runner.model.modules())
     modes = [module.training for module in modules]
     buffers = [
@@ -155,7 +155,7 @@ def _untouched(runner: Runner) -> Iterator[None]:
     try:
         vars(hub).update({name: copy.copy(value) for name, value in kept.items()})
         hub._log_scalars = copy.deepcopy(kept['_log_scalars'])
-        logger.setLevel(logging.CRITICAL)  # What is measured on a few images would be misread.
+        logger.setLevel(logging.CRITICAL)  # Results on a few images would be misleading.
         yield
     finally:
         logger.setLevel(level)
@@ -174,7 +174,7 @@ def _untouched(runner: Runner) -> Iterator[None]:
 
 
 def _shortened(loop: Any) -> Optional[Any]:
-    """A copy of a loop that reads a few images; None where that is impossible."""
+    """Return a copy of a loop that reads a few images; None if that is impossible."""
     trial = copy.copy(loop)
     trial.dataloader = _few_images(loop.dataloader)
     kinds = {kind.__name__ for one in loop.evaluator.metrics for kind in type(one).__mro__}
@@ -185,7 +185,7 @@ def _shortened(loop: Any) -> Optional[Any]:
             trial.evaluators = {who: _copied(one) for who, one in loop.evaluators.items()}
         else:
             trial.evaluator = _copied(loop.evaluator)
-    except Exception:  # A metric may hold what cannot be copied, such as an open file.
+    except Exception:  # A metric may contain objects that cannot be copied, such as open files.
         return None
     if isinstance(loop, ProbeLoop):
         classes = (getattr(loop.dataloader.dataset, 'metainfo', None) or {}).get('classes')
@@ -197,7 +197,7 @@ def _shortened(loop: Any) -> Optional[Any]:
 
 
 def _no_probe(name: str, num_classes: int) -> SimpleNamespace:
-    """Stand in for a probe: a few images do not have all classes, to which it could be fitted."""
+    """Return a stand-in for a probe, which cannot be fitted to images of a few classes."""
 
     def scores(features: Tensor) -> Tensor:
         return torch.full((len(features), num_classes), 1 / num_classes)
@@ -206,7 +206,7 @@ def _no_probe(name: str, num_classes: int) -> SimpleNamespace:
 
 
 def _few_images(loader: DataLoader) -> Optional[DataLoader]:
-    """A loader of a few images of another, without workers."""
+    """Return a loader of a few images of a loader, without workers; None if it has no indices."""
     batches, dataset = loader.batch_sampler, loader.dataset
     if batches is None or isinstance(dataset, IterableDataset):
         return None
@@ -215,13 +215,13 @@ def _few_images(loader: DataLoader) -> Optional[DataLoader]:
         return DataLoader(dataset, batch_sampler=chosen, collate_fn=loader.collate_fn)
     share = list(islice(loader.sampler, len(cast(Sized, dataset))))
     count = min(max(batches.batch_size, LEAST), MOST)
-    # Spread, since the images of a class often follow each other.
+    # Spread over the data set, which is often sorted by class.
     share = share[:: max(1, len(share) // count)][:count]
     return DataLoader(dataset, batches.batch_size, sampler=share, collate_fn=loader.collate_fn)
 
 
 def _copied(evaluator: Evaluator) -> Evaluator:
-    """A copy of an evaluator, which writes no predictions. Annotations are only read: shared."""
+    """Copy an evaluator without metrics that write predictions; annotations are shared."""
     metrics = [metric for metric in evaluator.metrics if not isinstance(metric, DumpResults)]
     memo = {id(part): part for metric in metrics for part in _annotations(metric)}
     copied = copy.copy(evaluator)
@@ -230,5 +230,5 @@ def _copied(evaluator: Evaluator) -> Evaluator:
 
 
 def _annotations(metric: BaseMetric) -> list[Any]:
-    """The annotations in COCO's format that a metric has read."""
+    """Return the annotations in COCO's format that a metric has read."""
     return [part for part in vars(metric).values() if hasattr(part, 'loadRes')]

@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch.utils.data as torch_data
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import get_world_size
 from mmengine.evaluator import Evaluator
@@ -22,13 +21,8 @@ from se_mm.smoothing.options import OptionError, check_choice
 from se_mm.teachers import plain_model
 
 NETWORKS = ('teacher', 'student')
-WHOLE = (
-    torch_data.SequentialSampler,
-    torch_data.RandomSampler,
-    torch_data.SubsetRandomSampler,
-    torch_data.WeightedRandomSampler,
-)
-"""PyTorch's samplers that give all images to every process."""
+_LOCAL = 'torch.utils.data.sampler'
+"""Module of PyTorch's samplers that give all images to every process."""
 
 
 class EvaluationLoop(BaseLoop):
@@ -110,7 +104,7 @@ def _check_sampler(key: str, loader: DataLoader) -> None:
     use = "use dict(type='DefaultSampler', shuffle=False)"
     if isinstance(sampler, InfiniteSampler):
         raise OptionError(f'{key}.sampler must end after all images, got InfiniteSampler; {use}')
-    if ranks > 1 and isinstance(sampler, WHOLE):
+    if ranks > 1 and type(sampler).__module__ == _LOCAL:
         raise OptionError(
             f'{key}.sampler must divide the images among {ranks} processes, got '
             f'{type(sampler).__name__}; {use}'

@@ -8,7 +8,6 @@ from copy import deepcopy
 from typing import Any, cast
 
 import torch
-from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_gather
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import EMAHook, Hook
@@ -41,11 +40,11 @@ class ProbeLoop(EvaluationLoop):
     ImageNet and ResNet-50), so use only a part of a large training set.
 
     Args:
-        runner: The runner.
         dataloader: The labelled evaluation images; ``val_dataloader`` or ``test_dataloader``.
         evaluator: Metrics that take ``pred_score`` and ``gt_label``, such as mmpretrain's Accuracy.
         bank: Config of a dataloader of labelled images to fit the probes to, usually the training
-            split with the evaluation pipeline, without augmentation. The sampler can be left out.
+            split with the evaluation pipeline, without augmentation. Its sampler is always a
+            ``DefaultSampler`` without shuffling.
         probes: Configs of probes, see :mod:`se_mm.evaluation.probes`.
         on: ``'teacher'``, ``'student'`` or a list of both.
         layer: Dotted name of the student's module that computes the features; the teacher's
@@ -61,15 +60,14 @@ class ProbeLoop(EvaluationLoop):
         runner: Runner,
         dataloader: DataLoader | dict,
         evaluator: Evaluator | dict | list,
-        bank: DataLoader | dict,
+        bank: dict,
         probes: Sequence[dict] = (dict(type='KNNProbe'), dict(type='LinearProbe')),
         on: str | Sequence[str] = NETWORKS,
         layer: str = 'backbone',
     ) -> None:
         super().__init__(runner, dataloader, on)
         self.evaluator = self._built(evaluator)
-        if isinstance(bank, dict):
-            bank = {'sampler': dict(type='DefaultSampler', shuffle=False), **bank}
+        bank = {**bank, 'sampler': dict(type='DefaultSampler', shuffle=False)}
         loader = runner.build_dataloader(bank, seed=runner.seed)
         self.bank: DataLoader = self._checked('bank', loader, bank)
         self.probes: list[Probe] = [TASK_UTILS.build(probe) for probe in probes]
@@ -158,12 +156,6 @@ class ProbeLoop(EvaluationLoop):
                     f'take the average for the student; use '
                     f"dict(type='SETMAHook', keep_prob=0), the same average as a teacher"
                 )
-        sampler = self.bank.sampler
-        if not (isinstance(sampler, DefaultSampler) and sampler.round_up):
-            raise OptionError(
-                f'bank.sampler must be a DefaultSampler with round_up=True, got '
-                f'{type(sampler).__name__}; leave it out for the default'
-            )
         for probe in self.probes:
             probe.check(len(cast(Sized, self.bank.dataset)))
         self._check_classes()

@@ -28,7 +28,6 @@ class TeacherStudentLoop(EvaluationLoop):
     ``save_best='teacher/accuracy/top1'``. Use it as ``val_cfg`` or as ``test_cfg``.
 
     Args:
-        runner: The runner.
         dataloader: The labelled evaluation images.
         evaluator: Metrics, as in other evaluation loops.
         on: ``'teacher'``, ``'student'`` or a list of both.
@@ -50,14 +49,18 @@ class TeacherStudentLoop(EvaluationLoop):
         super().__init__(runner, dataloader, on)
         classes = self._check_classes()
         self.evaluators = {who: self._built(deepcopy(evaluator)) for who in self.on}
-        for who, copy in self.evaluators.items():
-            if not isinstance(getattr(self._model, who, None), nn.Module):
+        for who in self.on:
+            network = getattr(self._model, who, None)
+            if not isinstance(network, nn.Module):
                 raise OptionError(
                     f'on must name networks of {type(self._model).__name__}, got {who!r}, which '
                     f'it does not have'
                 )
-            self._check_outputs(who, classes)
-            check_metrics(self._key.replace('dataloader', 'evaluator'), copy.metrics, len(classes))
+            outputs = getattr(getattr(network, 'head', None), 'num_classes', None)
+            key = 'model.classifier.head.num_classes'
+            check_outputs(key, outputs, classes, f'{self._key}.dataset')
+        metrics = self.evaluator.metrics
+        check_metrics(self._key.replace('dataloader', 'evaluator'), metrics, len(classes))
         self.fp16 = fp16
 
     @property
@@ -97,9 +100,3 @@ class TeacherStudentLoop(EvaluationLoop):
         if trained:
             check_same_classes(key, classes, 'train_dataloader.dataset', trained)
         return classes
-
-    def _check_outputs(self, who: str, classes: tuple[str, ...]) -> None:
-        """Check that a network has as many classes as the data."""
-        outputs = getattr(getattr(getattr(self._model, who), 'head', None), 'num_classes', None)
-        key = 'model.classifier.head.num_classes'
-        check_outputs(key, outputs, classes, f'{self._key}.dataset')

@@ -57,17 +57,17 @@ class SmoothedModel(BaseAveragedModel):
         """Make one update from the student, if one is due.
 
         Raises:
-            TeacherFault: If a tensor of the student has got another shape, or is gone.
+            TeacherFault: If a tensor of the student has changed its shape or was removed.
         """
         ensemble: Ensemble = self.__dict__['_ensemble']
         if self._total is None:
-            # mmpretrain's CosineEMA takes it from the same place.
+            # As mmpretrain's CosineEMA does.
             self._total = int(MessageHub.get_current_instance().get_info('max_iters', 1))
             ensemble.total = self._total
         ensemble.update(model, interval=self.interval)
 
     def avg_func(self, averaged_param: Tensor, source_param: Tensor, steps: int) -> None:
-        """Move one tensor as a unit that is not kept."""
+        """Update one tensor, as a unit that is not kept."""
         weight = self.__dict__['_ensemble'].settings.default.average(int(steps), self._total or 1)
         averaged_param.lerp_(source_param, 1.0 if weight is None else weight)
 
@@ -88,7 +88,7 @@ class SpatialEnsemble(SmoothedModel):
 
 @MODELS.register_module()
 class SpatialTemporalSmoothing(SmoothedModel):
-    """Spatial-Temporal Smoothing (STS): at each update a unit is kept, or moves to the student's.
+    """Spatial-Temporal Smoothing (STS): at each update a unit is kept, or averaged by ``momentum``.
 
     Source and arguments: see :class:`SpatialEnsemble`.
 

@@ -32,7 +32,6 @@ class ConvNet(BaseModule):
             ones count from the last.
         frozen_stages: Number of convolutions, from the first, that are frozen: no gradients, and
             batch norm in evaluation mode.
-        init_cfg: As in every module of MMEngine.
     """
 
     def __init__(
@@ -97,7 +96,7 @@ class WideResNet(BaseModule):
         depth: Number of layers, 4 more than a multiple of 6.
         width: Multiplier of the channels, at least 1.
         in_channels: Channels of the images.
-        init_cfg: As in every module of MMEngine; the default is Kaiming for convolutions.
+        init_cfg: None: Kaiming initialisation of the convolutions.
     """
 
     def __init__(
@@ -112,10 +111,7 @@ class WideResNet(BaseModule):
         super().__init__(init_cfg or dict(type='Kaiming', layer='Conv2d', **kaiming))
         check_count('width', width, 1)
         if check_count('depth', depth, 10) % 6 != 4:
-            raise OptionError(
-                f'depth must be 4 more than a multiple of 6, such as '
-                f'{(depth - 4) // 6 * 6 + 4} or {(depth - 4) // 6 * 6 + 10}, got {depth}'
-            )
+            raise OptionError(f'depth must be 4 more than a multiple of 6, such as 28, got {depth}')
         channels = 16
         self.stem = _conv3x3(in_channels, channels)
         self.stages = nn.Sequential()

@@ -255,10 +255,6 @@ def test_wrong_file_is_one_line_that_names_the_line(text, message, root):
             dict(data_prefix=dict(img='x')),
             "data_prefix must be a path on this machine, got {'img': 'x'}",
         ),
-        (
-            dict(label_column='image'),
-            'label_column must differ from image_column',
-        ),
     ],
 )
 def test_wrong_option_is_one_line(options, message, root):

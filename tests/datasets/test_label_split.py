@@ -216,28 +216,9 @@ def write(folder, without=(), **changes):
     [
         (dict(without=['seed']), "must be a JSON object of dataset, .*argument: 'seed'"),
         (dict(sed=1), "must be a JSON object of dataset, .*unexpected keyword argument 'sed'"),
-        (dict(dataset=3), 'dataset must be the class name of a data set, got 3'),
-        (dict(classes='ab'), "classes must be a non-empty list of strings, got 'ab'"),
-        (dict(classes=[]), r'classes must be a non-empty list of strings, got \[\]'),
-        (dict(classes=['a', 1]), r"classes must be .* of strings, got \['a', 1\]"),
-        (dict(num_images='12'), "num_images must be an integer >= 1, got '12'"),
-        (dict(num_images=0), 'num_images must be an integer >= 1, got 0'),
-        (dict(digest='ab'), "digest must be 64 lower-case hexadecimal digits, got 'ab'"),
-        (dict(digest='x' * 64), r"digest must be 64 .* digits, got 'x{59}$"),
-        (dict(num_labels=6.0), 'num_labels must be an integer >= 1, got 6.0'),
-        (dict(num_labels=5), 'num_labels must be the number of indices, got 5'),
-        (dict(balanced=1), 'balanced must be True or False, got 1'),
-        (dict(seed=None), 'seed must be an integer >= 0, got None'),
-        (dict(seed=-1), 'seed must be an integer >= 0, got -1'),
-        (dict(seed=float('nan')), 'seed must be an integer >= 0, got nan'),
-        (dict(indices={}), 'indices must be a list of integers, each once, got {}'),
-        (dict(indices=[0, 1, 2, 3, 4, 1.5]), r'indices must be a list of integers, .*, 1.5\]'),
-        (dict(indices=[0, 1, 2, 3, 4, True]), r'indices must be a list of integers, .*, True\]'),
-        (dict(indices=[0, 1, 2, 3, 4, '5']), r"indices must be a list of integers, .*, '5'\]"),
-        (
-            dict(indices=[0, 1, 2, 3, 4, 3]),
-            r'indices must be .*, each once, got \[0, 1, 2, 3, 4, 3\]',
-        ),
+        (dict(classes=None), 'must be a JSON object of .*NoneType'),
+        (dict(indices=3), 'must be a JSON object of .*int'),
+        (dict(indices=[0, '1']), 'must be a JSON object of .*str'),
     ],
 )
 def test_wrong_field_of_a_file_is_one_line_that_names_the_file(changes, message, tmp_path):
@@ -318,10 +299,14 @@ def test_split_of_other_classes_is_refused(classes, message):
 @pytest.mark.parametrize(
     'indices, message',
     [
-        ((0, 1, 12), 'indices must be in 0 to 11, of images with a label, got 12'),
-        ((-1, 0, 1), 'indices must be in 0 to 11, of images with a label, got -1'),
-        ((0, 1, 10**30), f'indices must be in 0 to 11, of images with a label, got {10**30}'),
-        ((0, 1, 8), 'indices must be in 0 to 11, of images with a label, got 8'),
+        ((0, 1, 12), 'indices must be integers in 0 to 11, of images with a label, got 12'),
+        ((-1, 0, 1), 'in 0 to 11, of images with a label, got -1'),
+        ((0, 1, 10**30), f'in 0 to 11, of images with a label, got {10**30}'),
+        ((0, 1, 8), 'in 0 to 11, of images with a label, got 8'),
+        ((0, 1, 2.0), 'in 0 to 11, of images with a label, got 2.0'),
+        ((0, 1, True), 'in 0 to 11, of images with a label, got True'),
+        ((0, 1, 2, 3), 'num_labels must be the number of different indices, 4, got 3'),
+        ((0, 1, 1), 'num_labels must be the number of different indices, 2, got 3'),
         ((0, 3, 5), "must have a labelled image of every class, got none of 'dog'"),
     ],
 )
@@ -329,16 +314,6 @@ def test_indices_that_cannot_be_used_are_refused(indices, message):
     split = dataclasses.replace(draw(), indices=indices, num_labels=3)
     with pytest.raises(OptionError, match=re.escape(message)):
         split.check('split.json', 'Animals', CLASSES, LABELS)
-
-
-def test_table_has_every_class_and_what_has_no_label():
-    table = draw_split('Animals', ('[red]', *CLASSES[1:]), LABELS, 3, 5).table(LABELS)
-    cells = [re.findall(r'[\w()\[\]]+', line) for line in table.splitlines()]
-    assert ['[red]', '6', '1'] in cells
-    assert ['Ente', 'äöü', '2', '1'] in cells
-    assert ['(no', 'label)', '1', '0'] in cells
-    assert ['all', '12', '3'] in cells
-    assert 'Animals: 3 labels, seed 5' in table
 
 
 FILES = ['a/0.png', 'a/1.png', 'b, c/0.png', 'ü 蚂蚁.png']

@@ -72,12 +72,12 @@ class Alone(Toy):
 
 def test_training_checkpoint_under_the_config_of_one_network_is_refused(toys):
     said = refused(toys, Alone(), saved(toys, ToyMeanTeacher().state_dict()))
-    assert 'take one network out of a training checkpoint with tools/publish_teacher.py' in said
+    assert 'extract one network from a training checkpoint with tools/publish_teacher.py' in said
 
 
 def test_head_of_other_classes_is_refused_with_both_shapes(toys):
     said = refused(toys, Plain(3), saved(toys, Plain(5).state_dict()))
-    assert "got 'head.weight' of shape (5, 6) and not (3, 6)" in said
+    assert "got 'head.weight' with shape (5, 6) instead of (3, 6)" in said
 
 
 class Renaming(Plain):

@@ -55,6 +55,7 @@ EXPECTED = torch.tensor([100 / 50, 90 / 60, 80 / 70])
         dict(classifier=dict(data_preprocessor=NORM)),
         dict(classifier=dict(data_preprocessor=dict(NORM, type='ClsDataPreprocessor'))),
         dict(classifier=dict(data_preprocessor=NORM), data_preprocessor={}),
+        dict(classifier=dict(data_preprocessor=NORM), data_preprocessor=dict(num_classes=3)),
         dict(classifier=dict(data_preprocessor=NORM), data_preprocessor=NORM),
         dict(
             classifier=dict(data_preprocessor=dict(NORM, mean=(100.0, 110.0, 120.0))),

@@ -66,7 +66,7 @@ def test_running_statistics_move_by_a_thousandth():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(depth=27), 'depth must be 4 more than a multiple of 6, such as 22 or 28, got 27'),
+        (dict(depth=27), 'depth must be 4 more than a multiple of 6, such as 28, got 27'),
         (dict(width=0), r'width must be .*got 0'),
     ],
     ids=str,

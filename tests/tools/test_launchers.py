@@ -77,7 +77,7 @@ def test_two_ranks_try_the_validation_together_and_train_as_without(tools, port)
     states = []
     for name, options in (('tried', []), ('untried', ['--no-check'])):
         output = tools.succeed(*arguments, '--work-dir', name, *options, PORT=port)
-        assert ('validation was tried' in output) == (name == 'tried')
+        assert ('trial validation' in output) == (name == 'tried')
         path = tools.folder / name / 'iter_4.pth'
         states.append(torch.load(path, map_location='cpu', weights_only=True)['state_dict'])
     tried, untried = states

@@ -53,7 +53,7 @@ def test_what_is_wrong_is_one_line_and_nothing_is_written(trained):
     words = ('publish_teacher.py', CHECKPOINT)
     line = trained.fail(*words, 'new/x.pth', '--weights', 'teacher', '--prefix', 'bakbone')
     assert (
-        "prefix='bakbone' must be a part of the teacher" in line
+        "prefix='bakbone' must be a part of the network" in line
         and "Did you mean 'backbone'" in line
     )
     assert not (trained.folder / 'new').exists()

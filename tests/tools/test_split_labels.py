@@ -107,7 +107,7 @@ def test_show_checks_a_file_against_the_data(tools, digits):
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, 'indices': [*content['indices'][:-1], 1500]}))
     line = tools.fail(*digits, *show)
-    assert "split='Digits_20_seed0.json': indices must be in 0 to 1499, of images" in line
+    assert "split='Digits_20_seed0.json': indices must be integers in 0 to 1499, of images" in line
     assert line.endswith('got 1500')
 
 

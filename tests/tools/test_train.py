@@ -136,7 +136,7 @@ def test_validation_that_fails_keeps_its_traceback_and_comes_before_training(too
     status, output, errors = tools.run('train.py', tools.config, *NO_PIPELINE)
     assert status == 1
     assert 'Traceback' in errors and 'error: ' not in errors
-    assert '--no-check trains without trying' in output + errors
+    assert '--no-check skips it' in output + errors
     assert 'Epoch(train)' not in output
 
 

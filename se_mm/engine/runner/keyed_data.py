@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A dataloader whose batches are a function of the seed and the place in the run.
+"""A dataloader whose batches depend only on the seed and the place in the run.
 
-Neither the worker that makes a batch nor what was drawn before matters, so a resumed run goes on
-with the batch that would have come, without reading the earlier ones.
+A resumed run continues with the next batch, without reading earlier ones: a batch does not depend
+on the worker that makes it, or on earlier random numbers.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from torch.utils.data import (
 from se_mm.datasets.multi_source_batch_sampler import MultiSourceBatchSampler
 from se_mm.rng import rng_untouched, seed_all
 
-_ORDER, _VIEW = 1, 2  # What a seed is for.
+_ORDER, _VIEW = 1, 2  # In a seed: its use.
 Place = tuple[int, int]
-"""The number of a pass over the data, and of a batch in it."""
+"""Number of a pass over the data, and of a batch in that pass."""
 
 
 class KeyedLoader(DataLoader):
-    """A training dataloader whose order and augmentation depend on the place in the run alone.
+    """A training dataloader whose order and augmentation depend only on the place in the run.
 
-    Dataset, samplers and options are those of the loader that it is made from. A loop by iterations
-    trains on :meth:`batches`, one by epochs on an iteration for which :attr:`begin` is set. Any
-    other iteration, such as that of a ``PreciseBNHook``, repeats the current pass and does not
+    It has the dataset, the samplers and the options of the loader that it is made from. An
+    iteration-based loop uses :meth:`batches`, an epoch-based one sets :attr:`begin` and iterates.
+    Any other iterator, such as that of a ``PreciseBNHook``, repeats the current pass and does not
     affect the loop.
 
     Attributes:
-        begin: Where the next iteration of the loop begins; used once.
+        begin: Where the next iterator of an epoch-based loop begins; used once.
     """
 
     begin: Optional[Place] = None
@@ -50,23 +50,22 @@ class KeyedLoader(DataLoader):
 
     @classmethod
     def of(cls, loader: DataLoader, seed: int, rank: int) -> DataLoader:
-        """Return a keyed copy of a loader, or the loader itself where its batches have no place.
+        """Return a keyed copy of a loader; the loader itself if its dataset has no indices.
 
         Args:
-            loader: Not iterated yet.
+            loader: A loader without iterators so far.
             seed: Seed of the run.
-            rank: Rank of this process, by which augmentation differs.
+            rank: Rank of this process; ranks differ in augmentation.
         """
         batches = loader.batch_sampler
-        keyed_itself = isinstance(batches, MultiSourceBatchSampler)
-        if batches is None or keyed_itself or isinstance(loader.dataset, IterableDataset):
+        if batches is None or isinstance(loader.dataset, IterableDataset):
             return loader
         keyed = cls.__new__(cls)
         vars(keyed).update(vars(loader), _order=_Order(batches, seed, rank))
         return keyed
 
     def batches(self, iteration: int) -> Iterator[Any]:
-        """Iterate over the batches of a run by iterations from one on, pass after pass."""
+        """Yield the batches of an iteration-based run from an iteration on, pass after pass."""
         self._order.begin = self._order.place(iteration)
         while True:
             for batch in super().__iter__():
@@ -77,7 +76,7 @@ class KeyedLoader(DataLoader):
 
     def __iter__(self) -> Any:
         begin, self.begin = self.begin, None
-        # A generator, since MMEngine's loop by iterations makes an iterator that is not used.
+        # A generator, since MMEngine's iteration-based loop makes an iterator without using it.
         if begin is None:
             order = copy.copy(self._order)
             order.begin = self._current
@@ -87,7 +86,7 @@ class KeyedLoader(DataLoader):
             yield from super().__iter__()
 
     def _get_iterator(self, order: Optional[_Order] = None) -> Any:
-        """Make an iterator that sees keys; the dataset and the samplers stay what they are."""
+        """Make an iterator over keyed batches; dataset and samplers are not changed."""
         inner = copy.copy(self)
         vars(inner).update(
             dataset=_KeyedDataset(self.dataset),
@@ -99,9 +98,10 @@ class KeyedLoader(DataLoader):
 
 
 class Skipping:
-    """The iterator of a loop by iterations whose earlier batches are skipped already.
+    """Iterator of a resumed iteration-based loop, positioned at its next batch.
 
-    MMEngine skips them by calling it; the OneDL forks by ``skip_iter``, or not at all.
+    MMEngine skips earlier batches by calling it; the OneDL forks call ``skip_iter``, or do not
+    skip any.
     """
 
     def __init__(self, batches: Iterator[Any], loop: Any) -> None:
@@ -120,7 +120,7 @@ class Skipping:
 
 
 def remembers(dataset: Any) -> bool:
-    """Whether an item depends on earlier ones: mmdet's ``CachedMosaic`` keeps some of them."""
+    """Return whether an item depends on earlier ones: mmdet's ``CachedMosaic`` keeps some."""
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', None) or []
     inner = [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or [])]
     return any(hasattr(transform, 'results_cache') for transform in transforms) or any(
@@ -129,11 +129,10 @@ def remembers(dataset: Any) -> bool:
 
 
 class _Order:
-    """The batches of indices of a pass, each with its key.
+    """Batches of indices of a pass, each with its key.
 
     Attributes:
-        begin: Where the next iteration begins; moved to the next pass by an iteration.
-        endless: Whether there is one pass, in the order of MMEngine's InfiniteSampler.
+        begin: Where the next iterator begins; each iterator sets it to the next pass.
     """
 
     def __init__(self, batches: Any, seed: int, rank: int) -> None:
@@ -141,26 +140,35 @@ class _Order:
         self.begin: Place = (0, 0)
         sampler = getattr(batches, 'sampler', None)
         plain = type(batches) is BatchSampler
-        self.endless = plain and type(sampler) is InfiniteSampler
-        # Passes that depend on their number alone and are equally long.
+        self._from: Optional[Callable[[int], Iterator[list[int]]]] = None
+        if isinstance(batches, MultiSourceBatchSampler):
+            self._from = batches.batches
+        elif plain and type(sampler) is InfiniteSampler:
+            self._from = self._shuffled
+        # Passes that depend only on their number and have the same length.
         self._known = plain and type(sampler) in (DefaultSampler, RandomSampler, SequentialSampler)
 
     def __len__(self) -> int:
         return len(self._batches)
 
+    @property
+    def endless(self) -> bool:
+        """Whether there is a single endless pass, which can begin at any batch."""
+        return self._from is not None
+
     def place(self, iteration: int) -> Place:
-        """The place of an iteration in a run by iterations."""
+        """Return the place of an iteration of an iteration-based run."""
         return divmod(iteration, len(self)) if self._known else (0, iteration)
 
     def __iter__(self) -> Iterator[tuple[tuple[int, ...], list[int]]]:
         """Yield keys and indices of one pass."""
         epoch, skipped = self.begin
-        place = skipped if self.endless else 0
-        for batch in self._shuffled(place) if self.endless else self._pass(epoch):
+        place = skipped if self._from else 0
+        for batch in self._from(place) if self._from else self._pass(epoch):
             if place >= skipped:
                 yield (self._seed, self._rank, _VIEW, epoch, place), batch
             place += 1
-        # A pass may be shorter than what is to be skipped.
+        # A pass may have fewer batches than are to be skipped.
         self.begin = epoch + 1, max(0, skipped - place)
 
     def _pass(self, epoch: int) -> Iterator[list[int]]:
@@ -171,7 +179,7 @@ class _Order:
         batches: Any = None
         for place in itertools.count():
             with rng_untouched():
-                # Not by rank: some samplers make a choice that all ranks must share.
+                # The same seed on all ranks: some samplers make a choice that ranks must share.
                 seed_all((self._seed, _ORDER, epoch, place))
                 batches = iter(self._batches) if batches is None else batches
                 batch = next(batches, None)
@@ -180,7 +188,7 @@ class _Order:
             yield batch
 
     def _shuffled(self, first: int) -> Iterator[list[int]]:
-        """Batches of an InfiniteSampler from one on. Each turn has an order of its own."""
+        """Yield the batches of an InfiniteSampler from one on; each turn has another order."""
         sampler, size = self._batches.sampler, self._batches.batch_size
         position = first * size * sampler.world_size + sampler.rank
         known, order = -1, np.arange(sampler.size)
@@ -197,7 +205,7 @@ class _Order:
 
 
 class _KeyedDataset:
-    """What a fetcher gets in place of a dataset: seeds the generators before each batch."""
+    """Wraps a dataset for PyTorch's fetcher, to seed the generators before each batch."""
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -210,7 +218,7 @@ class _KeyedDataset:
 
 
 def _init_worker(init_fn: Optional[Callable[[int], None]], worker: int) -> None:
-    """Show a user's ``worker_init_fn`` the dataset that it knows."""
+    """Call a user's ``worker_init_fn`` with the unwrapped dataset in the worker's info."""
     info: Any = get_worker_info()
     vars(info)['dataset'] = info.dataset.dataset
     if init_fn is not None:

@@ -33,34 +33,34 @@ from se_mm.smoothing import OptionError, TeacherFault
 from se_mm.smoothing.guards import not_finite
 from se_mm.teachers import plain_model
 
-_OF_OTHERS = ('parameter group', 'Error(s) in loading state_dict')
-"""In PyTorch's errors for the state of another optimizer or model."""
+_MISFITS = ('parameter group', 'Error(s) in loading state_dict')
+"""Parts of PyTorch's errors for the state of another optimizer or model."""
 
 
 @RUNNERS.register_module()
 class ResumableRunner(Runner):
     """A Runner whose runs resume exactly where they were stopped.
 
-    MMEngine's Runner resumes with the right weights but with other random numbers. With this one
+    MMEngine's Runner resumes with the right weights but with other random numbers. In this one:
 
-    - random numbers, in the data and in the model, are a function of the seed and the iteration, so
-      no generator state needs saving and no data are read again;
-    - a checkpoint has what differs between ranks: accumulated gradients, statistics of norms;
-    - checkpoints are written atomically, and an old one is removed after the new one is there;
-    - local checkpoints are read once, verified, and restricted to tensors and plain data;
-    - a resume takes the newest undamaged checkpoint, and refuses one of another model.
+    - Random numbers, in the data and in the model, depend only on the seed and the iteration, so no
+      generator state is saved and no data are read again.
+    - A checkpoint contains what differs between ranks: accumulated gradients, statistics of norms.
+    - Checkpoints are written atomically, and an old one is removed after the new one is written.
+    - Local checkpoints are read once, verified, and restricted to tensors and plain data.
+    - A resume selects the newest undamaged checkpoint, and rejects one of another model.
 
-    Models, optimizers and hooks are loaded by MMEngine's own functions, with its tolerance. Its
-    arguments are those of :class:`mmengine.runner.Runner`; ``resume`` may also be ``'auto'``: from
-    the newest checkpoint of the work dir, or else start from ``load_from``.
+    MMEngine's own functions load models, optimizers and hooks, with its tolerance. The arguments
+    are those of :class:`mmengine.runner.Runner`, where ``resume`` may also be ``'auto'``: resume
+    from the newest checkpoint of the work dir; without one, start from ``load_from``.
 
     Example:
         >>> runner_type = 'ResumableRunner'  # the default of tools/train.py
     """
 
     ranks: Optional[list[RankState]] = None
-    """What each rank has for itself, while a checkpoint is saved by all ranks."""
-    _resume: Any  # As the next two, MMEngine's, whose types mypy cannot tell.
+    """State of each rank, while all ranks save a checkpoint."""
+    _resume: Any  # MMEngine's, as are the next two; mypy does not know their types.
     _load_from: Any
     _train_dataloader: Any
     _resuming = False
@@ -80,7 +80,7 @@ class ResumableRunner(Runner):
         self.register_hook(StateHook())
 
     def train(self) -> nn.Module:
-        """Train, resuming from a checkpoint if asked to."""
+        """Train, after resuming from a checkpoint if ``resume`` is set."""
         if self._resume and not self._has_loaded:
             self._choose_checkpoint()
         if is_main_process():
@@ -92,7 +92,7 @@ class ResumableRunner(Runner):
             raise
 
     def build_train_loop(self, loop: Union[BaseLoop, dict]) -> BaseLoop:
-        """Build the train loop with a dataloader that depends on the place in the run alone."""
+        """Build the train loop with a :class:`KeyedLoader`."""
         config = self._train_dataloader
         if isinstance(config, dict):
             apart = self._randomness_cfg.get('diff_rank_seed', False)
@@ -110,10 +110,10 @@ class ResumableRunner(Runner):
         try:
             super().resume(filename, *args, **kwargs)
         except (RuntimeError, ValueError) as error:
-            if not any(text in str(error) for text in _OF_OTHERS):
+            if not any(text in str(error) for text in _MISFITS):
                 raise
             raise OptionError(
-                f'cannot resume from {filename!r}: its model or its optimizer is of other '
+                f'cannot resume from {filename!r}: its model or its optimizer has other '
                 f'parameters ({" ".join(str(error).split())})'
             ) from error
         finally:
@@ -126,12 +126,12 @@ class ResumableRunner(Runner):
         strict: bool = False,
         revise_keys: Any = ((r'^module.', ''),),
     ) -> dict[str, Any]:
-        """Load a checkpoint as MMEngine does, from a file that is read safely and only once."""
+        """Load a checkpoint as MMEngine does, but read the file safely and only once."""
         (name, checkpoint), self._chosen = self._chosen, ('', None)
         if name != filename:
             checkpoint = read_checkpoint(filename, map_location)
         if not isinstance(checkpoint, dict):
-            raise OptionError(f'checkpoint {filename!r} must hold a dict, got {type(checkpoint)}')
+            raise OptionError(f'checkpoint {filename!r} must be a dict, got {type(checkpoint)}')
         model = plain_model(self.model)
         if self._resuming:
             check_training_checkpoint(filename, checkpoint)
@@ -147,7 +147,7 @@ class ResumableRunner(Runner):
         return checkpoint
 
     def save_checkpoint(self, out_dir: str, filename: str, *args: Any, **options: Any) -> None:
-        """Save a checkpoint on rank 0, as MMEngine does; a local file is written atomically."""
+        """Save a checkpoint on rank 0 as MMEngine does, but write a local file atomically."""
         if not is_main_process():
             return
         backend = get_file_backend(out_dir, backend_args=options.get('backend_args'))
@@ -158,11 +158,11 @@ class ResumableRunner(Runner):
             super().save_checkpoint(out_dir, temporary.name, *args, **options)
 
     def gather_ranks(self) -> None:
-        """Collect what each rank has for itself. Called on all ranks before a checkpoint."""
+        """Collect the states of the ranks. Called on all ranks before saving a checkpoint."""
         self.ranks = gather_object(rank_state(self), dst=0)
 
     def _choose_checkpoint(self) -> None:
-        """Choose the checkpoint to resume from, and take its seed before anything is drawn."""
+        """Choose the checkpoint to resume from, and use its seed for all random numbers."""
         if self._resume == 'auto' or self._load_from is None:
             newest = self._newest_checkpoint()
             self._resume, self._load_from = newest is not None, newest or self._load_from
@@ -181,7 +181,7 @@ class ResumableRunner(Runner):
             self.set_randomness(**self._randomness_cfg)
 
     def _newest_checkpoint(self) -> Optional[str]:
-        """The newest checkpoint of the work dir. Rank 0 chooses it and tells the others."""
+        """Return the newest checkpoint of the work dir, chosen by rank 0 for all ranks."""
         told: list[Optional[str]] = [None, None]
         if is_main_process():
             try:
@@ -199,36 +199,36 @@ class ResumableRunner(Runner):
         return told[0]
 
     def _complete(self, checkpoint: dict[str, Any], filename: str) -> None:
-        """Fill in what MMEngine's resume requires, and say what the checkpoint lacks."""
+        """Add what MMEngine's resume requires, and warn of what the checkpoint lacks."""
         expected = ['optimizer', 'message_hub']
         expected += ['param_schedulers'] if self.param_schedulers is not None else []
         lacking = [key for key in expected if key not in checkpoint]
         if lacking:
             self.logger.warning(f'{filename} has no {", ".join(lacking)}: new ones are used')
         checkpoint.setdefault('message_hub', self.message_hub.state_dict())
-        # MMEngine would run the text of an old config as Python.
+        # MMEngine would execute the text of the old config as Python.
         checkpoint['meta'].pop('config', None)
 
 
 def _say_if_diverged(runner: Runner, error: Exception) -> None:
-    """Log the trained tensors that are not finite, and add a note to the error that ended a run.
+    """Log which trained tensors are not finite, and add a note to the error that ended a run.
 
-    A detector whose weights are NaN finds nothing, for example, and then lacks one of its losses.
+    For example, a detector with NaN weights finds nothing and then fails for lack of a loss.
     """
     if isinstance(error, (OptionError, TeacherFault)):
-        return  # They say it themselves.
+        return  # They name the cause themselves.
     parameters = plain_model(runner.model).named_parameters()
     try:
         names = not_finite((name, value) for name, value in parameters if value.requires_grad)
-    except Exception:  # A device that has failed cannot be asked.
+    except Exception:  # The device may have failed.
         return
     if not names:
         return
     more = f', and so are {len(names) - 1} others' if len(names) > 1 else ''
     said = (
         f'the run has diverged: tensor {names[0]!r} of the student is not finite at iteration '
-        f'{runner.iter}{more}; this may be the cause of the {type(error).__name__}. Resume from '
-        f'the last checkpoint, for example with a lower learning rate'
+        f'{runner.iter}{more}, which may have caused the {type(error).__name__}; resume from the '
+        f'last checkpoint, for example with a lower learning rate'
     )
     runner.logger.error(said)
     if hasattr(error, 'add_note'):  # Since Python 3.11.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks of a ResumableRunner: they key what is drawn, and keep what MMEngine does not."""
+"""Hooks of a ResumableRunner: they seed every iteration, and save what MMEngine does not."""
 
 from __future__ import annotations
 
@@ -20,44 +20,34 @@ from se_mm.rng import seed_all
 from se_mm.teachers import Shadow, plain_model
 
 RANKS_KEY = 'ranks'
-"""Where a checkpoint has what each rank has for itself, in a list with one entry for each."""
+"""Key in a checkpoint of the states that differ between ranks: a list with one for each rank."""
 RankState = dict[str, dict[str, Tensor]]
 _EARLY_STOPPING = 'early_stopping'
-_ITERATION = 3  # What a seed is for: see keyed_data.
+_ITERATION = 3  # In a seed: its use, see keyed_data.
 
 
 class SeedHook(Hook):
-    """Makes what an iteration draws a function of the seed and the iteration. Called first."""
+    """Makes random numbers a function of the seed and the iteration. Called before other hooks."""
 
     priority = 'VERY_HIGH'
 
     def before_train(self, runner: Runner) -> None:
-        """Let a loop by iterations go on with the next batch. Called before MMEngine skips."""
+        """Position an iteration-based loop at its next batch, before MMEngine skips batches."""
         loop, loader = runner.train_loop, runner.train_dataloader
         if not isinstance(loader, KeyedLoader):
             return
-        again = loop.iter and remembers(loader.dataset)
-        if not hasattr(loop, 'dataloader_iterator'):
-            if again:
-                runner.logger.warning(
-                    'the pipeline of the training data keeps earlier images, which no checkpoint '
-                    'has: the resumed run is not exactly the same'
-                )
-            return
-        batches = loader.batches(0 if again else loop.iter)
-        if again:
-            runner.logger.info(
-                f'reading {loop.iter} earlier batches: the pipeline of the training data keeps '
-                f'earlier images'
+        if loop.iter and remembers(loader.dataset):
+            runner.logger.warning(
+                'the training pipeline keeps earlier images, which checkpoints do not contain: the '
+                'resumed run is not exactly the same'
             )
-            for _ in range(loop.iter):
-                next(batches)
-        loop.dataloader_iterator = Skipping(batches, loop)
+        if hasattr(loop, 'dataloader_iterator'):
+            loop.dataloader_iterator = Skipping(loader.batches(loop.iter), loop)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed all generators. Called when the batch is there."""
-        # The same on all ranks unless asked otherwise, as in MMEngine: some models choose a branch
-        # at random, and all ranks must choose alike.
+        """Seed all generators. Called after the batch was read."""
+        # By default the same on all ranks, as in MMEngine: some models choose a branch at random,
+        # and all ranks must choose the same.
         rank = get_rank() if runner._randomness_cfg.get('diff_rank_seed') else 0
         seed_all((runner.seed, rank, _ITERATION, runner.iter))
         if torch.cuda.is_available():
@@ -65,12 +55,12 @@ class SeedHook(Hook):
 
 
 class StateHook(Hook):
-    """Keeps the state of early stopping, and what each rank has for itself. Called last."""
+    """Saves the state of early stopping and of each rank. Called after other hooks."""
 
     priority = 'LOWEST'
 
     def before_train(self, runner: Runner) -> None:
-        """Restore early stopping, and make up for a validation that was interrupted."""
+        """Restore early stopping, and run a validation that the checkpoint was saved before."""
         state = runner.message_hub.runtime_info.get(_EARLY_STOPPING, ())
         for hook, (count, best) in zip(_early_stopping(runner), state):
             hook.wait_count, hook.best_score = count, best
@@ -79,28 +69,28 @@ class StateHook(Hook):
             runner.val_loop.run()
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Let a loop by epochs begin at the place of the run."""
+        """Position an epoch-based loop at its next batch."""
         loop, loader = runner.train_loop, runner.train_dataloader
         if isinstance(loader, KeyedLoader) and not hasattr(loop, 'dataloader_iterator'):
             skipped = loop.iter - loop.epoch * len(loader)
-            # Other numbers come from another number of ranks, or another batch size.
+            # It is out of range if the number of ranks or the batch size has changed.
             loader.begin = (loop.epoch, skipped if 0 <= skipped <= len(loader) else 0)
 
     def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
-        """Note the state of early stopping, for the next checkpoint."""
+        """Store the state of early stopping for the next checkpoint."""
         state = [[hook.wait_count, float(hook.best_score)] for hook in _early_stopping(runner)]
         if state:
             runner.message_hub.update_info(_EARLY_STOPPING, state)
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Add what each rank has for itself."""
+        """Add what differs between ranks."""
         ranks, runner.ranks = runner.ranks or [rank_state(runner)], None
         if any(own[key] for own in ranks for key in own):
             checkpoint[RANKS_KEY] = ranks
 
 
 def monitored(runner: Runner) -> Iterator[tuple[str, str]]:
-    """Yield each metric that decides on anything in a run, after the config key that names it."""
+    """Yield the config key and the name of each metric that hooks and schedulers depend on."""
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and hook.save_best:
             for name in hook.key_indicators:
@@ -115,10 +105,10 @@ def monitored(runner: Runner) -> Iterator[tuple[str, str]]:
 
 
 def rank_state(runner: Runner) -> RankState:
-    """What this rank has for itself.
+    """Return the state that only this rank has.
 
-    Between two optimizer steps these are the accumulated gradients; on ranks other than the first
-    also the statistics of norms that are not synchronised.
+    These are the accumulated gradients between two optimizer steps and, on ranks other than the
+    first, the statistics of norms that are not synchronised.
     """
     wrapper = runner.optim_wrapper
     wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
@@ -133,7 +123,7 @@ def rank_state(runner: Runner) -> RankState:
 
 
 def restore_rank(runner: Runner, ranks: Optional[list[RankState]]) -> None:
-    """Restore what this rank had for itself when a checkpoint was saved."""
+    """Restore the state that this rank had when a checkpoint was saved."""
     if not ranks or get_rank() >= len(ranks):
         return
     own = ranks[get_rank()]
@@ -146,7 +136,7 @@ def restore_rank(runner: Runner, ranks: Optional[list[RankState]]) -> None:
 
 
 def statistics(runner: Runner) -> Iterator[tuple[str, Tensor]]:
-    """Statistics of norms that are not synchronised, of the model and of a teacher beside it."""
+    """Yield the statistics of unsynchronised norms in the model and in a teacher beside it."""
     models = [('', plain_model(runner.model))]
     for hook in runner.hooks:
         if isinstance(teacher := getattr(hook, 'teacher', None), Shadow):
@@ -162,7 +152,7 @@ def _early_stopping(runner: Runner) -> list[EarlyStoppingHook]:
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Whether MMEngine's loops validate at the place of the run. Checkpoints are saved before."""
+    """Return whether MMEngine's loops validate at this iteration, after saving a checkpoint."""
     loop = runner.train_loop
     by_epoch = isinstance(loop, EpochBasedTrainLoop)
     if runner.val_loop is None or not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A train loop for labelled and unlabelled images that resumes exactly."""
+"""A train loop for labelled and unlabelled images that checks and keeps the split."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import barrier, is_main_process
@@ -14,7 +13,6 @@ from mmengine.runner import IterBasedTrainLoop
 from se_mm.datasets import LabelSplit, MultiSourceBatchSampler, SemiSupervisedDataset
 from se_mm.datasets.class_checks import check_outputs
 from se_mm.engine.hooks import SpatialEnsembleHook
-from se_mm.engine.runner.keyed_data import Skipping
 from se_mm.smoothing import OptionError, Settings
 from se_mm.teachers import Pair, plain_model
 
@@ -26,9 +24,8 @@ SPLIT_FILE = 'split.json'
 class SemiSupervisedTrainLoop(IterBasedTrainLoop):
     """MMEngine's ``IterBasedTrainLoop`` for a ``SemiSupervisedDataset``.
 
-    It checks that data, model and hooks fit, writes the split to the work dir, and resumes with the
-    next batch at once; MMEngine's loop reads all earlier batches again. Its arguments are those of
-    :class:`mmengine.runner.IterBasedTrainLoop`.
+    It checks that data, model and hooks fit, and writes the split to the work dir. Its arguments
+    are those of :class:`mmengine.runner.IterBasedTrainLoop`.
 
     Raises:
         OptionError: If data, model and hooks do not fit each other.
@@ -41,19 +38,7 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
     def run(self) -> Any:
         """Train from the current iteration on."""
         self._keep_split()
-        if self._iter:
-            self.dataloader_iterator = Skipping(self._batches_from(self._iter), self)
         return super().run()
-
-    def _batches_from(self, step: int) -> Iterator[Any]:
-        sampler: MultiSourceBatchSampler = self.dataloader.batch_sampler
-        sampler.step = step
-        # A checkpoint may have changed the seed since the sampler was built.
-        sampler.seed = sampler.seed if self.runner.seed is None else int(self.runner.seed)
-        batches = iter(self.dataloader)
-        yield next(batches)
-        sampler.step = 0  # Where the iterations of others begin, as in a run that was not resumed.
-        yield from batches
 
     def _check(self) -> None:
         dataset, sampler = self.dataloader.dataset, self.dataloader.batch_sampler
@@ -80,12 +65,12 @@ class SemiSupervisedTrainLoop(IterBasedTrainLoop):
             dataset.metainfo['classes'],
             'train_dataloader.dataset.labelled',
         )
-        # A stock MeanTeacherHook is told by its method, since mmdet need not be installed.
-        moved = any(
+        # A stock MeanTeacherHook is recognised by its method, since mmdet need not be installed.
+        updated = any(
             isinstance(hook, SpatialEnsembleHook) or hasattr(hook, 'momentum_update')
             for hook in self.runner.hooks
         )
-        if Pair.candidates(model, Settings()) and not moved:
+        if Pair.candidates(model, Settings()) and not updated:
             raise OptionError(
                 f'custom_hooks must have a hook that updates the teacher of {name}: add '
                 f"dict(type='SETMAHook'), or, for a teacher equal to the student, "

@@ -60,7 +60,6 @@ class SemiSupervisedClassifier(BaseModel):
         predict_on: The network that predicts outside training: ``'teacher'`` or ``'student'``.
         data_preprocessor: Config of the data preprocessor; its type can be left out. None: that of
             ``classifier``.
-        init_cfg: As in every module of MMEngine.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class SemiSupervisedDataPreprocessor(BaseDataPreprocessor):
 
 
 def preprocessor_config(outer: Optional[Mapping], classifier: Mapping) -> dict[str, Any]:
-    """Return the config of a model's data preprocessor: its own, or else its classifier's.
+    """Return the config of a model's data preprocessor: its own options and its classifier's.
 
     Raises:
         OptionError: If the two disagree, or one has another type or mixes images.
@@ -86,7 +86,7 @@ def preprocessor_config(outer: Optional[Mapping], classifier: Mapping) -> dict[s
                 f'data_preprocessor.{name} must be that of classifier.data_preprocessor, '
                 f'{inner[name]!r}, got {options[name]!r}; give one of the two'
             )
-    return {'type': kind, **(options or inner)}
+    return {'type': kind, **inner, **options}
 
 
 def _own_kind(key: str, options: dict[str, Any]) -> Any:

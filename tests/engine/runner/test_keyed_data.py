@@ -4,13 +4,22 @@
 import itertools
 import random
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, get_worker_info
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    Sampler,
+    Subset,
+    get_worker_info,
+)
 
+from se_mm.datasets import MultiSourceBatchSampler
 from se_mm.engine.runner.keyed_data import KeyedLoader
 
 
@@ -51,16 +60,26 @@ class Strange(Sampler):
 
 
 DATASETS = dict(plain=Noisy, subset=lambda: Subset(Noisy(20), range(5, 15)), batched=Batched)
-SAMPLERS = dict(default=DefaultSampler, infinite=InfiniteSampler, strange=None)
+SAMPLERS = dict(
+    default=lambda data, seed: DefaultSampler(data, seed=seed),
+    infinite=lambda data, seed: InfiniteSampler(data, seed=seed),
+    strange=lambda data, seed: Strange(len(data)),
+)
+
+
+def batch_sampler(data, sampler, seed, size):
+    if sampler == 'sources':
+        data.source_sizes = [4, 6]
+        source = SimpleNamespace(dataset=data, seed=seed)
+        return MultiSourceBatchSampler(source, batch_size=1, mu=size - 1)
+    return BatchSampler(SAMPLERS[sampler](data, seed), size, drop_last=False)
 
 
 def loader(dataset='plain', sampler='default', seed=0, rank=0, workers=0, persistent=False, size=4):
     data = DATASETS[dataset]()
-    draws = Strange(len(data)) if sampler == 'strange' else SAMPLERS[sampler](data, seed=seed)
     made = DataLoader(
         data,
-        batch_size=size,
-        sampler=draws,
+        batch_sampler=batch_sampler(data, sampler, seed, size),
         num_workers=workers,
         persistent_workers=persistent,
         collate_fn=list,
@@ -73,7 +92,7 @@ def batches(first=0, count=8, **options):
 
 
 @pytest.mark.parametrize('workers, persistent', [(0, False), (2, False), (2, True)])
-@pytest.mark.parametrize('sampler', SAMPLERS)
+@pytest.mark.parametrize('sampler', [*SAMPLERS, 'sources'])
 @pytest.mark.parametrize('dataset', DATASETS)
 def test_a_run_goes_on_with_the_batch_that_would_have_come(dataset, sampler, workers, persistent):
     whole = batches(dataset=dataset, sampler=sampler)
@@ -107,7 +126,7 @@ def test_views_depend_on_seed_rank_and_pass_and_the_order_not_on_the_rank():
 
 
 @pytest.mark.parametrize('workers, persistent', [(0, False), (1, False), (1, True)])
-@pytest.mark.parametrize('sampler', ['default', 'infinite'])
+@pytest.mark.parametrize('sampler', ['default', 'infinite', 'sources'])
 def test_whoever_else_reads_the_data_changes_nothing(sampler, workers, persistent):
     keyed = loader(sampler=sampler, workers=workers, persistent=persistent)
     found, others = [], []
@@ -131,7 +150,7 @@ def test_infinite_sampler_goes_through_all_images_in_each_turn(shuffle):
     assert (turns[0] == turns[1]) is not shuffle
 
 
-@pytest.mark.parametrize('sampler', ['default', 'infinite'])
+@pytest.mark.parametrize('sampler', ['default', 'infinite', 'sources'])
 def test_a_place_far_on_is_reached_at_once(sampler):
     begun = time.perf_counter()
     assert len(batches(2**30, 2, sampler=sampler)) == 2

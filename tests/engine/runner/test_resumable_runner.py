@@ -332,7 +332,7 @@ def test_weights_of_other_classes_load_with_a_warning(tmp_path, form, hook):
 def test_resume_of_other_classes_is_one_line_with_both_shapes(tmp_path):
     trained(net(tmp_path / 'whole', 80))
     path = str(tmp_path / 'whole/iter_3.pth')
-    said = r"parameters of Net, got 'head.weight' of shape \(80, 6\) and not \(3, 6\)"
+    said = r"parameters of Net, got 'head.weight' with shape \(80, 6\) instead of \(3, 6\)"
     with pytest.raises(OptionError, match=said):
         trained(net(tmp_path / 'run', 3), resume=True, load_from=path)
 
@@ -350,7 +350,7 @@ def test_optimizer_of_other_parameters_is_one_line(tmp_path):
     trained(net(tmp_path / 'whole'))
     path = tmp_path / 'whole/iter_3.pth'
     changed(path, lambda c: c['optimizer']['param_groups'][0]['params'].pop())
-    with pytest.raises(OptionError, match='or its optimizer is of other parameters'):
+    with pytest.raises(OptionError, match='or its optimizer has other parameters'):
         trained(net(tmp_path / 'run'), resume=True, load_from=str(path))
 
 

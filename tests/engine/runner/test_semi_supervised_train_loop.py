@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from se_mm.datasets import LabelSplit, SemiSupervisedDataset
+from se_mm.engine import ResumableRunner
 from se_mm.smoothing import OptionError
 
 STS = dict(type='SETMAHook', keep_prob=0.7)
@@ -34,7 +35,7 @@ def batches_of(runner):
 
 
 def test_data_of_a_resumed_run_go_on_without_reading_what_came_before(runs, monkeypatch):
-    whole = runs.pair(STS, dict(type='RecordBatchesHook'))
+    whole = runs.pair(STS, dict(type='RecordBatchesHook'), cls=ResumableRunner)
     read = []
     original = SemiSupervisedDataset.__getitem__
     monkeypatch.setattr(
@@ -45,6 +46,7 @@ def test_data_of_a_resumed_run_go_on_without_reading_what_came_before(runs, monk
     resumed = runs.pair(
         STS,
         dict(type='RecordBatchesHook'),
+        cls=ResumableRunner,
         load_from=f'{whole.work_dir}/iter_3.pth',
         resume=True,
     )
@@ -54,7 +56,7 @@ def test_data_of_a_resumed_run_go_on_without_reading_what_came_before(runs, monk
 
 
 def test_data_of_a_run_without_a_seed_in_the_config_go_on_too(runs):
-    options = dict(randomness=dict(seed=None))
+    options = dict(randomness=dict(seed=None), cls=ResumableRunner)
     whole = runs.pair(STS, dict(type='RecordBatchesHook'), **options)
     resumed = runs.pair(
         STS,
@@ -67,10 +69,11 @@ def test_data_of_a_run_without_a_seed_in_the_config_go_on_too(runs):
 
 
 def test_order_does_not_depend_on_the_number_of_workers(runs):
-    here = runs.pair(STS, dict(type='RecordBatchesHook'))
+    here = runs.pair(STS, dict(type='RecordBatchesHook'), cls=ResumableRunner)
     workers = runs.pair(
         STS,
         dict(type='RecordBatchesHook'),
+        cls=ResumableRunner,
         train_dataloader=dict(num_workers=2, persistent_workers=False),
     )
     assert batches_of(here) == batches_of(workers)

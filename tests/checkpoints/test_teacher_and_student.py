@@ -2,6 +2,7 @@
 """What is published is the teacher or the student of a real run, and plain models load it."""
 
 import hashlib
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,19 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from se_mm.checkpoints.publish import publish, teacher_and_student
 from se_mm.checkpoints.read import read_checkpoint
+from se_mm.checkpoints.teacher_and_student import teacher_and_student
 from se_mm.smoothing import OptionError
 
 STS = dict(type='SETMAHook', keep_prob=0.5, momentum=0.1)
 KINDS = ('byol', 'pair', 'classifier', 'ema_hook')
+TOOL = runpy.run_path(str(Path(__file__).parents[2] / 'tools/publish_teacher.py'))
+
+
+def publish(source, out, weights, *options):
+    """Publish as tools/publish_teacher.py does."""
+    words = (source, out, '--weights', weights, *options)
+    return TOOL['publish'](TOOL['parse_args']([str(word) for word in words]))
 
 
 @pytest.fixture(params=KINDS)
@@ -41,8 +49,8 @@ def run(request, runs):
 @pytest.mark.parametrize('weights', ['teacher', 'student'])
 def test_published_weights_are_those_of_the_run(run, weights, tmp_path):
     path, models, prefix = run
-    prefixes = [prefix] if prefix and weights == 'teacher' else []
-    publish(path, tmp_path / 'new/out.pth', weights, prefixes)
+    prefixes = ['--prefix', prefix] if prefix and weights == 'teacher' else []
+    publish(path, tmp_path / 'new/out.pth', weights, *prefixes)
     published = torch.load(tmp_path / 'new/out.pth', weights_only=True)
     expected = models[weights].state_dict()
     if prefixes:
@@ -87,7 +95,9 @@ def test_pair_loads_into_the_plain_classifier_with_nothing_missing(runs, tmp_pat
 
 def test_backbone_is_taken_by_init_cfg(runs, tmp_path):
     runner = runs.byol(STS)
-    publish(f'{runner.work_dir}/iter_6.pth', tmp_path / 'out.pth', 'teacher', ['backbone'])
+    publish(
+        f'{runner.work_dir}/iter_6.pth', tmp_path / 'out.pth', 'teacher', '--prefix', 'backbone'
+    )
     cfg = runner.cfg.model.backbone.to_dict()
     pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'out.pth'), prefix='backbone.')
     backbone = MODELS.build(dict(cfg, init_cfg=pretrained))
@@ -98,7 +108,8 @@ def test_backbone_is_taken_by_init_cfg(runs, tmp_path):
 
 def test_file_has_only_what_was_asked_for(runs, tmp_path):
     runner = runs.byol(STS)
-    publish(f'{runner.work_dir}/iter_6.pth', tmp_path / 'out.pth', 'student', ['backbone', 'neck'])
+    words = ('student', '--prefix', 'backbone', 'neck')
+    publish(f'{runner.work_dir}/iter_6.pth', tmp_path / 'out.pth', *words)
     state = torch.load(tmp_path / 'out.pth')['state_dict']
     assert {name.split('.')[0] for name in state} == {'backbone', 'neck'}
     size = sum(value.numel() * value.element_size() for value in state.values())
@@ -118,7 +129,7 @@ def test_what_is_not_there_is_refused(runs, tmp_path):
     path = f'{plain.work_dir}/iter_6.pth'
     refused(
         tmp_path,
-        "'teacher' is not in .* holds one model: backbone, head",
+        "weights='teacher' needs a teacher, .* has only one model, with backbone, head",
         path,
         out,
         'teacher',
@@ -129,9 +140,9 @@ def test_what_is_not_there_is_refused(runs, tmp_path):
         path,
         out,
         'student',
-        ['bakbone'],
+        '--prefix',
+        'bakbone',
     )
-    refused(tmp_path, "weights must be .*got 'techer'.*'teacher'", path, out, 'techer')
     refused(tmp_path, r"does not exist.*Did you mean '.*iter_6.pth'", path[:-1], out, 'student')
 
 
@@ -139,13 +150,13 @@ def test_nothing_is_overwritten_unless_asked_for(runs, tmp_path):
     path = Path(runs.classifier().work_dir) / 'iter_6.pth'
     before = path.read_bytes()
     with pytest.raises(OptionError, match='must not be the checkpoint itself'):
-        publish(path, path, 'student', overwrite=True)
+        publish(path, path, 'student', '--overwrite')
     taken = tmp_path / 'taken.pth'
     taken.write_bytes(b'mine')
     with pytest.raises(OptionError, match='exists; choose another name'):
         publish(path, taken, 'student')
     assert (path.read_bytes(), taken.read_bytes()) == (before, b'mine')
-    publish(path, taken, 'student', overwrite=True)
+    publish(path, taken, 'student', '--overwrite')
     assert torch.load(taken)['meta']['se_mm']['weights'] == 'student'
 
 
