@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
 
 from se_mm.home import TOOLS, find_config  # noqa: E402
 from se_mm.smoothing.options import OptionError  # noqa: E402
-from se_mm.studies.runs import Run, RunFailure, run_all  # noqa: E402
+from se_mm.studies.runs import Run, digest, gpus_for, run_all  # noqa: E402
 
 Results = dict[str, dict[str, float]]
 
@@ -92,11 +92,12 @@ def runs_of(part: Part, work_dir: Path, iters: int | None, options: list[str]) -
         length = min(length, STILL_ITERS) if still else length
         changes = [f'train_cfg.max_iters={length}', f'train_cfg.val_interval={length}']
         changes = [*(STILL if still else ()), *changes, *options]
-        folder = work_dir / name.replace(', ', '-').replace(' ', '-').lower()
+        # Results of another config are not reused.
+        stem = name.replace(', ', '-').replace(' ', '-').lower()
+        folder = work_dir / f'{stem}-{digest([cfg.to_dict(), changes])}'
         command = [sys.executable, str(TOOLS / 'train.py'), str(path), '--work-dir', str(folder)]
         command += ['--cfg-options', *changes]
-        # Results of another config are not reused.
-        runs.append(Run(name, folder, command, length, identity=[cfg.to_dict(), changes]))
+        runs.append(Run(name, folder, command, length))
     return runs
 
 
@@ -169,15 +170,13 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     begin = time.monotonic()
     try:
-        failures = run_all(runs, console)
+        failures = run_all(runs, console, gpus_for())
     except OptionError as error:
         print(f'error: {error}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         console.print('interrupted: run the same command again to complete the missing runs.')
         return 130
-    except RunFailure as error:
-        failures = [error]
     for failure in failures:
         console.print(str(failure), markup=False, highlight=False)
     if failures:

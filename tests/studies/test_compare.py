@@ -37,8 +37,7 @@ def runs_in(folder):
     """Folder of each run -> how often it was begun, by MMEngine's folders of logs."""
     return {
         str(path.parent.relative_to(folder)): len(list(path.parent.glob('*/vis_data')))
-        for path in folder.glob('**/run.json')
-        if '.old-' not in path.parent.name  # Killed in its last evaluation, and set aside.
+        for path in folder.glob('**/log.txt')
     }
 
 
@@ -127,7 +126,7 @@ def test_page_explains_itself(compared):
     page = ' '.join((compared.folder / 'compared/report.html').read_text().split())
     for word in ('TMA', 'SE', 'STS', 'Matched TMA'):
         assert f'<b>{word}</b>:' in page
-    for word in ('teacher', 'student', 'seed', 'interval', 'cannot tell', 'run.json'):
+    for word in ('teacher', 'student', 'seed', 'interval', 'cannot tell', 'log.txt'):
         assert word in page
 
 
@@ -259,4 +258,4 @@ def test_what_is_wrong_is_one_line_before_anything_is_trained(tools, words, mess
     (tools.folder / 'key.py').write_text(STUDY.replace('granularity', 'granularty'))
     line = tools.fail('compare.py', *words)
     assert message in line
-    assert not list(tools.folder.glob('**/run.json'))
+    assert not list(tools.folder.glob('**/log.txt'))
