@@ -58,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 def study_of(args: argparse.Namespace) -> Study:
     """Build the study that the command line describes."""
     names = ('smoothing', 'keep_prob', 'momentum', 'granularity', 'buffers')
-    axes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    axes = {name: values for name in names if (values := getattr(args, name))}
     paths = [config_file(path) for path in args.configs]
     configs = {Path(path).stem: path for path in paths}
     if len(configs) < len(paths):
@@ -87,7 +87,7 @@ def main() -> None:
         train = ['bash', str(TOOLS / 'slurm_train.sh'), args.slurm, 'compare']
     runs = runs_of(study, folder, train)
     wanted = [run for run in dict.fromkeys(runs.values()) if run.metrics or not args.no_train]
-    gpus = [''] * (args.jobs or len(wanted)) if args.slurm else gpus_for(args.jobs)
+    gpus = [''] * (args.jobs or len(runs)) if args.slurm else gpus_for(args.jobs)
     try:
         failures = run_all(wanted, console, gpus, study.metrics)
     except KeyboardInterrupt:

@@ -97,7 +97,7 @@ def _draw_map(axes: Axes, found: Provenance) -> None:
 
 
 def _name_rows(axes: Axes, names: list[str]) -> list[int]:
-    """Name the rows of a plot, or where they are many its parts; return where these begin."""
+    """Name the rows of a plot, or its parts if the rows are many; return where parts begin."""
     axes.set_ylabel('tensors, in the order of the model')
     if len(names) <= 40:
         axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -117,14 +117,14 @@ def _draw_ages(axes: Axes, measured: np.ndarray, expected: np.ndarray) -> None:
     reach = np.searchsorted(np.cumsum(expected), 0.999 * expected.sum()) + 1
     width = -(-reach // _BINS)
     bins = min(_BINS + 1, -(-len(measured) // width))
-    left = width * np.arange(bins)
-    bin_of = np.minimum(np.arange(len(measured)) // width, bins - 1)
-    bars, line = np.bincount(bin_of, measured), np.bincount(bin_of, expected)
-    axes.bar(left, bars, 0.92 * width, align='edge', color=MEASURED, label='this teacher')
-    axes.plot(left + width / 2, line, 'o-', color=EXPECTED, ms=4, lw=1.5, label='expected')
+    edges = width * np.arange(bins + 1)
+    ages = np.minimum(np.arange(len(measured)), edges[-1] - 1)
+    axes.hist(ages, edges, weights=measured, rwidth=0.92, color=MEASURED, label='this teacher')
+    line, _ = np.histogram(ages, edges, weights=expected)
+    axes.plot(edges[:-1] + width / 2, line, 'o-', color=EXPECTED, ms=4, lw=1.5, label='expected')
     per = f' in {width} updates' if width > 1 else ''
-    older = ' (last: all older)' if bins * width < len(measured) else ''
+    older = ' (last: all older)' if edges[-1] < len(measured) else ''
     axes.set(ylabel=axes.get_ylabel() + per, xlabel=axes.get_xlabel() + older)
-    axes.set(xlim=(0, bins * width), ylim=(0, None))
+    axes.set(xlim=(0, edges[-1]), ylim=(0, None))
     axes.legend(frameon=False)
     axes.spines[['top', 'right']].set_visible(False)

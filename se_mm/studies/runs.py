@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -59,24 +60,20 @@ class FinalEvaluationHook(Hook):
             runner.val_loop.run()
 
 
+@dataclass(eq=False)
 class Run:
     """One training with a final evaluation, in its own process.
 
     Its folder has ``log.txt`` and, once it is complete, ``metrics.json``. What is in the folder is
     continued, so another config or seed needs another folder.
-
-    Args:
-        name: Its name in messages.
-        work_dir: Its folder.
-        command: Words of the command, with the options of ``tools/train.py``.
-        iters: Training iterations, or epochs.
     """
 
-    def __init__(self, name: str, work_dir: Path, command: Sequence[str], iters: int) -> None:
-        self.name, self.work_dir, self.iters = name, work_dir, iters
-        self.command = list(command)
-        self.process: Optional[subprocess.Popen] = None
-        self.stopped = False
+    name: str  # In messages.
+    work_dir: Path
+    command: Sequence[str]  # Its words, with the options of tools/train.py.
+    iters: int  # Training iterations, or epochs.
+    process: Optional[subprocess.Popen] = None
+    stopped: bool = False
 
     @property
     def metrics(self) -> Optional[dict[str, float]]:
@@ -122,9 +119,9 @@ class Run:
 
     def _start(self, gpu: str, lock: IO[str]) -> subprocess.Popen:
         """Start the process, which holds the lock until it ends."""
-        command = self.command
+        command = list(self.command)
         if (self.work_dir / 'last_checkpoint').exists():
-            command = [*command, '--resume', '--cfg-options', _HOOK]
+            command += ['--resume', '--cfg-options', _HOOK]
         visible = {'CUDA_VISIBLE_DEVICES': gpu} if gpu else {}
         with (self.work_dir / 'log.txt').open('a') as log:
             where = f'{platform.node()}, {processor()}, GPU {gpu or "not chosen"}'
@@ -138,7 +135,7 @@ class Run:
                 pass_fds=[lock.fileno()],
                 preexec_fn=_SET_UP,
             )
-        if self.stopped:  # Meanwhile.
+        if self.stopped:  # While the process was started.
             self.process.terminate()
         return self.process
 

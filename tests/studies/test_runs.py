@@ -99,7 +99,7 @@ def test_identity_is_the_value_and_not_the_order_of_its_keys():
     assert digest({'y': [2, 3], 'x': 1}) == one != digest({'y': [2, 3], 'x': 2})
 
 
-def test_stopped_run_goes_on_where_it_has_a_checkpoint(make, in_background):
+def test_stopped_run_continues_if_it_has_a_checkpoint(make, in_background):
     in_background(make('a', 'wait'))
     again = make('a')
     run_all([again], quiet(), ONE)
@@ -121,7 +121,7 @@ def test_log_says_what_was_run_where_and_how_often(make, in_background):
     assert 'GPU 3 ' in second and f'{run.work_dir} train --resume' in second
 
 
-def test_failure_before_any_success_ends_all_and_later_ones_are_told_at_the_end(make):
+def test_failure_before_any_success_stops_all_and_later_ones_are_returned(make):
     runs = [make('a', 'fail'), make('b', 'wait')]
     (failure,) = run_all(runs, quiet(), ONE)
     assert re.match(r'a ended with status 1(.|\n)*the data is not there', str(failure))
@@ -131,7 +131,7 @@ def test_failure_before_any_success_ends_all_and_later_ones_are_told_at_the_end(
     assert make('c').metrics
 
 
-def test_metric_that_no_run_reports_is_told_after_the_first_with_those_there_are(make):
+def test_metric_that_no_run_reports_is_refused_after_the_first_run(make):
     runs = [make('a'), make('b', 'wait')]
     with pytest.raises(OptionError, match=r"a metric of a must be .*, got 'acuracy/top1'") as told:
         run_all(runs, quiet(), ONE, wanted=['acuracy/top1'])
@@ -139,7 +139,7 @@ def test_metric_that_no_run_reports_is_told_after_the_first_with_those_there_are
     assert runs[0].metrics and runs[1].metrics is None
 
 
-def test_process_of_a_killed_comparison_ends_before_its_run_goes_on(make):
+def test_process_of_a_killed_comparison_ends_before_its_run_continues(make):
     left = make('a', 'wait')
     code = f"""
 import sys, threading
@@ -190,9 +190,7 @@ def test_run_that_another_comparison_trains_can_be_stopped_without_it(make):
     'visible, expected',
     [(None, {'0', '1'}), ('3,5', {'3', '5'}), ('GPU-8f, GPU-1c', {'GPU-8f', 'GPU-1c'})],
 )
-def test_gpus_are_shared_out_of_those_that_the_comparison_sees(
-    make, tmp_path, monkeypatch, visible, expected
-):
+def test_runs_use_the_gpus_that_the_comparison_sees(make, tmp_path, monkeypatch, visible, expected):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     if visible is not None:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', visible)
