@@ -123,15 +123,15 @@ def failed(tmp_path_factory, tools_in):
     """Tools in a folder in which the demo failed."""
     tools = tools_in(tmp_path_factory.mktemp('failed'))
     wrong = 'custom_hooks.0.keep_prob=2'
-    tools.status, tools.output, _ = tools.run('demo.py', *arguments('.', wrong))
+    tools.status, _, tools.errors = tools.run('demo.py', *arguments('.', wrong))
     return tools
 
 
 def test_failing_run_shows_the_end_of_its_log(failed):
     assert failed.status == 1
-    assert 'ended with status 2' in failed.output
-    assert 'keep_prob must be a number in [0, 1), got 2' in failed.output
-    assert 'Traceback' not in failed.output
+    assert 'ended with status 2' in failed.errors
+    assert 'keep_prob must be a number in [0, 1), got 2' in failed.errors
+    assert 'Traceback' not in failed.errors
     assert not (failed.folder / 'results.json').exists()
 
 
@@ -155,6 +155,5 @@ def test_interrupted_demo_leaves_no_training_behind(tools, sign):
 
 
 def test_no_iterations_are_refused(tools):
-    status, output, _ = tools.run('demo.py', '--iters', 0, '--work-dir', 'demo')
-    assert status == 2
-    assert '--iters must be an integer >= 1, got 0' in output
+    line = tools.fail('demo.py', '--iters', 0, '--work-dir', 'demo')
+    assert '--iters must be an integer >= 1, got 0' in line
