@@ -24,16 +24,17 @@ _DIFFERENCES = {
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Format the rows of one group and metric of a comparison for reading."""
     decimals = 1 if rows['mean'].abs().max() > 1 else 3  # Of metrics in %, and of shares.
+    plain, signed = f'.{decimals}f', f'+.{decimals}f'
     lines = []
     for row in rows.to_dict('records'):
-        deviation = '' if isnan(row['deviation']) else f'{row["deviation"]:.{decimals}f}'
-        line = {'seeds': len(row['values']), 'mean': f'{row["mean"]:.{decimals}f}', 'sd': deviation}
+        line = {'seeds': len(row['values']), 'mean': format(row['mean'], plain)}
+        line['sd'] = '' if isnan(row['deviation']) else format(row['deviation'], plain)
         for prefix, (*_, label) in _DIFFERENCES.items():
-            text = f'{row[f"{prefix}difference"]:+.{decimals}f}'
-            low, high, verdict = (row[f'{prefix}{name}'] for name in ('low', 'high', 'verdict'))
-            if not isnan(low):
-                text += f' ({low:+.{decimals}f} to {high:+.{decimals}f})'
-            line[f'difference {label}'] = f'{text}: {verdict}' if verdict else ''
+            names = ('difference', 'low', 'high', 'verdict')
+            difference, low, high, verdict = (row[f'{prefix}{name}'] for name in names)
+            interval = '' if isnan(low) else f' ({low:{signed}} to {high:{signed}})'
+            text = f'{difference:{signed}}{interval}: {verdict}'
+            line[f'difference {label}'] = text if verdict else ''
         lines.append(line)
     marks = rows['cell'].eq(rows['reference']).map({True: ' (reference)', False: ''})
     return pd.DataFrame(lines, rows['cell'] + marks)
