@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw the pictures of the documentation from the package's own picks and updates.
+"""Draw the pictures of the documentation.
 
-``python docs/pictures.py`` writes them into ``docs/pictures``; ``--out`` and ``--format`` are for
-another place or format. Nothing in them is sketched: each is what ``se_mm.smoothing`` does to a
-small network whose student is known at every update, says of a teacher's history, or was measured
-and is kept in ``docs/performance.md`` or ``docs/results``.
+``python docs/pictures.py`` writes them to ``docs/pictures``; ``--out`` and ``--format`` change the
+folder and the format. No picture is a sketch: the data come from updates of a small network by
+``se_mm.smoothing``, from ``se_mm.history``, or from the measurements in ``docs/performance.md`` and
+``docs/results``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))  # Works from a checkout, too.
 
 from se_mm.history import picture as teacher_picture  # noqa: E402
-from se_mm.history.provenance import law, provenance  # noqa: E402
+from se_mm.history.provenance import provenance  # noqa: E402
 from se_mm.history.segments import Segment, SmoothedTensors  # noqa: E402
 from se_mm.smoothing import GRANULARITIES, Settings, SpatialEnsemble  # noqa: E402
 from se_mm.smoothing.units import TensorPair, Units  # noqa: E402
@@ -42,7 +42,7 @@ SEED = 0
 
 
 class Numbers(nn.Module):
-    """A network that is nothing but one vector."""
+    """A network with a single vector."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -79,12 +79,12 @@ def follow(
 
 
 def bare(axes: Axes) -> None:
-    """Take the two lines away that mean nothing."""
+    """Remove the upper and the right spine."""
     axes.spines[['top', 'right']].set_visible(False)
 
 
 def draw_history() -> Figure:
-    """Which student the units of a teacher come from, under each smoothing."""
+    """The update that the units of a teacher come from, under each smoothing."""
     updates, layers = 60, 12
     smoothings = {
         'TMA: momentum 0.1': (0.0, 0.1),
@@ -94,7 +94,7 @@ def draw_history() -> Figure:
     figure, rows = plt.subplots(3, 1, figsize=(7.2, 6.6), sharex=True, layout='constrained')
     for axes, (title, (keep_prob, momentum)) in zip(rows, smoothings.items()):
         student = nn.Sequential(*[nn.Linear(2, 2) for _ in range(layers)])
-        # The student's numbers are the number of the update: so the teacher's say what it holds.
+        # The student's weights equal the number of the update, so the teacher's show their origin.
         values = [float(step) for step in range(updates + 1)]
         history = follow(student, values, keep_prob, momentum, 'tensor')
         held = torch.stack(
@@ -113,7 +113,7 @@ def draw_history() -> Figure:
 
 
 def draw_ages() -> Figure:
-    """How old units are under SE, beside the geometric law."""
+    """The ages of units under SE, with their geometric distribution."""
     updates, count = 400, 400_000
     figure, axes = plt.subplots(figsize=(6.4, 3.8), layout='constrained')
     for keep_prob, colour, marker in ((0.5, VERMILION, 's'), (0.7, BLUE, 'o'), (0.9, GREEN, '^')):
@@ -122,8 +122,8 @@ def draw_ages() -> Figure:
         ages = updates - weight.long()
         shown = range(31)
         shares = torch.bincount(ages, minlength=31)[:31] / count
-        law = [(1 - keep_prob) * keep_prob**age for age in shown]
-        axes.plot(shown, law, color=colour, linewidth=1.2)
+        expected = [(1 - keep_prob) * keep_prob**age for age in shown]
+        axes.plot(shown, expected, color=colour, linewidth=1.2)
         seen = [age for age in shown if shares[age] > 0]
         axes.plot(
             seen,
@@ -134,13 +134,13 @@ def draw_ages() -> Figure:
             markerfacecolor='white',
             color=colour,
             label=f'keep_prob {keep_prob}: mean age {ages.double().mean():.2f}, '
-            f'by the law {keep_prob / (1 - keep_prob):.2f}',
+            f'expected {keep_prob / (1 - keep_prob):.2f}',
         )
     axes.set_yscale('log')
     axes.set_ylim(1e-5, 1)
-    axes.set_xlabel('age of a unit (updates since it was taken over)')
+    axes.set_xlabel('age of a unit (updates since it was last picked)')
     axes.set_ylabel('share of the units')
-    title = 'points: measured; lines: (1 - p) p^age'
+    title = 'points: measured; lines: expected, (1 - p) p^age'
     axes.legend(frameon=False, fontsize=9, title=title, title_fontsize=9, alignment='left')
     bare(axes)
     return figure
@@ -174,7 +174,7 @@ def draw_mean() -> Figure:
 
 
 def draw_granularity() -> Figure:
-    """What is taken over at one update, by granularity."""
+    """The units picked at one update, by granularity."""
     names = {
         'tensor': "'tensor'\nweight and bias apart",
         'layer': "'layer'\nweight with bias",
@@ -187,7 +187,7 @@ def draw_granularity() -> Figure:
     figure, grid = plt.subplots(
         2, 4, figsize=(7.2, 3.7), layout='constrained', sharex=True, sharey=True
     )
-    # An update at which no granularity takes all or nothing of these two layers.
+    # At this update no granularity picks all or nothing of these two layers.
     step, shown = 22, 2
     for column, granularity in enumerate(GRANULARITIES):
         picks = draw_picks(Units(pairs, granularity), SEED, step, keep_prob=0.5)
@@ -229,7 +229,7 @@ def draw_granularity() -> Figure:
 
 
 def draw_teacher() -> Figure:
-    """What tools/teacher_history.py draws: a ResNet-18 under STS, by its shapes alone."""
+    """The plot of tools/teacher_history.py: a ResNet-18 under STS, from its shapes alone."""
     updates = 3000
     with torch.device('meta'):
         network = resnet18()
@@ -238,10 +238,8 @@ def draw_teacher() -> Figure:
     segment = Segment(
         0, known=True, seed=SEED, total=updates, rules=(SmoothedTensors(rule, shapes),)
     )
-    found, expected = provenance([segment], updates), law([segment], updates)
-    return teacher_picture.draw_history(
-        found, expected, f'ResNet-18, {rule}, after {updates:,} updates'
-    )
+    title = f'ResNet-18, {rule}, after {updates:,} updates'
+    return teacher_picture.draw_history(provenance([segment], updates), title)
 
 
 def table_of(title: str) -> dict[str, list[str]]:
@@ -285,7 +283,7 @@ def draw_speed() -> Figure:
 
 
 def draw_evidence() -> Figure:
-    """How far teachers lead their student on CIFAR-10, by whose statistics they are evaluated."""
+    """The lead of teachers over their student on CIFAR-10, by their batch-norm statistics."""
     seeds = list(json.loads((HERE / 'results/cifar10_shadows.json').read_text())['seeds'].values())
     kinds = {'TMA': 'tma', 'STS': 'sts-tensor', 'SE': 'se-tensor'}
     statistics = {

@@ -22,12 +22,12 @@ def render(template: str, **values: Any) -> str:
 
 
 def page(title: str, body: str) -> str:
-    """Format a complete HTML page of a title, which is its first heading too, and an HTML body."""
+    """Format a complete HTML page with a title, also its first heading, and an HTML body."""
     return render('page.html', title=title, body=body)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format an HTML table with row headings in the first column."""
+    """Format an HTML table; the first column has the row headings."""
     return render('table.html', header=header, rows=rows)
 
 

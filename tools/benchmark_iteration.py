@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]  # Lets it run from a checkout.
 
-import benchmark_update as bench  # noqa: E402
+import benchmarking as bench  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.device import get_device  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402

@@ -7,46 +7,36 @@ For each network the contestants take turns, one update at a time. The table has
 an update, its ratio to mmengine's average and to a single lerp over as many elements (the lower
 bound for an average), and the memory that it allocates; on a GPU also the number of kernel launches
 and whether the host waits. In the sweep over sizes, the CPU caches are flushed before each update.
-timm and ema-pytorch are included if they are installed. The other benchmarks use this one's timing
-and tables.
+timm and ema-pytorch are included if they are installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import logging
-import platform
-import statistics
 import sys
-import time
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import IO
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]  # Lets it run from a checkout.
 
+import benchmarking as bench  # noqa: E402
+from benchmarking import Update  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.hub import get_config  # noqa: E402
 from mmengine.logging import MessageHub  # noqa: E402
 from mmengine.model import ExponentialMovingAverage  # noqa: E402
 from mmengine.registry import MODELS, init_default_scope  # noqa: E402
 
-import se_mm  # noqa: E402
 from se_mm.engine.launch import run_tool  # noqa: E402
-from se_mm.environment import processor  # noqa: E402
 from se_mm.home import find_config  # noqa: E402
-from se_mm.smoothing import GRANULARITIES, OptionError, Settings, Smoother, keep_prob_schedule  # noqa: E402
+from se_mm.smoothing import GRANULARITIES, Settings, Smoother, keep_prob_schedule  # noqa: E402
 from se_mm.smoothing.kernels import cpu, cuda  # noqa: E402
 from se_mm.smoothing.options import check_count  # noqa: E402
 from se_mm.smoothing.units import TensorPair, Units  # noqa: E402
@@ -55,41 +45,6 @@ from se_mm.smoothing.update import draw_picks  # noqa: E402
 MOMENTUM = 0.01
 MMENGINE = 'mmengine ExponentialMovingAverage'
 LERP, COPY = 'one flat lerp', 'one flat copy'
-Update = Callable[[], object]
-
-
-def print_table(
-    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], file: IO[str] | None = None
-) -> None:
-    """Print a table in Markdown, to the terminal or to a file."""
-    table = Table(*columns, box=box.MARKDOWN)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(width=200, markup=False, highlight=False, file=file)
-    console.print(f'\n{title}', table, sep='\n')
-
-
-def versions() -> str:
-    """Return the versions that matter, for the head of a table."""
-    return (
-        f'Python {platform.python_version()}, torch {torch.__version__}, se_mm {se_mm.__version__}'
-    )
-
-
-def machine(device: str) -> str:
-    """Return the name of the GPU or of the processor."""
-    return torch.cuda.get_device_name() if device == 'cuda' else processor()
-
-
-def set_up(device: str, threads: int | None = None) -> None:
-    """Prepare PyTorch, without warnings; raise OptionError if there is no such device."""
-    if device == 'cuda' and not torch.cuda.is_available():
-        raise OptionError('--device=cuda needs a GPU, and PyTorch finds none')
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings('ignore')
-    torch.manual_seed(0)
-    if threads is not None:
-        torch.set_num_threads(threads)
 
 
 def pretrained(config: str) -> nn.Module:
@@ -152,7 +107,7 @@ def contestants(
     """
     teacher = deepcopy(student).requires_grad_(False)
     factories: dict[str, Callable[[], Update]] = {
-        MMENGINE: lambda: moved_by(ExponentialMovingAverage(student, MOMENTUM), student)
+        MMENGINE: lambda: update_of(ExponentialMovingAverage(student, MOMENTUM), student)
     }
     if peers:
         factories |= {
@@ -177,7 +132,7 @@ def contestants(
     return updates, missing
 
 
-def moved_by(averaged: nn.Module, student: nn.Module) -> Update:
+def update_of(averaged: nn.Module, student: nn.Module) -> Update:
     """Return the update of an averaged model with mmengine's or PyTorch's interface."""
     return lambda: averaged.update_parameters(student)
 
@@ -187,7 +142,7 @@ def cosine_ema(student: nn.Module) -> Update:
     from mmpretrain.models.utils import CosineEMA
 
     MessageHub.get_current_instance().update_info('max_iters', 10**6)
-    return moved_by(CosineEMA(student, momentum=MOMENTUM), student)
+    return update_of(CosineEMA(student, momentum=MOMENTUM), student)
 
 
 def mean_teacher(student: nn.Module) -> Update:
@@ -205,7 +160,7 @@ def averaged_model(student: nn.Module) -> Update:
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
     average = get_ema_multi_avg_fn(1 - MOMENTUM)
-    return moved_by(AveragedModel(student, multi_avg_fn=average), student)
+    return update_of(AveragedModel(student, multi_avg_fn=average), student)
 
 
 def timm_ema(student: nn.Module) -> Update:
@@ -233,66 +188,6 @@ PEERS = {
 }
 
 
-def timed(update: Update, device: str) -> float:
-    """Return the seconds of one update."""
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    update()
-    if device == 'cuda':
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def medians(
-    updates: Mapping[str, Update], turns: int, device: str, between: Update = lambda: None
-) -> dict[str, float]:
-    """Time updates in turns, with something between them; return the median milliseconds."""
-    for update in updates.values():  # The first update copies everything and compiles kernels.
-        update(), update()
-    times: dict[str, list[float]] = {name: [] for name in updates}
-    for _ in range(turns):
-        for name, update in updates.items():
-            between()
-            times[name].append(timed(update, device))
-    return {name: 1e3 * statistics.median(some) for name, some in times.items()}
-
-
-def allocated(update: Update, device: str) -> int:
-    """Return the bytes that an update allocates: the peak on a GPU, the total on the CPU."""
-    if device == 'cuda':
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        update()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(profile_memory=True) as profile:
-        update()
-    return sum(max(0, event.self_cpu_memory_usage) for event in profile.key_averages())
-
-
-def profiled(update: Update) -> tuple[float, float]:
-    """Return the milliseconds and the kernel launches and copies of an update on a GPU."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        for _ in range(10):
-            update()
-        torch.cuda.synchronize()
-    kernels = [e for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    return sum(event.time_range.elapsed_us() for event in kernels) / 1e4, len(kernels) / 10
-
-
-def waits(update: Update) -> bool:
-    """Return whether the host waits for the GPU during an update."""
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode('error')
-    try:
-        update()
-    except RuntimeError:
-        return True
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-    return False
-
-
 def share_picked(student: nn.Module, name: str, keep_prob: float, updates: int) -> float:
     """Return the mean share of the parameters that are picked in the timed updates."""
     granularity = name.split(', ')[1]
@@ -318,7 +213,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
     updates, missing = contestants(student, args.keep_prob, 'sweep' not in name)
     # A small network would stay in the CPU caches, which training would overwrite between updates.
     others = torch.zeros(1 << 28 if 'sweep' in name and args.device == 'cpu' else 0)
-    times = medians(updates, args.updates, args.device, lambda: others.add_(1))
+    times = bench.medians(updates, args.updates, args.device, lambda: others.add_(1))
 
     on_gpu = args.device == 'cuda'
     columns = ['update', 'ms', 'to mmengine', 'to a flat lerp', 'allocates, of the teacher']
@@ -328,14 +223,14 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, float]:
         milliseconds = times[contestant]
         row = [contestant, f'{milliseconds:.2f}', f'{milliseconds / times[MMENGINE]:.2f}']
         row.append(f'{milliseconds / times[LERP]:.2f}' if LERP in times else '')
-        row.append(f'{allocated(update, args.device) / size:.1%}')
+        row.append(f'{bench.allocated(update, args.device) / size:.1%}')
         if on_gpu:
-            row += [f'{profiled(update)[1]:g}', 'yes' if waits(update) else 'no']
+            row += [f'{bench.profiled(update)[1]:g}', 'yes' if bench.waits(update) else 'no']
         rows.append(row)
     numbers = sum(p.numel() for p in student.parameters())
     tensors = len(list(student.parameters()))
     title = f'## {name}: {numbers / 1e6:.1f} million parameters in {tensors} tensors'
-    print_table(title, columns, rows)
+    bench.print_table(title, columns, rows)
     for contestant in missing:
         print(f'{contestant} is not installed.')
     if 'sweep' in name:
@@ -367,10 +262,10 @@ def main() -> None:
     args = parse_args()
     check_count('--updates', args.updates, 1)
     keep_prob_schedule('--keep-prob', args.keep_prob)
-    set_up(args.device, args.threads)
+    bench.set_up(args.device, args.threads)
     kernel = cuda.triton_kernel if args.device == 'cuda' else cpu.cpu_kernel
     print(
-        f'{machine(args.device)}, {args.threads} threads; {versions()}, '
+        f'{bench.machine(args.device)}, {args.threads} threads; {bench.versions()}, '
         f'{"with" if kernel else "without"} its kernel; keep_prob {args.keep_prob:g}, medians of '
         f'{args.updates}.'
     )
@@ -379,7 +274,7 @@ def main() -> None:
     if small and large:
         title = f'## Time per picked element: {SWEEP[-1]} million parameters relative to {SWEEP[0]}'
         ratios = [[name, f'{large[name] / small[name]:.2f}'] for name in small]
-        print_table(title, ['update', 'ratio'], ratios)
+        bench.print_table(title, ['update', 'ratio'], ratios)
 
 
 if __name__ == '__main__':

@@ -27,7 +27,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools')]  # Lets it run from a checkout.
 
 import benchmark_iteration  # noqa: E402
-import benchmark_update as bench  # noqa: E402
+import benchmarking as bench  # noqa: E402
+from benchmark_update import COPY, NETWORKS, contestants  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 
 from se_mm.engine.launch import run_tool  # noqa: E402
@@ -53,11 +54,11 @@ KEEP_PROB = 0.7
 
 
 class Check:
-    """The parts, and what they find wrong.
+    """Runs the parts, and collects the problems.
 
     Args:
         device: ``'cuda'`` or ``'cpu'``.
-        smoke: Whether to take tiny sizes, to see that it runs.
+        smoke: Use tiny sizes, only to check that it runs.
     """
 
     def __init__(self, device: str, smoke: bool) -> None:
@@ -66,14 +67,14 @@ class Check:
         self.wrong: list[str] = []
 
     def machine(self) -> None:
-        """Say what this machine is, and how fast its memory is."""
+        """Print the machine and the versions."""
         print(
             f'# {bench.machine(self.device)}\n\n{bench.versions()}, CUDA {torch.version.cuda}, '
             f'Triton {_triton()}'
         )
 
     def kernel(self) -> None:
-        """Compare the kernel with PyTorch's operations on the CPU, for a minute."""
+        """Compare the kernel with PyTorch on the CPU, 10 seconds for each granularity."""
         rows = []
         for granularity in GRANULARITIES:
             generator = random.Random(granularity)
@@ -118,18 +119,18 @@ class Check:
         return made, expected, picks, average
 
     def updates(self) -> None:
-        """Time one update of ResNet-50's BYOL, ours and others'."""
-        student = torch.nn.Conv2d(8, 8, 3) if self.smoke else bench.NETWORKS['byol_r50']()
+        """Time one update of ResNet-50's BYOL by se_mm and by other libraries."""
+        student = torch.nn.Conv2d(8, 8, 3) if self.smoke else NETWORKS['byol_r50']()
         student.to(self.device)
         size = sum(p.numel() * p.element_size() for p in student.parameters())
-        updates, missing = bench.contestants(student, KEEP_PROB, peers=True)
+        updates, missing = contestants(student, KEEP_PROB, peers=True)
         times = bench.medians(updates, 5 if self.smoke else 30, self.device)
         costs = {name: self._cost(one, times[name]) for name, one in updates.items()}
-        bandwidth = 2 * size / costs[bench.COPY]['device ms']
+        bandwidth = 2 * size / costs[COPY]['device ms']
         for name, cost in costs.items():
-            copies = name.startswith('SE,') or name == bench.COPY
+            copies = name.startswith('SE,') or name == COPY
             picked = name.startswith(('SE,', 'STS,')) and 'element' not in name
-            # Of elements that are picked one by one, all memory is touched.
+            # Updates of single elements touch all memory.
             needed = (2 if copies else 3) * size * (1 - KEEP_PROB if picked else 1)
             cost['of bandwidth'] = needed / cost['device ms'] / bandwidth
             if name.startswith(('SE,', 'STS,', 'TMA')) and self.device == 'cuda':
@@ -142,9 +143,9 @@ class Check:
             print(f'{name} is not installed.')
 
     def _expect(self, name: str, row: dict[str, float], cosine: dict[str, float]) -> None:
-        """Note what is slower than it should be."""
+        """Add what is slower than expected to the problems."""
         for bad, said in (
-            (row['of bandwidth'] < 0.5, f'moves {row["of bandwidth"]:.0%} of the copy bandwidth'),
+            (row['of bandwidth'] < 0.5, f'reaches {row["of bandwidth"]:.0%} of the copy bandwidth'),
             (row['launches'] > 4, f'makes {row["launches"]:g} launches'),
             (row['waits'], 'waits for the device'),
             (
@@ -170,7 +171,7 @@ class Check:
         }
 
     def iterations(self) -> None:
-        """Time iterations of BYOL and FixMatch, beside those with the stock teacher."""
+        """Time iterations of BYOL and FixMatch, also with the stock teacher."""
         byol = dict(method='byol', batch_size=256, size=224, iters=6)
         fixmatch = dict(method='fixmatch', batch_size=64, size=32, iters=30)
         for options in (byol, fixmatch):
@@ -206,7 +207,7 @@ class Check:
         bench.print_table(title, ['groups', 'images per second'], rows)
 
     def guarded(self, part: Callable[[], None]) -> None:
-        """Run a part; note an error, and go on."""
+        """Run a part; an error is one more problem."""
         begin = time.monotonic()
         try:
             part()
@@ -229,7 +230,7 @@ def _laid_out(tensor: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 def _alike(found: torch.Tensor, wanted: Any, pick: Any, average: float | None) -> bool:
-    """Whether a tensor is the wanted one: to the bit where it is copied or kept."""
+    """Whether a tensor equals the expected one: bitwise where it is copied or kept."""
     expected, old, new = wanted
     got = found.cpu()
     if average is None:

@@ -17,17 +17,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-TOOLS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TOOLS.parent))  # Lets it run from a checkout.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # Lets it run from a checkout.
 
 try:
     import se_mm  # noqa: F401 -- registers what configs name
     from se_mm.engine.cfg_options import key_value
     from se_mm.engine.launch import config_file, run_tool
+    from se_mm.home import TOOLS
     from se_mm.smoothing.options import OptionError
     from se_mm.studies.comparison import compare
     from se_mm.studies.report import write_report
-    from se_mm.studies.runs import RunFailure, run_all
+    from se_mm.studies.runs import gpus_for, run_all
     from se_mm.studies.study import Study, make_study, read_study, runs_of
 except ImportError as error:  # Something is not installed, or installed twice.
     print(f'error: {error}', file=sys.stderr)
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 def study_of(args: argparse.Namespace) -> Study:
     """Build the study that the command line describes."""
     names = ('smoothing', 'keep_prob', 'momentum', 'granularity', 'buffers')
-    axes = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    axes = {name: values for name in names if (values := getattr(args, name))}
     paths = [config_file(path) for path in args.configs]
     configs = {Path(path).stem: path for path in paths}
     if len(configs) < len(paths):
@@ -85,24 +85,22 @@ def main() -> None:
         signal.signal(kill, signal.default_int_handler)
     study, folder = study_of(args), args.work_dir.resolve()
     train = [sys.executable, str(TOOLS / 'train.py')]
-    jobs, gpus = args.jobs, None
     if args.slurm:
         train = ['bash', str(TOOLS / 'slurm_train.sh'), args.slurm, 'compare']
-        jobs, gpus = args.jobs or sys.maxsize, 0
     runs = runs_of(study, folder, train)
     wanted = [run for run in dict.fromkeys(runs.values()) if run.metrics or not args.no_train]
+    gpus = [''] * (args.jobs or len(runs)) if args.slurm else gpus_for(args.jobs)
     try:
-        failures = run_all(wanted, console, jobs, study.metrics, gpus)
-    except RunFailure as failure:
-        sys.exit(str(failure))
+        failures = run_all(wanted, console, gpus, study.metrics)
     except KeyboardInterrupt:
         print(INTERRUPTED)
         sys.exit(130)
     results = compare(study, runs)
-    if results.empty:
+    if not results.empty:
+        write_report(results, study.seeds, shlex.join(['python', *sys.argv]), folder, console)
+        print(f'wrote report.html, results.json and pictures to {args.work_dir}')
+    elif not failures:
         raise OptionError(f'--work-dir={str(args.work_dir)!r} has no completed run to compare')
-    write_report(results, study.seeds, shlex.join(['python', *sys.argv]), folder, console)
-    print(f'wrote report.html, results.json and pictures to {args.work_dir}')
     if failures:
         sys.exit('\n'.join(map(str, failures)))
 

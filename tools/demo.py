@@ -26,11 +26,13 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Lets it run from a checkout.
 
+from se_mm.engine.launch import run_tool  # noqa: E402
 from se_mm.home import TOOLS, find_config  # noqa: E402
-from se_mm.smoothing.options import OptionError  # noqa: E402
-from se_mm.studies.runs import Run, RunFailure, run_all  # noqa: E402
+from se_mm.smoothing.options import check_count  # noqa: E402
+from se_mm.studies.runs import Run, digest, gpus_for, run_all  # noqa: E402
 
 Results = dict[str, dict[str, float]]
+INTERRUPTED = 'interrupted: run the same command again to complete the missing runs.'
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +94,12 @@ def runs_of(part: Part, work_dir: Path, iters: int | None, options: list[str]) -
         length = min(length, STILL_ITERS) if still else length
         changes = [f'train_cfg.max_iters={length}', f'train_cfg.val_interval={length}']
         changes = [*(STILL if still else ()), *changes, *options]
-        folder = work_dir / name.replace(', ', '-').replace(' ', '-').lower()
+        # Results of another config are not reused.
+        stem = name.replace(', ', '-').replace(' ', '-').lower()
+        folder = work_dir / f'{stem}-{digest([cfg.to_dict(), changes])}'
         command = [sys.executable, str(TOOLS / 'train.py'), str(path), '--work-dir', str(folder)]
         command += ['--cfg-options', *changes]
-        # Results of another config are not reused.
-        runs.append(Run(name, folder, command, length, identity=[cfg.to_dict(), changes]))
+        runs.append(Run(name, folder, command, length))
     return runs
 
 
@@ -155,33 +158,25 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> int:
-    """Run the demo, and return the exit status."""
+def main() -> None:
+    """Run the demo."""
     args = parse_args()
     console = Console()
     work_dir = args.work_dir.resolve()
-    if args.iters is not None and args.iters < 1:
-        console.print(f'error: --iters must be an integer >= 1, got {args.iters}')
-        return 2
+    if args.iters is not None:
+        check_count('--iters', args.iters, 1)
     parts = {part: runs_of(part, work_dir, args.iters, args.cfg_options) for part in PARTS}
     runs = [run for part in parts.values() for run in part]
-    # Treat SIGTERM like Ctrl-C, so that no training process is left behind.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for kill in (signal.SIGINT, signal.SIGTERM):  # So that no training is left behind.
+        signal.signal(kill, signal.default_int_handler)
     begin = time.monotonic()
     try:
-        failures = run_all(runs, console)
-    except OptionError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
+        failures = run_all(runs, console, gpus_for())
     except KeyboardInterrupt:
-        console.print('interrupted: run the same command again to complete the missing runs.')
-        return 130
-    except RunFailure as error:
-        failures = [error]
-    for failure in failures:
-        console.print(str(failure), markup=False, highlight=False)
+        print(INTERRUPTED)
+        sys.exit(130)
     if failures:
-        return 1
+        sys.exit('\n'.join(map(str, failures)))
     results = {
         part.title: {run.name: {key: run.metrics[key] for key in part.metrics} for run in made}
         for part, made in parts.items()
@@ -195,8 +190,7 @@ def main() -> int:
     console.print(
         f'{time.monotonic() - begin:.0f} s; written to {work_dir}/results.{{json,md,png}}'
     )
-    return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run_tool(main, INTERRUPTED)

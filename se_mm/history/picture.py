@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
 
@@ -11,9 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import FuncNorm
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from se_mm.history.provenance import BEFORE, SAMPLE, Law, Provenance, effective_size
+from se_mm.history.provenance import BEFORE, SAMPLE, Provenance, effective_size
 from se_mm.history.stages import stages
 
 # Okabe and Ito's colour-blind safe palette.
@@ -23,19 +21,20 @@ _BINS = 30
 _AGES = (0, 1, 3, 10, 30, 100, 300, 1000, 3000, 10**4, 10**5)  # Ticks of the colour scale.
 
 
-def summary(found: Provenance, expected: Law) -> list[tuple[str, str, str]]:
+def summary(found: Provenance) -> list[tuple[str, ...]]:
     """Summarise a teacher's provenance in rows of ``(what, measured, expected)``."""
-    rows = [('updates made', f'{found.updates:,}', '')]
+    expected = found.expected
+    rows: list[tuple[str, ...]] = [('updates made', f'{found.updates:,}', '')]
     if not np.isnan(found.mean_age):
-        size = f'{effective_size(expected.share):,.2f}'
+        sizes = effective_size(found.share, found.before), effective_size(expected.share)
         rows += [
             ('mean age, updates', f'{found.mean_age:,.2f}', f'{expected.mean_age:,.2f}'),
-            ('effective ensemble size, students', f'{found.effective_size:,.2f}', size),
+            ('effective ensemble size, students', *(f'{size:,.2f}' for size in sizes)),
         ]
     rows.append(('oldest unit, updates ago', f'{found.oldest:,}', ''))
     if found.before:
         rows.append(('from before se_mm', f'{found.before:.1%}', ''))
-    if found.sampled:
+    if any(tensor.units > len(tensor.taken) for tensor in found.tensors):
         rows.append(('units tracked of each tensor, at most', f'{SAMPLE:,}', ''))
     return rows
 
@@ -53,8 +52,9 @@ def stage_table(found: Provenance) -> tuple[list[str], list[list[str]]]:
     return ['part', 'tensors', 'numbers', 'units tracked', 'mean age', 'oldest unit'], rows
 
 
-def draw_history(found: Provenance, expected: Law, title: str) -> Figure:
+def draw_history(found: Provenance, title: str) -> Figure:
     """Plot the age of every unit, and the measured and expected distributions of ages."""
+    expected = found.expected
     known = not np.isnan(found.mean_age)
     averaged = known and not np.allclose(expected.share, expected.taken)
     figure = Figure((13, np.clip(1.5 + 0.2 * len(found.tensors), 5, 11)), layout='constrained')
@@ -64,7 +64,7 @@ def draw_history(found: Provenance, expected: Law, title: str) -> Figure:
     ages = found.updates - 1 - found.taken[found.taken != BEFORE].numpy()
     units = np.bincount(ages, minlength=found.updates) / len(found.taken)
     axes = figure.add_subplot(grid[0, 1])
-    axes.set(ylabel='share of units', xlabel='updates since a unit was last taken over')
+    axes.set(ylabel='share of units', xlabel='updates since a unit was last picked')
     _draw_ages(axes, units, expected.taken.flip(0).numpy())
     if averaged:
         axes = figure.add_subplot(grid[1, 1])
@@ -93,11 +93,11 @@ def _draw_map(axes: Axes, found: Provenance) -> None:
     bar = axes.figure.colorbar(shown, ax=axes, location='top', shrink=0.9, aspect=40, ticks=ticks)
     bar.ax.set_xticks(ticks, [f'{tick:,}' for tick in ticks])
     bar.ax.minorticks_off()
-    bar.set_label('updates since a unit was last taken over (yellow: just now)')
+    bar.set_label('updates since a unit was last picked (yellow: just now)')
 
 
 def _name_rows(axes: Axes, names: list[str]) -> list[int]:
-    """Name the rows of a plot, or where they are many its parts; return where these begin."""
+    """Name the rows of a plot, or its parts if the rows are many; return where parts begin."""
     axes.set_ylabel('tensors, in the order of the model')
     if len(names) <= 40:
         axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -117,37 +117,14 @@ def _draw_ages(axes: Axes, measured: np.ndarray, expected: np.ndarray) -> None:
     reach = np.searchsorted(np.cumsum(expected), 0.999 * expected.sum()) + 1
     width = -(-reach // _BINS)
     bins = min(_BINS + 1, -(-len(measured) // width))
-    left = width * np.arange(bins)
-    bin_of = np.minimum(np.arange(len(measured)) // width, bins - 1)
-    bars, line = np.bincount(bin_of, measured), np.bincount(bin_of, expected)
-    axes.bar(left, bars, 0.92 * width, align='edge', color=MEASURED, label='this teacher')
-    axes.plot(left + width / 2, line, 'o-', color=EXPECTED, ms=4, lw=1.5, label='expected')
+    edges = width * np.arange(bins + 1)
+    ages = np.minimum(np.arange(len(measured)), edges[-1] - 1)
+    axes.hist(ages, edges, weights=measured, rwidth=0.92, color=MEASURED, label='this teacher')
+    line, _ = np.histogram(ages, edges, weights=expected)
+    axes.plot(edges[:-1] + width / 2, line, 'o-', color=EXPECTED, ms=4, lw=1.5, label='expected')
     per = f' in {width} updates' if width > 1 else ''
-    older = ' (last: all older)' if bins * width < len(measured) else ''
+    older = ' (last: all older)' if edges[-1] < len(measured) else ''
     axes.set(ylabel=axes.get_ylabel() + per, xlabel=axes.get_xlabel() + older)
-    axes.set(xlim=(0, bins * width), ylim=(0, None))
+    axes.set(xlim=(0, edges[-1]), ylim=(0, None))
     axes.legend(frameon=False)
     axes.spines[['top', 'right']].set_visible(False)
-
-
-def distances(teacher: Mapping[str, Tensor], student: Mapping[str, Tensor]) -> dict[str, float]:
-    """Compute the distance ``|t - s| / |s|`` of each tensor that both have by the same name."""
-    found = {}
-    for name, value in teacher.items():
-        other = student.get(name)
-        if other is not None and other.shape == value.shape and value.is_floating_point():
-            size = max(float(other.double().norm()), 1e-12)
-            found[name] = float((value.double() - other.double()).norm()) / size
-    return found
-
-
-def draw_distances(found: Mapping[str, float], title: str) -> Figure:
-    """Plot the distance of each tensor of a teacher from its student's, by name."""
-    figure = Figure((10, np.clip(1.5 + 0.2 * len(found), 4, 11)), layout='constrained')
-    axes = figure.add_subplot()
-    axes.barh(range(len(found)), list(found.values()), height=0.9, color=MEASURED)
-    _name_rows(axes, list(found))
-    axes.set(xlabel='distance from the student, |t - s| / |s|', ylim=(len(found) - 0.4, -0.6))
-    axes.spines[['top', 'right']].set_visible(False)
-    figure.suptitle(title)
-    return figure

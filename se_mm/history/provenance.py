@@ -10,7 +10,7 @@ The expected distribution is the same with the probability of a pick in place of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from math import nan, prod
@@ -30,7 +30,7 @@ SAMPLE = 1024
 LEAST = 1e-8
 """A unit is not tracked further back once the unknown share of its contents is below this."""
 BEFORE = -1
-"""Stands for updates before se_mm took over."""
+"""Stands for updates before se_mm updated the teacher."""
 _COPIES = Settings(keep_prob=0.0).default  # Rule of an update that copies every unit.
 
 
@@ -47,13 +47,31 @@ class TensorHistory:
 
 
 @dataclass(frozen=True)
+class Expectation:
+    """Expected distributions over the picks, geometric if keep_prob is constant.
+
+    Contents from before se_mm are not included.
+    """
+
+    taken: Tensor  # (updates,) float64: probability that a unit was last picked at each update.
+    share: Tensor  # (updates,) float64: share of the contents; momentum (1 - keep_prob) * momentum.
+
+    @property
+    def mean_age(self) -> float:
+        """Mean age of the contents, in updates."""
+        ages = torch.arange(len(self.share)).flip(0).double()
+        return float(self.share @ ages / self.share.sum())
+
+
+@dataclass(frozen=True)
 class Provenance:
     """The origin of a teacher's contents after ``updates`` updates."""
 
     updates: int
     tensors: tuple[TensorHistory, ...]
     share: Tensor  # (updates,) float64: share of the contents from the student of each update.
-    before: float  # Share from before se_mm took over; with the others it sums to 1.
+    before: float  # Share from before se_mm updated the teacher; with the others it sums to 1.
+    expected: Expectation
 
     @property
     def taken(self) -> Tensor:
@@ -61,11 +79,6 @@ class Provenance:
         keys = torch.cat([tensor.keys for tensor in self.tensors])
         _, first = np.unique(keys.numpy(), return_index=True)
         return torch.cat([tensor.taken for tensor in self.tensors])[first]
-
-    @property
-    def sampled(self) -> bool:
-        """Whether some units were not tracked."""
-        return any(tensor.units > len(tensor.taken) for tensor in self.tensors)
 
     @property
     def mean_age(self) -> float:
@@ -77,25 +90,6 @@ class Provenance:
     def oldest(self) -> int:
         """Number of updates since the oldest unit was picked."""
         return self.updates - 1 - int(self.taken.clamp(min=0).min())
-
-    @property
-    def effective_size(self) -> float:
-        """Effective number of updates that the contents come from."""
-        return effective_size(self.share, self.before)
-
-
-@dataclass(frozen=True)
-class Law:
-    """Expected distribution of a provenance over the picks: two ``(updates,)`` float64 tensors."""
-
-    taken: Tensor  # Probability that a unit was last picked at each update.
-    share: Tensor  # Share of the contents, as for a momentum of (1 - keep_prob) * momentum.
-
-    @property
-    def mean_age(self) -> float:
-        """Mean age of the contents, in updates."""
-        ages = torch.arange(len(self.share)).flip(0).double()
-        return float(self.share @ ages / self.share.sum())
 
 
 def effective_size(share: Tensor, before: float = 0.0) -> float:
@@ -116,7 +110,16 @@ def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) 
         updates: Updates made, at least 1.
         sample: See :data:`SAMPLE`.
     """
-    timeline, shapes = cache(partial(_timeline, segments, updates)), segments[-1].shapes
+    shapes = segments[-1].shapes
+    timeline = cache(partial(_timeline, segments, updates))
+    rules = {name: tuple(segment.rule_of(name) for segment in segments) for name in shapes}
+    timelines = {name: timeline(rules[name]) for name in shapes}
+    order = ('layer', 'tensor', 'channel', 'element')
+    finest = {
+        name: max((r.granularity for r in rules[name] if isinstance(r, Rule)), key=order.index)
+        for name in shapes
+    }
+    firsts = {name: _first_unit(name, shape, finest[name]) for name, shape in shapes.items()}
     share = torch.zeros(updates + 1, dtype=torch.float64)  # The last entry is BEFORE.
     ages = (updates - 1 - torch.arange(updates + 1)).double()
     origin = 0
@@ -124,14 +127,12 @@ def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) 
         origin, ages[BEFORE] = BEFORE, updates - segments[1].begin
     tensors = []
     for name, shape in shapes.items():
-        rules = tuple(segment.rule_of(name) for segment in segments)
-        finest = _finest(rules)
-        _, size = _first_unit(name, shape, finest)
+        _, size = firsts[name]
         places = torch.arange(min(prod(shape) // size, sample)) * size
         part_of_teacher = prod(shape) / sum(map(prod, shapes.values())) / len(places)
         rest = torch.ones(len(places), dtype=torch.float64)
         taken, age = torch.full_like(places, BEFORE), torch.zeros_like(rest)
-        for some in timeline(rules):
+        for some in timelines[name]:
             active = (~(rest <= LEAST)).nonzero()[:, 0]  # NaN stays.
             if not len(active):
                 break
@@ -146,33 +147,35 @@ def provenance(segments: Sequence[Segment], updates: int, sample: int = SAMPLE) 
             taken[active[new]] = torch.where(parts[new] != 0, some.steps, BEFORE).amax(1)
         share[origin] += rest.sum() * part_of_teacher
         age += rest * ages[origin]
-        keys, low = _keys(name, shape, finest, places)
+        keys, low = _keys(name, shape, finest[name], places)
         units = prod(shape) // size
         tensors.append(TensorHistory(name, shape, units, keys * 2 + low, taken, age))
-    return Provenance(updates, tuple(tensors), share[:updates], float(share[BEFORE]))
+    expected = _expectation(shapes, timelines, firsts, updates)
+    return Provenance(updates, tuple(tensors), share[:updates], float(share[BEFORE]), expected)
 
 
-@torch.no_grad()
-def law(segments: Sequence[Segment], updates: int) -> Law:
-    """Compute the expected distribution of a provenance: geometric if keep_prob is constant.
+def _expectation(
+    shapes: Mapping[str, tuple[int, ...]],
+    timelines: Mapping[str, Sequence[_Updates]],
+    firsts: Mapping[str, tuple[int, int]],
+    updates: int,
+) -> Expectation:
+    """Compute the expected distributions of the tensors in ``shapes``.
 
-    The arguments are those of :func:`provenance`. Contents from before se_mm are not included.
+    ``timelines`` are those of :func:`_timeline`, ``firsts`` those of :func:`_first_unit`.
     """
-    timeline, shapes = cache(partial(_timeline, segments, updates)), segments[-1].shapes
-    rules = {name: tuple(segment.rule_of(name) for segment in segments) for name in shapes}
-    runs = [_first_unit(name, shape, _finest(rules[name])) for name, shape in shapes.items()]
-    tensors = Counter(key for key, _ in runs)  # How many share the units of a run.
+    tensors = Counter(key for key, _ in firsts.values())  # How many share their units.
     numbers = torch.tensor([prod(shape) for shape in shapes.values()]).double()
-    units = numbers / torch.tensor([size * tensors[key] for key, size in runs])
+    units = numbers / torch.tensor([size * tensors[key] for key, size in firsts.values()])
     found = torch.zeros(2, updates, dtype=torch.float64)
     for name, *rest in zip(shapes, units / units.sum(), numbers / numbers.sum()):
         left = torch.stack(rest)
-        for some in timeline(rules[name]):
-            # A pick takes the unit over as such, and replaces a part of its contents.
+        for some in timelines[name]:
+            # A pick counts for the unit as such, and replaces a part of its contents.
             taken = torch.stack([(some.weights != 0).double(), some.weights])
             parts, left = _divide(left, (1 - some.keep_probs) * taken)
             found[:, some.steps] += parts
-    return Law(*found)
+    return Expectation(*found)
 
 
 def share_taken(segment: Segment, steps: Sequence[int], sample: int = 128) -> float:
@@ -196,7 +199,7 @@ class _Updates:
     """Those of some steps at which a rule smoothed, newest first: tensors of shape ``(S,)``."""
 
     def __init__(self, segment: Segment, rule: Rule, steps: Iterable[int]) -> None:
-        steps = [step for step in steps if segment.moves(step)]
+        steps = [s for s in steps if s % segment.interval == 0 and s not in segment.skipped]
         keep_probs = [rule.keep_prob(step, segment.total) for step in steps]
         known = rule.momentum is not None
         averages = [rule.average(step, segment.total) if known else nan for step in steps]
@@ -244,12 +247,6 @@ def _divide(rest: Tensor, replaced: Tensor) -> tuple[Tensor, Tensor]:
     """
     left = torch.cat([rest[:, None], 1 - replaced], 1).cumprod(1)
     return left[:, :-1] - left[:, 1:], left[:, -1]
-
-
-def _finest(rules: Iterable[Union[Rule, str, None]]) -> str:
-    """Return the finest granularity among rules."""
-    order = ('layer', 'tensor', 'channel', 'element')
-    return max((r.granularity for r in rules if isinstance(r, Rule)), key=order.index)
 
 
 def _first_unit(name: str, shape: Sequence[int], granularity: str) -> tuple[int, int]:

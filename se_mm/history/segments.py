@@ -31,7 +31,7 @@ class Segment:
     """Consecutive updates with the same settings."""
 
     begin: int  # First update step, from 0.
-    known: bool = False  # False for updates before se_mm took over.
+    known: bool = False  # False for updates that se_mm did not make.
     seed: int = 0  # Of the picks.
     total: int = 1  # Updates of the whole run, for the schedules.
     interval: int = 1  # Update steps per smoothing step: one of them smooths.
@@ -44,10 +44,6 @@ class Segment:
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the smoothed tensors, by name."""
         return {name: shape for some in self.rules for name, shape in some.shapes.items()}
-
-    def moves(self, step: int) -> bool:
-        """Return whether units were picked at this step."""
-        return step % self.interval == 0 and step not in self.skipped
 
     def rule_of(self, name: str) -> Union[Rule, str, None]:
         """Return the rule of a tensor, 'copy', or None if it did not change."""

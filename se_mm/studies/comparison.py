@@ -57,19 +57,18 @@ def compare(study: Study, runs: Mapping[tuple[str, str, int], Run]) -> pd.DataFr
     ``values`` has the metric of each seed. The :func:`paired_difference` from the reference has the
     names ``difference``, ..., and that from the control ``matched_difference``, ...
     """
-    cells_of = {(group, c.name): c for group, cells in study.groups.items() for c in cells}
-    complete = {
-        key: {name: run.metrics.get(cells_of[key[:2]].metric(name)) for name in study.metrics}
-        for key, run in runs.items()
-        if run.metrics
-    }
-    measured = pd.DataFrame(complete, index=study.metrics, dtype=float).sort_index(axis=1)
     rows = []
+    metrics = {key: run.metrics for key, run in runs.items() if run.metrics}
     for (group, cells), metric in product(study.groups.items(), study.metrics):
-        values = {cell.name: measured.loc[metric].get((group, cell.name)) for cell in cells}
+        values = {}
+        for cell in cells:
+            keys = {seed: (group, cell.name, seed) for seed in study.seeds}
+            known = {s: metrics[k][cell.metric(metric)] for s, k in keys.items() if k in metrics}
+            if known:
+                values[cell.name] = pd.Series(known)
         reference = study.reference(group)
         for cell in cells:
-            own = values[cell.name]
+            own = values.get(cell.name)
             if own is None:
                 continue
             row: dict[str, Any] = {'group': group, 'metric': metric, 'cell': cell.name}

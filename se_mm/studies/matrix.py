@@ -2,24 +2,24 @@
 """Expand a matrix of smoothings over any config into cells, and add the control of each.
 
 In expectation over its picks, a teacher with Spatial Ensemble equals a moving average with another
-momentum. This average is its control at the matched horizon. Only a comparison with the control
-shows the effect of the mechanism, and not merely of how fast the teacher follows.
+momentum: its control. Only a comparison with the control shows the effect of the mechanism, and not
+merely of how fast the teacher follows.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Optional
 
 from mmengine.config import Config
-from mmengine.registry import HOOKS, DefaultScope
+from mmengine.registry import DefaultScope
 
-from se_mm.engine.check import check_config
-from se_mm.smoothing import Rule
+from se_mm.engine.check import check_config, hook_classes
+from se_mm.smoothing import Rule, Schedule
 from se_mm.smoothing.options import OptionError, check_choice, check_keys
 from se_mm.smoothing.schedules import constant, cosine, linear
 from se_mm.smoothing.settings import AVERAGE_NORMS
@@ -33,11 +33,12 @@ AXES = {
 }
 """Smoothing -> its options in a matrix."""
 _KEEP_PROB = {'none': 0.0, 'tma': 0.0, 'se': 0.99, 'sts': 0.7}
-# Options of a hook that define its smoothing, and its average.
-_METHOD = ('type', '_scope_', 'keep_prob', 'match_horizon', 'granularity')
-_AVERAGE = ('momentum', 'ema_type', 'gamma')
+# Options of a hook that the smoothing replaces: always, with a momentum, and without an average.
+_METHOD = {'type', '_scope_', 'keep_prob', 'match_horizon', 'granularity'}
+_MOMENTUM = {'momentum', 'ema_type', 'gamma'}
+_AVERAGE = {*_MOMENTUM, 'fp32_teacher'}
 # By name, since mmdet may not be installed.
-_MOVERS = {'SpatialEnsembleHook', 'EMAHook', 'MeanTeacherHook'}
+_TEACHER_HOOKS = {'SpatialEnsembleHook', 'EMAHook', 'MeanTeacherHook'}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Cell:
 
     @property
     def folder(self) -> str:
-        """Its folder, which another config of the same name does not share."""
+        """The folder of its training, which no other config has."""
         name = re.sub(r'[^a-zA-Z0-9.-]+', '_', self.training)
         return f'{name}-{digest(self.config.to_dict())}'
 
@@ -97,11 +98,10 @@ def matrix_cells(cfg: Config, matrix: Sequence[Mapping[str, Any]]) -> list[Cell]
             if not any(name in AXES[smoothing] for smoothing in smoothings):
                 raise OptionError(f'{name} is no option of smoothing {", ".join(smoothings)}')
         for smoothing in smoothings:
-            names = [name for name in AXES[smoothing] if name in axes]
-            default = {'keep_prob': _KEEP_PROB[smoothing]} if 'keep_prob' in AXES[smoothing] else {}
-            for values in product(*(axes[name] for name in names)):
-                options = {**default, **dict(zip(names, values))}
-                cells.append(_cell(cfg, smoothing, options, sts.buffers))
+            grid = {'keep_prob': [_KEEP_PROB[smoothing]], **axes}
+            names = [name for name in AXES[smoothing] if name in grid]
+            for values in product(*(grid[name] for name in names)):
+                cells.append(_cell(cfg, smoothing, dict(zip(names, values)), sts.buffers))
     return with_controls(cells)
 
 
@@ -140,29 +140,28 @@ def matched_momentum(rule: Rule) -> Any:
     It is ``(1 - keep_prob) * momentum``, or with ``match_horizon`` the momentum itself, as in a
     config; None if no schedule expresses it.
     """
-    fixed: Any
     keep, momentum = rule.keep_prob, rule.momentum
     if momentum is None:
         return None
-    if rule.match_horizon or keep.function is constant:
-        changing, fixed = momentum, keep.parameters.get('value', 0.0)
-    else:
-        changing, fixed = keep, momentum.plain() if momentum.function is constant else None
-    if fixed is None or changing.function not in (constant, linear, cosine):
+    if rule.match_horizon:  # The momentum of the picked units is limited to 1.
+        limit = 1 - keep.parameters.get('value', 0.0)
+        return _changed(momentum, lambda value: min(value, limit))
+    if keep.function is constant:
+        return _changed(momentum, lambda value: (1 - keep.plain()) * value)
+    if momentum.function is constant:
+        return _changed(keep, lambda value: (1 - value) * momentum.plain())
+    return None
+
+
+def _changed(schedule: Schedule, change: Callable[[float], float]) -> Any:
+    """Return a schedule with changed values, as in a config; None if it depends on others too."""
+    if schedule.function not in (constant, linear, cosine):
         return None
-
-    def matched(value: float) -> float:
-        kept, weight = (fixed, value) if changing is momentum else (value, fixed)
-        # With match_horizon the momentum of the picked units is limited to 1.
-        return min(weight, 1 - kept) if rule.match_horizon else (1 - kept) * weight
-
-    numbers = {name: float(f'{matched(x):.12g}') for name, x in changing.parameters.items()}
-    return replace(changing, parameters=numbers).plain()
+    values = {name: float(f'{change(x):.12g}') for name, x in schedule.parameters.items()}
+    return replace(schedule, parameters=values).plain()
 
 
-def _cell(
-    cfg: Config, smoothing: str, options: Mapping[str, Any], buffers: Optional[str] = None
-) -> Cell:
+def _cell(cfg: Config, smoothing: str, options: Mapping[str, Any], buffers: Optional[str]) -> Cell:
     """Make a cell of a config with another smoothing, named after the options."""
     words = ['none' if smoothing == 'none' else smoothing.upper()]
     for name, value in options.items():
@@ -176,15 +175,14 @@ def _with_hook(
 ) -> Config:
     """Return a copy of the config with another smoothing."""
     cfg = deepcopy(cfg)
+    place = teacher_hook(cfg)
     hooks = list(cfg.get('custom_hooks') or [])
-    place = place_of_mover(cfg, hooks)
     copies = smoothing in ('none', 'se')
-    dropped = [*_METHOD, *(_AVERAGE if copies or 'momentum' in options else ())]
-    dropped += ['fp32_teacher'] if copies else []
-    old = dict(hooks[place]) if place < len(hooks) else {}
-    kept = {name: value for name, value in old.items() if name not in dropped}
-    kind = {'type': 'SpatialEnsembleHook' if copies else 'SETMAHook'}
-    hook = {**kind, **kept, 'keep_prob': _KEEP_PROB[smoothing], **options}
+    dropped = _METHOD | (_AVERAGE if copies else _MOMENTUM if 'momentum' in options else set())
+    hook: dict[str, Any] = {'type': 'SpatialEnsembleHook' if copies else 'SETMAHook'}
+    for old in hooks[place : place + 1]:
+        hook |= {name: value for name, value in old.items() if name not in dropped}
+    hook |= {'keep_prob': _KEEP_PROB[smoothing], **options}
     # By default only STS averages statistics, and then it would be compared with other ones.
     if buffers == AVERAGE_NORMS and not {'buffers', 'update_buffers', 'skip_buffer'} & hook.keys():
         hook['buffers'] = buffers
@@ -193,12 +191,10 @@ def _with_hook(
     return cfg
 
 
-def place_of_mover(cfg: Config, hooks: Sequence[Any]) -> int:
-    """Return the index of the first hook that updates the teacher, or else one past the last."""
+def teacher_hook(cfg: Config) -> int:
+    """Return the index of the custom hook that updates the teacher; without one, their number."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine'):
-        for index, hook in enumerate(hooks):
-            kind = hook.get('type') if isinstance(hook, Mapping) else type(hook)
-            kind = HOOKS.get(kind) if isinstance(kind, str) else kind
-            if _MOVERS & {cls.__name__ for cls in getattr(kind, '__mro__', ())}:
-                return index
-    return len(hooks)
+        for entry, kind in hook_classes(cfg):
+            if _TEACHER_HOOKS & {cls.__name__ for cls in kind.__mro__}:
+                return cfg.custom_hooks.index(entry)
+    return len(cfg.get('custom_hooks') or ())

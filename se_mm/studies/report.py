@@ -4,44 +4,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 
 from se_mm.page import embedded, page, png, render
 from se_mm.studies.comparison import MIN_SEEDS, notes
 
-# Okabe and Ito's colour-blind safe palette.
+# Prefix of the columns -> colour (Okabe and Ito, colour-blind safe), marker, place and label.
 _DIFFERENCES = {
     '': ('#0072B2', 'o', -0.12, 'from the reference'),
-    'matched_': ('#D55E00', 's', 0.12, 'from its TMA at the matched horizon'),
+    'matched_': ('#D55E00', 's', 0.12, 'from its matched TMA'),
 }
 
 
 def table(rows: pd.DataFrame) -> pd.DataFrame:
     """Format the rows of one group and metric of a comparison for reading."""
-    # Metrics in % have one decimal, shares three.
-    number = '{:.1f}' if rows['mean'].abs().max() > 1 else '{:.3f}'
-    signed = number.replace(':', ':+')
-
-    def said(prefix: str) -> list[str]:
-        names = [f'{prefix}{name}' for name in ('difference', 'low', 'high', 'verdict')]
-        text = f'{signed} ({signed} to {signed}): {{}}'
-        found = [text.format(*row) if row[-1] else '' for row in rows[names].to_numpy()]
-        return [line.replace(' (+nan to +nan)', '') for line in found]
-
-    columns = {
-        'seeds': rows['values'].map(len),
-        'mean': rows['mean'].map(number.format),
-        'sd': rows['deviation'].map(number.format).replace('nan', ''),
-        'difference from the reference': said(''),
-        'difference from its matched TMA': said('matched_'),
-    }
+    decimals = 1 if rows['mean'].abs().max() > 1 else 3  # Of metrics in %, and of shares.
+    plain, signed = f'.{decimals}f', f'+.{decimals}f'
+    lines = []
+    for row in rows.to_dict('records'):
+        line = {'seeds': len(row['values']), 'mean': format(row['mean'], plain)}
+        line['sd'] = '' if isnan(row['deviation']) else format(row['deviation'], plain)
+        for prefix, (*_, label) in _DIFFERENCES.items():
+            names = ('difference', 'low', 'high', 'verdict')
+            difference, low, high, verdict = (row[f'{prefix}{name}'] for name in names)
+            interval = '' if isnan(low) else f' ({low:{signed}} to {high:{signed}})'
+            text = f'{difference:{signed}}{interval}: {verdict}'
+            line[f'difference {label}'] = text if verdict else ''
+        lines.append(line)
     marks = rows['cell'].eq(rows['reference']).map({True: ' (reference)', False: ''})
-    return pd.DataFrame(columns).set_index(rows['cell'] + marks)
+    return pd.DataFrame(lines, rows['cell'] + marks)
 
 
 def draw(rows: pd.DataFrame, title: str) -> Figure:
@@ -66,7 +62,7 @@ def draw(rows: pd.DataFrame, title: str) -> Figure:
         axes.grid(axis='y', color='0.92')
         axes.set_axisbelow(True)
         axes.spines[['top', 'right']].set_visible(False)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.locator_params(axis='x', nbins=6)
     figure.suptitle(f'{title}, reference {rows["reference"].iloc[0]}', fontsize=11)
     return figure
 

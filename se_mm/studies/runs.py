@@ -9,14 +9,16 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import cycle, islice
 from pathlib import Path
 from typing import IO, Any, Optional
 
@@ -48,49 +50,36 @@ class FinalEvaluationHook(Hook):
     between would end without an evaluation when it is resumed.
     """
 
-    evaluated = False
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Note that the model changes."""
-        self.evaluated = False
-
-    def after_val_epoch(self, runner: Runner, metrics: Any = None) -> None:
-        """Note the evaluation."""
-        self.evaluated = True
+    def before_train(self, runner: Runner) -> None:
+        """Note whether iterations are left."""
+        self.complete = runner.iter >= runner.max_iters
 
     def after_train(self, runner: Runner) -> None:
-        """Evaluate unless the training has just done so."""
-        if runner.val_loop is not None and not self.evaluated:
+        """Evaluate if no iterations were left."""
+        if self.complete and runner.val_loop is not None:
             runner.val_loop.run()
 
 
+@dataclass(eq=False)
 class Run:
     """One training with a final evaluation, in its own process.
 
-    Its folder has ``run.json`` (what, where and when), ``log.txt`` and, at last, ``metrics.json``.
-
-    Args:
-        name: Its name in messages.
-        work_dir: Its folder.
-        command: Words of the command, with the options of ``tools/train.py``.
-        iters: Training iterations, or epochs.
-        identity: Results with another identity are not reused. None: the command.
+    Its folder has ``log.txt`` and, once it is complete, ``metrics.json``. What is in the folder is
+    continued, so another config or seed needs another folder.
     """
 
-    def __init__(
-        self, name: str, work_dir: Path, command: Sequence[str], iters: int, identity: Any = None
-    ) -> None:
-        self.name, self.work_dir, self.iters = name, work_dir, iters
-        self.command = list(command)
-        identity = self.command if identity is None else identity
-        self.identity = json.loads(json.dumps(identity, default=str))
-        self.process: Optional[subprocess.Popen] = None
-        self.stopped = False
+    name: str  # In messages.
+    work_dir: Path
+    command: Sequence[str]  # Its words, with the options of tools/train.py.
+    iters: int  # Training iterations, or epochs.
+    process: Optional[subprocess.Popen] = None
+    stopped: bool = False
 
     @property
     def metrics(self) -> Optional[dict[str, float]]:
         """The metrics of the last evaluation; None until the run is complete."""
-        return self._read('metrics.json').get('metrics')
+        file = self.work_dir / 'metrics.json'
+        return json.loads(file.read_text())['metrics'] if file.exists() else None
 
     def train(self, gpu: str = '') -> None:
         """Train and evaluate, from the last checkpoint if there is one, unless it is complete.
@@ -101,8 +90,8 @@ class Run:
         Raises:
             RunFailure: If the training ends with an error, or without an evaluation.
         """
-        self.work_dir.parent.mkdir(parents=True, exist_ok=True)
-        with self.work_dir.with_name(f'.{self.work_dir.name}.lock').open('w') as lock:
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        with (self.work_dir / 'lock').open('w') as lock:
             while not self.stopped:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,7 +108,8 @@ class Run:
                 what = f'with status {status}' if status else 'without an evaluation'
                 tail = '\n'.join(log.read_text().splitlines()[-15:])
                 raise RunFailure(f'{self.name} ended {what}; {log} ends with\n{tail}')
-            self._write('metrics.json', metrics=metrics)
+            with whole_file(None, self.work_dir / 'metrics.json') as file:
+                file.write_text(json.dumps({'metrics': metrics}, indent=2))
 
     def stop(self) -> None:
         """Stop training, or waiting for another comparison that trains it."""
@@ -128,20 +118,14 @@ class Run:
             self.process.terminate()
 
     def _start(self, gpu: str, lock: IO[str]) -> subprocess.Popen:
-        """Start the process; it holds the lock until it ends. An earlier run is set aside."""
-        starts = self._read('run.json').get('starts', [])
-        command = self.command
-        if starts and (self.work_dir / 'last_checkpoint').exists():
-            command = [*command, '--resume', '--cfg-options', _HOOK]
-        elif (self.work_dir / 'log.txt').exists():
-            places = (self.work_dir.with_name(f'{self.work_dir.name}.old-{n}') for n in count(1))
-            self.work_dir.rename(next(place for place in places if not place.exists()))
-        date = time.strftime('%Y-%m-%dT%H:%M:%S%z')
-        start: dict[str, Any] = {'date': date, 'host': platform.node()}
-        start |= {'cpu': processor(), 'gpu': gpu, 'torch': torch.__version__, 'command': command}
-        self._write('run.json', starts=[*starts, start])
+        """Start the process, which holds the lock until it ends."""
+        command = list(self.command)
+        if (self.work_dir / 'last_checkpoint').exists():
+            command += ['--resume', '--cfg-options', _HOOK]
         visible = {'CUDA_VISIBLE_DEVICES': gpu} if gpu else {}
         with (self.work_dir / 'log.txt').open('a') as log:
+            where = f'{platform.node()}, {processor()}, GPU {gpu or "not chosen"}'
+            print(time.strftime('%FT%T%z'), where, shlex.join(command), file=log, flush=True)
             self.process = subprocess.Popen(
                 command,
                 env={**os.environ, 'OMP_NUM_THREADS': '1', **visible},
@@ -151,6 +135,8 @@ class Run:
                 pass_fds=[lock.fileno()],
                 preexec_fn=_SET_UP,
             )
+        if self.stopped:  # While the process was started.
+            self.process.terminate()
         return self.process
 
     def scalars(self) -> list[dict]:
@@ -173,18 +159,6 @@ class Run:
         for metric in wanted if metrics else ():
             check_choice(f'a metric of {self.name}', metric, metrics or {})
 
-    def _read(self, file: str) -> dict[str, Any]:
-        """Return the content of a file in the folder if it has this run's identity, else {}."""
-        try:
-            known = json.loads((self.work_dir / file).read_text())
-        except (OSError, json.JSONDecodeError):  # Missing or damaged.
-            return {}
-        return known if known.get('identity') == self.identity else {}
-
-    def _write(self, file: str, **content: Any) -> None:
-        with whole_file(None, self.work_dir / file) as path:
-            path.write_text(json.dumps({'identity': self.identity, **content}, indent=2))
-
 
 def digest(value: Any) -> str:
     """Return a short hash of a value, independent of the order of keys."""
@@ -192,34 +166,35 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def gpus_for(jobs: Optional[int] = None) -> list[str]:
+    """Return a GPU of this machine for each of ``jobs`` simultaneous runs; empty without GPUs.
+
+    By default there is one run per GPU, or per core without GPUs.
+    """
+    count = torch.cuda.device_count()
+    visible = os.environ.get('CUDA_VISIBLE_DEVICES') or ','.join(map(str, range(count)))
+    names = [name.strip() for name in visible.split(',')][:count]
+    return list(islice(cycle(names or ['']), jobs or count or os.cpu_count() or 1))
+
+
 def run_all(
-    runs: Sequence[Run],
-    console: Console,
-    jobs: Optional[int] = None,
-    wanted: Sequence[str] = (),
-    gpus: Optional[int] = None,
+    runs: Sequence[Run], console: Console, gpus: Sequence[str], wanted: Sequence[str] = ()
 ) -> list[RunFailure]:
     """Make the missing runs, and return the failures.
+
+    If a run fails before any has succeeded, the others are stopped: all may fail in the same way.
 
     Args:
         runs: All runs, including completed ones.
         console: Where to show progress.
-        jobs: Number of runs at a time. None: one per GPU, or per core without GPUs.
+        gpus: The GPU of each simultaneous run, as in CUDA_VISIBLE_DEVICES; empty: all.
         wanted: Metrics that each run must report, or else OptionError ends all.
-        gpus: Number of GPUs to distribute the runs over. None: those of this machine.
-
-    Raises:
-        RunFailure: If a run fails before any has succeeded, since all may fail in the same way.
     """
     for run in runs:
         run.check_reported(wanted)
     missing = [run for run in runs if run.metrics is None]
     console.print(f'{len(runs) - len(missing)} of {len(runs)} runs are already complete.')
-    jobs = min(jobs or torch.cuda.device_count() or os.cpu_count() or 1, len(missing) or 1)
-    gpus = torch.cuda.device_count() if gpus is None else gpus
-    names = [name.strip() for name in os.environ.get('CUDA_VISIBLE_DEVICES', '').split(',')]
-    names = ([name for name in names if name] or [str(index) for index in range(gpus)])[:gpus]
-    free = [names[index % len(names)] if names else '' for index in range(jobs)]
+    free = list(gpus)
 
     def say(run: Run, what: str) -> None:
         console.print(time.strftime('%X'), f'{run.name}: {what}', markup=False, soft_wrap=True)
@@ -236,23 +211,23 @@ def run_all(
     bars = Progress(console=console, speed_estimate_period=3600)
     total, done = sum(run.iters for run in missing), sum(run.done() for run in missing)
     bar = bars.add_task('training', total=total, completed=done)
-    with bars, ThreadPoolExecutor(jobs) as pool:
+    with bars, ThreadPoolExecutor(len(gpus)) as pool:
         pending = {pool.submit(train, run): run for run in missing}
         try:
             while pending:
                 for future in wait(pending, 1, FIRST_COMPLETED).done:
                     run, failure = pending.pop(future), future.exception()
                     say(run, 'failed' if failure else 'done')
-                    if isinstance(failure, RunFailure) and any(each.metrics for each in runs):
-                        failures.append(failure)
-                    else:
+                    if not isinstance(failure, RunFailure):
                         future.result()
-                    run.check_reported(wanted)
+                        run.check_reported(wanted)
+                        continue
+                    failures.append(failure)
+                    if not any(each.metrics for each in runs):
+                        return failures
                 bars.update(bar, completed=sum(run.done() for run in missing))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-            while not all(future.done() for future in pending):
-                for run in pending.values():
-                    run.stop()
-                time.sleep(0.1)
+            for run in pending.values():
+                run.stop()
     return failures

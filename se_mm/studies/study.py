@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -17,7 +16,7 @@ from se_mm.engine.launch import config_file
 from se_mm.smoothing.options import OptionError, check_keys
 from se_mm.studies.matrix import Cell, matrix_cells, plain_cell, with_controls
 from se_mm.studies.runs import Run
-from se_mm.studies.shadows import has_shadows, in_one_run, shadow_cells
+from se_mm.studies.shadows import in_one_run, shadow_cells, shadows_of
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ def read_study(path: str) -> Optional[dict[str, Any]]:
 def make_study(study: Mapping[str, Any]) -> Study:
     """Make a study, or raise OptionError if an option is invalid or missing.
 
-    Its options are ``configs``: name -> path of a training config; ``matrix``: a dict or list of
-    dicts over each config, see :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare the
-    configs as they are; ``seeds``; ``metrics`` of the final evaluation; ``cfg_options``: changes to
-    every config, as dotted keys.
+    Its options are ``configs``: name -> path of a training config; ``matrix`` over each config, see
+    :func:`~se_mm.studies.matrix.matrix_cells`, or empty to compare the configs as they are;
+    ``seeds``; ``metrics`` of the final evaluation; ``cfg_options``: changes to every config, as
+    dotted keys.
     """
     for key in ('configs', 'seeds', 'metrics'):
         if not study.get(key):
@@ -60,11 +59,13 @@ def make_study(study: Mapping[str, Any]) -> Study:
     cfgs = {name: Config.fromfile(config_file(path)) for name, path in study['configs'].items()}
     for cfg in cfgs.values():
         cfg.merge_from_dict(study.get('cfg_options', {}))
+    shadowed = [bool(shadows_of(cfg)) for cfg in cfgs.values()]
     if matrix := study['matrix']:
-        parts = matrix if isinstance(matrix, list) else [matrix]
-        groups = {name: in_one_run(matrix_cells(cfg, parts)) for name, cfg in cfgs.items()}
-    elif any(has_shadows(cfg) for cfg in cfgs.values()):
+        groups = {name: in_one_run(matrix_cells(cfg, matrix)) for name, cfg in cfgs.items()}
+    elif all(shadowed):
         groups = {name: shadow_cells(cfg) for name, cfg in cfgs.items()}
+    elif any(shadowed):
+        raise OptionError('configs must all have a ShadowsHook, or none of them')
     else:
         groups = {'': with_controls(plain_cell(name, cfg) for name, cfg in cfgs.items())}
     return Study(groups, list(dict.fromkeys(study['seeds'])), study['metrics'])
@@ -74,8 +75,8 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
     """Return the runs of a study: (name of the group, name of the cell, seed) -> run.
 
     The config of each cell is written below the work dir, so that it can be read and trained alone.
-    Teachers of one student share a run.
-    ``train`` has the words of the training command before the config.
+    Teachers of one student share a run. ``train`` has the words of the training command before the
+    config.
     """
     runs: dict[tuple[str, str, int], Run] = {}
     by_folder: dict[Path, Run] = {}
@@ -86,14 +87,11 @@ def runs_of(study: Study, work_dir: Path, train: Sequence[str]) -> dict[tuple[st
             if not config.exists():
                 with whole_file(None, config) as file:
                     file.write_text(cell.config.pretty_text)
-            cfg, options = deepcopy(cell.config), seed_options(cell.config, seed)
-            cfg.merge_from_dict(options)
             folder = config.parent / f'seed{seed}'
-            name = f'{group} {cell.training}, seed {seed}'.strip()
             words = [*train, str(config), '--work-dir', str(folder), '--cfg-options']
-            words += [f'{key}={value}' for key, value in options.items()]
-            length = cfg.train_cfg.get('max_iters') or cfg.train_cfg.get('max_epochs') or 1
-            run = Run(name, folder, words, length, cfg.to_dict())
+            words += [f'{key}={value}' for key, value in seed_options(cell.config, seed).items()]
+            length = cell.config.train_cfg.get('max_iters') or cell.config.train_cfg.max_epochs
+            run = Run(f'{group} {cell.training}, seed {seed}'.strip(), folder, words, length)
             runs[group, cell.name, seed] = by_folder.setdefault(folder, run)
     return runs
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from se_mm.history.provenance import effective_size, law, provenance, share_taken
+from se_mm.history.provenance import effective_size, provenance, share_taken
 from se_mm.history.segments import Segment, SmoothedTensors
 from se_mm.smoothing import Settings
 
@@ -35,7 +35,7 @@ def test_shares_sum_to_one_and_ages_lie_in_the_run(keep_prob, momentum, granular
     for tensor in found.tensors:
         assert 0 <= int(tensor.taken.min()) <= int(tensor.taken.max()) < updates
         assert -1e-9 <= float(tensor.age.min()) <= float(tensor.age.max()) <= updates - 1 + 1e-9
-    assert 1 - 1e-9 <= found.effective_size <= updates + 1e-9
+    assert 1 - 1e-9 <= effective_size(found.share) <= updates + 1e-9
     assert found.oldest <= updates - 1
 
 
@@ -47,9 +47,9 @@ def test_an_average_alone_has_its_closed_form(momentum, updates):
     expected = momentum * (1 - momentum) ** ages
     expected[0] = (1 - momentum) ** (updates - 1)
     torch.testing.assert_close(found.share, expected, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(law([segment(0.0, momentum)], updates).share, expected)
+    torch.testing.assert_close(found.expected.share, expected)
     if updates * momentum > 20:
-        assert found.effective_size == pytest.approx((2 - momentum) / momentum, rel=1e-3)
+        assert effective_size(found.share) == pytest.approx((2 - momentum) / momentum, rel=1e-3)
 
 
 def test_ages_of_many_units_are_geometric():
@@ -70,7 +70,7 @@ def test_contents_are_in_the_mean_those_of_the_average_at_the_matched_horizon():
     shapes = {f'{index}.weight': (64, 2) for index in range(64)}
     some = segment(0.7, 0.1, 'channel', shapes)
     found = provenance([some], 500)
-    expected = law([some], 500)
+    expected = found.expected
     assert found.mean_age == pytest.approx(expected.mean_age, rel=0.02)
     assert expected.mean_age == pytest.approx(0.97 / 0.03, rel=1e-3)
     torch.testing.assert_close(found.share[-100:], expected.share[-100:], rtol=0.2, atol=2e-4)
@@ -80,13 +80,12 @@ def test_only_a_sample_of_many_units_is_followed_and_the_rest_is_said():
     shapes = {'a.weight': (3000, 2)}
     found = provenance([segment(0.5, granularity='element', shapes=shapes)], 50, sample=100)
     (tensor,) = found.tensors
-    assert tensor.units == 6000 and len(tensor.taken) == 100 and found.sampled
+    assert tensor.units == 6000 and len(tensor.taken) == 100
     whole = provenance([segment(0.5, granularity='element', shapes=shapes)], 50, sample=6000)
     assert torch.equal(whole.tensors[0].taken[:100], tensor.taken)
-    assert not whole.sampled
 
 
-def test_updates_that_were_left_out_took_nothing_over():
+def test_skipped_updates_pick_nothing():
     skipped = frozenset(range(20, 30))
     found = provenance([segment(0.1, skipped=skipped)], 30)
     assert int(found.taken.max()) < 20
@@ -111,6 +110,6 @@ def test_unit_of_an_average_without_a_momentum_has_its_last_pick_and_no_age():
     assert found.share.isnan().any()
 
 
-def test_updates_between_two_smoothing_steps_took_nothing_over():
+def test_updates_between_two_smoothing_steps_pick_nothing():
     assert share_taken(segment(0.1, interval=10), range(11, 20)) == 0
     assert share_taken(segment(0.0, interval=10), range(11, 21)) == pytest.approx(0.1)

@@ -34,17 +34,16 @@ cfg_options = {{key: eval(value) for key, value in cfg_options.items()}}
 
 
 def runs_in(folder):
-    """Folder of each run -> how often it was begun, by MMEngine's folders of logs."""
+    """Folder of each run -> number of its starts, as MMEngine's folders of logs show."""
     return {
         str(path.parent.relative_to(folder)): len(list(path.parent.glob('*/vis_data')))
-        for path in folder.glob('**/run.json')
-        if '.old-' not in path.parent.name  # Killed in its last evaluation, and set aside.
+        for path in folder.glob('**/log.txt')
     }
 
 
 @pytest.fixture(scope='module')
 def compared(tmp_path_factory, tools_in):
-    """Tools in a folder in which a matrix of twelve runs was killed half way, and gone on with."""
+    """Tools in a folder in which a matrix of twelve runs was killed half way and continued."""
     tools = tools_in(tmp_path_factory.mktemp('compared'))
     (tools.folder / 'study.py').write_text(STUDY)
     tools.words = ('study.py', '--work-dir', 'compared')
@@ -53,7 +52,7 @@ def compared(tmp_path_factory, tools_in):
     while len(list(folder.glob('**/metrics.json'))) < 6:
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    # Not even told: what it has begun is left behind.
+    # It cannot handle this signal: what it has begun is left behind.
     process.send_signal(signal.SIGKILL)
     process.communicate()
     tools.complete = {
@@ -64,7 +63,7 @@ def compared(tmp_path_factory, tools_in):
     return tools
 
 
-def test_matrix_killed_half_way_goes_on_without_a_run_lost_or_done_twice(compared):
+def test_matrix_killed_half_way_continues_without_a_run_lost_or_made_twice(compared):
     folder = compared.folder / 'compared'
     begun = runs_in(folder)
     assert len(begun) == 12
@@ -127,7 +126,7 @@ def test_page_explains_itself(compared):
     page = ' '.join((compared.folder / 'compared/report.html').read_text().split())
     for word in ('TMA', 'SE', 'STS', 'Matched TMA'):
         assert f'<b>{word}</b>:' in page
-    for word in ('teacher', 'student', 'seed', 'interval', 'cannot tell', 'run.json'):
+    for word in ('teacher', 'student', 'seed', 'interval', 'cannot tell', 'log.txt'):
         assert word in page
 
 
@@ -212,15 +211,15 @@ def test_run_killed_in_its_last_evaluation_is_evaluated_and_not_trained_again(to
     assert '"loss"' not in second.read_text()
 
 
-def test_metric_that_no_run_reported_is_told_with_those_there_are(compared):
+def test_metric_that_no_run_reported_is_refused_with_a_suggestion(compared):
     words = (*compared.words, '--no-train', '--metric', 'teacher/acuracy/top1')
     line = compared.fail('compare.py', *words)
     assert "got 'teacher/acuracy/top1'" in line
     assert f'Did you mean {METRIC!r}?' in line
 
 
-def test_each_run_is_a_job_where_slurm_is_asked_for(tools, monkeypatch):
-    # Where there is no cluster: what it would be told, and then the training itself.
+def test_slurm_option_submits_each_run_as_a_job(tools, monkeypatch):
+    # Without a cluster: note the options of srun, and run the training itself.
     srun = tools.folder / 'srun'
     srun.write_text(
         '#!/bin/sh\necho "$@" >> jobs\nwhile [ "$1" != "${PYTHON:-python}" ]; do shift; done\n'
@@ -259,4 +258,4 @@ def test_what_is_wrong_is_one_line_before_anything_is_trained(tools, words, mess
     (tools.folder / 'key.py').write_text(STUDY.replace('granularity', 'granularty'))
     line = tools.fail('compare.py', *words)
     assert message in line
-    assert not list(tools.folder.glob('**/run.json'))
+    assert not list(tools.folder.glob('**/log.txt'))

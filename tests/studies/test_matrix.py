@@ -77,19 +77,19 @@ def test_other_options_and_hooks_of_a_config_stay():
     cfg.model = cfg.model.classifier
     cfg.model.data_preprocessor = dict(type='ClsDataPreprocessor')
     cells = matrix_cells(cfg, [dict(smoothing=['tma', 'se', 'sts'])])
-    lines = {cell.name: hook_of(cell) for cell in cells}
+    hooks = {cell.name: hook_of(cell) for cell in cells}
     kept = dict(update_buffers=True, priority=49)
-    assert lines['TMA'] == dict(type='SETMAHook', keep_prob=0.0, momentum=0.03, **kept)
-    assert lines['SE keep_prob 0.99'] == dict(type='SpatialEnsembleHook', keep_prob=0.99, **kept)
-    assert lines['STS keep_prob 0.7'] == dict(
+    assert hooks['TMA'] == dict(type='SETMAHook', keep_prob=0.0, momentum=0.03, **kept)
+    assert hooks['SE keep_prob 0.99'] == dict(type='SpatialEnsembleHook', keep_prob=0.99, **kept)
+    assert hooks['STS keep_prob 0.7'] == dict(
         type='SETMAHook', keep_prob=0.7, momentum=0.03, **kept
     )
-    # The control of an average that the config has itself is worked out from the bound teacher.
-    assert 'TMA momentum 0.009' in lines
+    # The control has the momentum of the config's own average.
+    assert 'TMA momentum 0.009' in hooks
     assert all(cell.config.custom_hooks[1] == cfg.custom_hooks[1] for cell in cells)
 
 
-def test_configs_as_they_are_get_controls_and_know_those_that_they_are():
+def test_configs_as_they_are_get_controls_unless_a_config_is_one():
     names = ['fixmatch_se_conv4_1xb32_glyphs-4', 'fixmatch_tma_conv4_1xb32_glyphs-4']
     cells = with_controls([plain_cell(name, config(name)) for name in names])
     assert [(cell.name, cell.control) for cell in cells] == [(names[0], names[1]), (names[1], None)]
@@ -132,7 +132,7 @@ def test_average_of_the_config_itself_keeps_its_schedule_in_the_control():
     st.booleans(),
     st.integers(0, 50),
 )
-def test_control_moves_as_far_at_every_update_as_the_mean_over_picks(p, q, m, match, step):
+def test_control_weights_the_student_as_the_mean_over_picks_does(p, q, m, match, step):
     changing = p != q
     keep = dict(type='linear', start=p, end=q) if changing else p
     momentum = momentum_schedule('momentum', 1.0 if m is None else m)

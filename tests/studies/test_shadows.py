@@ -78,7 +78,7 @@ def test_copies_that_are_only_evaluated_share_one_training(tmp_path):
     'cfg',
     [
         Config.fromfile(PAIR),  # Its teacher labels.
-        classifier(begin_iter=2),  # A shadow has no begin.
+        classifier(begin_iter=2),  # Not an option of a shadow.
     ],
     ids=['pair', 'begin'],
 )

@@ -16,7 +16,7 @@ from se_mm.smoothing.options import OptionError
 from se_mm.studies.study import make_study, read_study, runs_of, seed_options
 
 CONFIG = str(find_config('fixmatch_tma_conv4_1xb32_digits-2.py'))
-MATRIX = dict(smoothing=['sts', 'tma'], momentum=0.05)
+MATRIX = [dict(smoothing=['sts', 'tma'], momentum=0.05)]
 STUDY = dict(configs={'digits': CONFIG}, matrix=MATRIX, seeds=[3, 1], metrics=['top1'])
 
 
@@ -34,10 +34,11 @@ def test_runs_go_seed_by_seed_and_each_is_the_config_with_its_seed(tmp_path):
     config = Path(run.command[1])
     assert config.parent == run.work_dir.parent and run.work_dir.name == 'seed3'
     cfg = Config.fromfile(config)
-    cfg.merge_from_dict(seed_options(cfg, 3))
-    assert run.identity['randomness']['seed'] == 3
-    assert run.identity['train_dataloader']['dataset']['split']['seed'] == 3
-    assert run.identity['custom_hooks'] == cfg.to_dict()['custom_hooks']
+    assert run.command[-2:] == [
+        'randomness.seed=3',
+        'train_dataloader.dataset.split.seed=3',
+    ]
+    assert cfg.custom_hooks[0].momentum == 0.05
     assert run.iters == cfg.train_cfg.max_iters
 
 

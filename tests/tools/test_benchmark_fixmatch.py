@@ -11,7 +11,7 @@ import pytest
 TOOL = Path(__file__).parents[2] / 'tools/benchmark_fixmatch.py'
 TINY = (
     *('--depth', 10, '--width', 1, '--batch-size', 2, '--mu', 2, '--iters', 2, '--warm-up', 1),
-    *('--rounds', 1, '--workers', 0, '--threads', 1),
+    *('--workers', 0, '--threads', 1),
 )
 CLONES = {'kekmodel': 'KEKMODEL_FIXMATCH', 'torchssl': 'TORCHSSL_FIXMATCH'}
 
@@ -46,8 +46,8 @@ def test_wrong_option_is_refused(tools, option, message):
 @pytest.mark.parametrize('views', [(), ('--views',)], ids=['iterations', 'views'])
 def test_ours_is_measured(tools, views):
     runpy.run_path(str(TOOL))['write_cifar10'](tools.folder, 100)
-    words = ('--contestant', 'se_mm', '--data-root', tools.folder, '--scratch', tools.folder / 'x')
-    output = tools.succeed('benchmark_fixmatch.py', *words, *TINY, *views)
+    words = ('se_mm', '--data-root', tools.folder, '--scratch', tools.folder / 'x')
+    output = tools.succeed('fixmatch_contestants.py', *words, *TINY, *views)
     assert json.loads(output.splitlines()[-1]) > 0
 
 
@@ -56,7 +56,7 @@ def test_peer_is_measured(tools, peer):
     folder = os.environ.get(CLONES[peer])
     if not folder:
         pytest.skip(f'{CLONES[peer]} names no clone of {peer}')
-    words = (f'--{peer}', folder, '--out', 'table.md', *TINY)
+    words = (f'--{peer}', folder, '--out', 'table.md', '--rounds', 1, *TINY)
     assert 'of the faster peer' in tools.succeed('benchmark_fixmatch.py', *words)
     table = (tools.folder / 'table.md').read_text()
     (row,) = [

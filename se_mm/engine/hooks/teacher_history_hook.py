@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from se_mm.engine.hooks.spatial_ensemble_hook import SpatialEnsembleHook
-from se_mm.history.provenance import law, provenance
+from se_mm.history.provenance import provenance
 from se_mm.history.segments import read_history
 from se_mm.smoothing.options import OptionError, check_count, check_flag
 
@@ -34,13 +34,10 @@ class TeacherHistoryHook(Hook):
         self.by_epoch = check_flag('by_epoch', by_epoch)
 
     def before_train(self, runner: Runner) -> None:
-        """Find the hook that moves the teacher. Called before the first iteration."""
+        """Find the hook that updates the teacher. Called before the first iteration."""
         found = [hook for hook in runner.hooks if isinstance(hook, SpatialEnsembleHook)]
         if not found:
-            raise OptionError(
-                'TeacherHistoryHook needs a hook that moves a teacher by se_mm: SETMAHook or '
-                'SpatialEnsembleHook.'
-            )
+            raise OptionError('TeacherHistoryHook needs a SETMAHook or SpatialEnsembleHook')
         self._hook = found[0]
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
@@ -64,7 +61,7 @@ class TeacherHistoryHook(Hook):
         if updates:
             segments = read_history(mover.history.segments, updates)
             title = f'{segments[-1].rules[0].rule}, after {updates:,} updates'
-            figure = draw_history(provenance(segments, updates), law(segments, updates), title)
+            figure = draw_history(provenance(segments, updates), title)
             figure.set_dpi(80)
             canvas: Any = FigureCanvasAgg(figure)
             canvas.draw()

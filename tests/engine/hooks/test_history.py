@@ -8,7 +8,7 @@ from mmengine.registry import HOOKS
 
 from se_mm.checkpoints.read import read_checkpoint
 from se_mm.engine.hooks.record import read_record
-from se_mm.history.provenance import BEFORE, law, provenance
+from se_mm.history.provenance import BEFORE, provenance
 from se_mm.history.segments import read_history
 from se_mm.smoothing.options import OptionError
 
@@ -206,10 +206,9 @@ def test_damaged_history_is_refused_in_one_line(runs):
         assert '\n' not in str(raised.value)
 
 
-def test_law_is_what_the_settings_say(runs):
+def test_expected_distributions_are_what_the_settings_say(runs):
     path = f'{runs.classifier(dict(STS), max_iters=9).work_dir}/iter_9.pth'
-    record = read_record(read_checkpoint(path))
-    expected = law(read_history(record['history'], 9), 9)
+    expected = of_checkpoint(path).expected
     ages = torch.arange(8, -1, -1, dtype=torch.float64)
     assert torch.allclose(expected.taken[1:], 0.4 * 0.6 ** ages[1:])
     assert torch.allclose(expected.share[1:], 0.12 * 0.88 ** ages[1:])

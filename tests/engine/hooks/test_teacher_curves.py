@@ -158,9 +158,9 @@ def test_picture_goes_to_every_backend_of_the_visualizer(runs, by_epoch):
     assert [image.step for image in found.Images('teacher_history')] == [6, 12]
 
 
-def test_picture_needs_a_teacher_that_is_moved_by_us(runs):
+def test_picture_needs_a_teacher_that_our_hook_updates(runs):
     runner = runs.build(runs.cfg_of('classifier'), dict(type='TeacherHistoryHook'))
-    with pytest.raises(OptionError, match='needs a hook that moves a teacher by se_mm'):
+    with pytest.raises(OptionError, match='needs a SETMAHook or SpatialEnsembleHook'):
         runner.train()
     with pytest.raises(OptionError, match='interval must be an integer >= 1, got 0'):
         HOOKS.build(dict(type='TeacherHistoryHook', interval=0))
