@@ -1,65 +1,72 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves a teacher in a run: one update at each opportunity, with the checks around it."""
+"""Update a teacher in a run: one update at each opportunity, with checks around it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 import torch
+from mmengine.dist import get_rank
 from torch import Tensor, nn
 
 from se_mm.history.segments import History, settings_of
 from se_mm.smoothing.ensemble import SpatialEnsemble, never_compiled
 from se_mm.smoothing.guards import Guard, Watch
 from se_mm.smoothing.guards.watch import equal
+from se_mm.smoothing.picks import rank_seed
 from se_mm.smoothing.schedules import Schedule
-from se_mm.smoothing.settings import Average, Settings
+from se_mm.smoothing.settings import Average, Rule, Settings
 from se_mm.smoothing.smoother import Smoother, TeacherFault
 from se_mm.smoothing.tensors import named_tensors, unwrapped
-from se_mm.teachers.average import StockAverage
 from se_mm.teachers.base import Teacher
+from se_mm.teachers.stock_average import StockAverage
 
 WATCHED = 10
-"""Opportunities from the start of a training at which a teacher is watched for other movers."""
+"""Opportunities after the start of a training in which other updates of the teacher are noticed."""
 IDLE = 100
-"""Opportunities from there within which a model must have asked for an update."""
+"""Opportunities after the start within which a model must have triggered an update."""
 
 
-class Mover:
-    """The one thing that moves a teacher.
+class Updater:
+    """Updates a teacher: called by the model in place of its own update, or by the hook.
 
-    It is called by the model in place of its own update, or by the hook. The teacher has been found
-    but not installed; a momentum of None in the settings is the average that it has.
+    Args:
+        teacher: The teacher, not installed yet.
+        settings: The options. If the momentum is None, the teacher's own average applies.
+
+    Attributes:
+        following: Whether an opportunity copies the student and does not count as an update.
+        held: Whether a call is no opportunity, as between two steps of the optimizer.
+        started: Whether the teacher is more than a copy of its student.
+        seed: The seed of the picks for all ranks. With ``diff_rank_picks``, a rank's differs.
+        training_statistics: Those of the batch norms, while the teacher has recalibrated ones.
+        recalibrated: Names of the recalibrated statistics in a checkpoint, until training starts.
     """
 
     def __init__(self, teacher: Teacher, settings: Settings) -> None:
         averaged = teacher.averaged
-        # The average that the teacher has, if it is in force.
         self.inherited: Optional[StockAverage] = None
         if settings.momentum is None and averaged is not None:
             self.inherited = StockAverage(averaged)
-        smoother = Smoother(
+        self.smoother = Smoother(
             teacher.module, settings, teacher.student_name, self.inherited, teacher.buffers
         )
-        self.ensemble = SpatialEnsemble.around(smoother, owner=averaged)
+        self.ensemble = SpatialEnsemble.around(self.smoother, owner=averaged)
         self.teacher = teacher
-        self.following = False  # Whether an opportunity copies the student and is not counted.
-        self.held = False  # Whether it is none, as between two steps of the optimizer.
-        self.started = False  # Whether the teacher is more than a copy of its student.
+        self.following = self.held = self.started = False
         self.guard: Optional[Guard] = None
         self.history = History()
-        self.seed: Optional[int] = None  # Of the whole job, before it is made the rank's.
-        # Batch-norm statistics that the teacher has in training, while it has recalibrated ones;
-        # and names of those that a checkpoint has recalibrated, until the training starts.
-        self.followed: dict[str, Tensor] = {}
+        self.seed: Optional[int] = None
+        self.training_statistics: dict[str, Tensor] = {}
         self.recalibrated: Sequence[str] = ()
         self._watch: Optional[Watch] = None
         self._described: Optional[Schedule] = None
         self._calls = self._opportunities = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of a model has a mover without the checks of the run that it was copied from."""
+        """A copy is without the checks of the run."""
         return {**vars(self), 'guard': None, '_watch': None}
 
     @property
@@ -74,8 +81,8 @@ class Mover:
     def __call__(self, model: Optional[nn.Module] = None, *_: object, **__: object) -> None:
         """Make one update, if one is due.
 
-        ``model`` is what is passed to ``update_parameters`` of an averaged model: the student.
-        Other teachers know theirs. Raises TeacherFault if a check fails.
+        ``model`` is the student that a model passes to ``update_parameters`` of its averaged model.
+        Raises TeacherFault if a check fails.
         """
         self._calls += 1
         if self.held:
@@ -84,21 +91,21 @@ class Mover:
         assert student is not None
         ensemble = self.ensemble
         step = ensemble.step
-        if not ensemble.smoother.pairs:  # Only the model's call tells the student.
-            ensemble.smoother.bind(student)
+        if not self.smoother.pairs:  # The student was not known before.
+            self.smoother.bind(student)
             self.record_settings(step)
         if self._watch is not None and self.started:
-            self._watch.check(ensemble.smoother.named(), step)
+            self._watch.check(self.smoother.named(), step)
         allowed = self.guard is None or self.guard.allows(step, student)
         if self.following:
             if allowed:
                 ensemble.copy(student)
                 self.history.copy(step)
         elif allowed:
-            if self.inherited is not None and self.inherited_momentum() != self._described:
-                self.record_settings(step)  # Its momentum was set from outside.
+            if self.inherited_momentum != self._described:  # It was set from outside.
+                self.record_settings(step)
             ensemble.update(student, interval=self.interval)
-        elif step:  # Before the first update the teacher is a copy, and stays one.
+        elif step:  # Before the first update, the teacher remains a copy.
             self.history.skip(step)
             ensemble.step = step + 1
         self.started |= ensemble.step > 0 and not self.following
@@ -108,134 +115,141 @@ class Mover:
 
     @torch.no_grad()
     def copy_student(self) -> None:
-        """Make the teacher equal to its student, as long as it is nothing more."""
+        """Make the teacher equal to its student, unless smoothing has started."""
         student = self.teacher.student
         if not self.started and student is not None:
             self.ensemble.copy(student)
             self._leave()
 
     def tensors(self) -> dict[str, Tensor]:
-        """The teacher's tensors by the student's names."""
+        """The teacher's tensors by their names in the student's model."""
         own = named_tensors(unwrapped(self.teacher.module))
-        return {member.name: own[member.inner] for member in self.ensemble.smoother.pairs}
+        return {member.name: own[member.inner] for member in self.smoother.pairs}
 
     @torch.no_grad()
-    def put_back(self) -> None:
-        """Give the teacher the statistics again that it has in training."""
-        if self.followed:
+    def restore_statistics(self) -> None:
+        """Restore the statistics of the training after a recalibration."""
+        if self.training_statistics:
             own = self.tensors()
-            for name, value in self.followed.items():
+            for name, value in self.training_statistics.items():
                 own[name].copy_(value)
-            self.followed = {}
+            self.training_statistics = {}
 
-    def start(self, seed: int, updates: int, fresh: bool, following: bool) -> None:
-        """Begin or continue a training of so many updates. Called once the weights are there.
+    def start(self, seed: Optional[int], updates: int, fresh: bool, following: bool) -> None:
+        """Begin or continue a training. Called after the weights were initialised or loaded.
 
-        ``seed`` is this rank's, ``fresh`` whether the training is not resumed, and ``following``
-        the attribute at first.
+        Args:
+            seed: The run's seed, which applies if there is none in the options or the checkpoint.
+            updates: Updates of the whole run.
+            fresh: Whether the training is not resumed.
+            following: The attribute's first value.
+
+        Raises:
+            OptionError: If ``match_horizon`` does not fit the teacher's own average.
         """
-        ensemble = self.ensemble
-        ensemble.seed, ensemble.total = seed, updates
+        ensemble, settings = self.ensemble, self.ensemble.settings
+        self.seed = next(one for one in (settings.seed, self.seed, seed, 0) if one is not None)
+        ensemble.seed = rank_seed(self.seed, get_rank() if settings.diff_rank_picks else 0)
+        ensemble.total = updates
+        self.weight(max(1, ensemble.step))  # Checks match_horizon.
         if self.started:
-            ensemble.step = max(1, ensemble.step)  # The next update is no copy.
+            ensemble.step = max(1, ensemble.step)  # The next update does not copy.
         elif fresh:
             ensemble.step = 0
         self.started = ensemble.step > 0
         self.copy_student()
         if self.recalibrated:
-            # In training they are the student's, on each rank its own.
-            pairs = ensemble.smoother.named(parameters_only=False)
+            # In training they are the student's, and may differ between ranks.
+            pairs = self.smoother.named(parameters_only=False)
             names = [name for name in self.recalibrated if name in pairs]
-            self.followed = {name: pairs[name].student.clone() for name in names}
+            self.training_statistics = {name: pairs[name].student.clone() for name in names}
             self.recalibrated = ()
         self.record_settings(ensemble.step)
-        if self.teacher.taught_from_start and fresh and not self.started:
+        if self.teacher.averaged is None and fresh and not self.started:
             self.following = following
             self()
         self._watch = Watch()
         self._calls = self._opportunities = 0
         self._leave()
 
-    @property
-    def watching(self) -> bool:
-        """Whether another mover, or none, would be noticed."""
-        return self._watch is not None
-
     def count_opportunity(self, last: bool) -> None:
-        """Count an iteration, maybe the last, after which an update was due, while watching.
+        """Count an iteration in which an update was due. Called after each iteration.
 
-        Raises TeacherFault if the model should move its teacher, and has asked for no update.
+        Raises TeacherFault if the model should update its teacher but has not triggered any update;
+        ``last`` is whether the run ends.
         """
+        if self._watch is None or self.held or self.following:
+            return
         self._opportunities += 1
         if self.teacher.updated_by_model and not self._calls:
             if self._opportunities >= IDLE or last:
-                self._check_idle()
+                self._check_idle(self._watch)
         elif self._opportunities >= WATCHED and not self.ensemble.settings.check_teachers:
             self._watch = None
 
-    def _check_idle(self) -> None:
-        """Raise an error for a teacher whose model asks for no update."""
-        assert self._watch is not None
-        pairs = self.ensemble.smoother.named()
+    def _check_idle(self, watch: Watch) -> None:
+        """Raise TeacherFault, since the model has not triggered any update."""
+        pairs = self.smoother.named()
         if not pairs or equal(pairs.values()):
-            self._watch = None  # Something keeps it equal: the updates begin later.
+            self._watch = None  # Something else keeps it equal until the updates begin.
             return
-        many = self._opportunities
-        moved = self._watch.moved(pairs)
-        if moved:
+        count = self._opportunities
+        changed = watch.changed(pairs)
+        if changed:
             raise TeacherFault(
-                f'the teacher must be moved by one thing, but something other than this hook '
-                f'changed the teacher of {moved[0]} in the first {many} iterations: remove this '
-                f'hook or the other, or name the method of the model that moves it by '
-                f'update_method='
+                f'only one hook may update the teacher, but in the first {count} iterations '
+                f'something else changed the teacher of {changed[0]}: remove this hook or the '
+                f"other update, or set update_method to the name of the model's method"
             )
         path = self.teacher.path
         inner = f'{path}.module' if self.teacher.averaged is not None else path
         raise TeacherFault(
-            f'the model must ask for the updates of its teacher {path!r}, but did not in the first '
-            f'{many} iterations, and nothing else moves it: set begin_iter if they begin later, '
-            f"kind='pair', teacher={inner!r} and student= to let the hook move it, or remove the "
-            f'hook'
+            f'the model must trigger the updates of its teacher {path!r}, but did not in the first '
+            f'{count} iterations, and nothing else updates it: set begin_iter if they begin later, '
+            f"set kind='pair', teacher={inner!r} and student= to let the hook update it, or remove "
+            f'the hook'
         )
 
     def describe(self) -> list[str]:
-        """What is done, and what may surprise, one line each: for the log and the check."""
-        smoother = self.ensemble.smoother
-        rule = str(self.ensemble.settings.default)
-        momentum = self.inherited_momentum()
-        if momentum is not None:
-            rule = rule.replace("the model's own average", f"the average's momentum {momentum}")
-        lines = [f'{self.teacher}; {rule}; buffers {smoother.buffers}']
-        if smoother.shared:
+        """One line on what is done, and one for each caution: for the log and the check."""
+        rule = self.with_momentum(self.ensemble.settings.default)
+        lines = [f'{self.teacher}; {rule}; buffers {self.smoother.buffers}']
+        shared = self.smoother.shared
+        if shared:
             lines.append(
-                f'teacher and student share {len(smoother.shared)} tensors, for example '
-                f'{smoother.shared[0]!r}, which are left as they are'
+                f'teacher and student share {len(shared)} tensors, for example {shared[0]!r}, '
+                f'which are not updated'
             )
         return lines + list(self.teacher.cautions)
 
+    @property
     def inherited_momentum(self) -> Optional[Schedule]:
-        """The schedule of the average that the teacher has, where it is known."""
+        """The momentum of the teacher's own average, if that applies and is known."""
         return self.inherited.describe() if self.inherited is not None else None
 
+    def with_momentum(self, rule: Rule) -> Rule:
+        """A rule with the momentum of the teacher's own average, if that applies and is known."""
+        return replace(rule, momentum=rule.momentum or self.inherited_momentum)
+
     def record_settings(self, step: int) -> None:
-        """Begin a part of the history at this update step, if anything in force has changed."""
+        """Begin a segment of the history at this update step, if a setting has changed."""
         ensemble = self.ensemble
-        self._described = self.inherited_momentum()
-        if ensemble.smoother.pairs:
+        self._described = self.inherited_momentum
+        if self.smoother.pairs:
             settings = settings_of(
-                ensemble.smoother, self._described, ensemble.seed, ensemble.total, self.interval
+                self.smoother, self._described, ensemble.seed, ensemble.total, self.interval
             )
             self.history.go_on(step, settings)
 
     def weight(self, step: int) -> Average:
-        """How a picked unit followed at an update."""
+        """How a picked unit was updated at an update step."""
         rule = self.ensemble.settings.default
         return rule.average(step, self.ensemble.total, self.inherited)
 
     def _leave(self) -> None:
-        """Remember the teacher as it is, if it will be compared at the next opportunity."""
+        """Remember the teacher's state, if the next opportunity compares it."""
         if self._watch is None:
             return
         step, every = self.ensemble.step, self.ensemble.settings.check_teachers
         compared = self._opportunities < WATCHED or (every and step % every == 0)
-        self._watch.leave(self.ensemble.smoother.named().values() if compared else ())
+        self._watch.leave(self.smoother.named().values() if compared else ())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a line in a config: ours, and those of the hook whose line it was.
+"""The options of a hook in a config: ours, and those of the stock hook that it replaces.
 
-A line of MMEngine's or mmpretrain's ``EMAHook`` or of mmdet's ``MeanTeacherHook`` is switched by
-its ``type`` alone, so their options are understood.
+To replace MMEngine's or mmpretrain's ``EMAHook`` or mmdet's ``MeanTeacherHook``, it is enough to
+change the ``type`` in the config: their options are understood.
 """
 
 from __future__ import annotations
@@ -17,80 +17,71 @@ from se_mm.smoothing.settings import Settings
 OPTIONS = tuple(option.name for option in fields(Settings))
 """Names of our own options."""
 
-# Options that only an EMAHook has: a line with one of them means a copy of the model.
-_OF_EMA_HOOK = (
-    'ema_type',
-    'strict_load',
-    'device',
-    'update_buffers',
-    'evaluate_on_ema',
-    'evaluate_on_origin',
-)
-_OF_MEAN_TEACHER_HOOK = ('skip_buffer',)
+_KINDS = {
+    'ema_type': 'shadow',
+    'strict_load': 'shadow',
+    'device': 'shadow',
+    'update_buffers': 'shadow',
+    'evaluate_on_ema': 'shadow',
+    'evaluate_on_origin': 'shadow',
+    'skip_buffer': 'pair',
+}
+"""Option that only a stock hook has -> the kind of teacher of that hook."""
 
 
 @dataclass(frozen=True)
-class Line:
-    """What a line says."""
+class HookOptions:
+    """The options of a hook, validated."""
 
     settings: Settings  # Our options.
-    kind: Optional[str]  # The kind of teacher that the other options mean.
-    ema: Mapping[str, Any]  # What is an EMAHook's and its averaged model's, for a shadow.
+    kind: Optional[str]  # The kind of teacher that the options of a stock hook mean.
+    ema: Mapping[str, Any]  # Options of an EMAHook and its averaged model.
 
 
-def read_line(hook: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> Line:
-    """Read the options of a line, all but its type.
+def read_options(hook: str, defaults: Mapping[str, Any], options: Mapping[str, Any]) -> HookOptions:
+    """Read the options of the hook with this name, all but its type.
 
-    ``hook`` is the hook's name, for messages, and ``defaults`` what differs from those of
-    :class:`~se_mm.smoothing.Settings`. Raises OptionError if an option is unknown or invalid, or
-    two of them disagree.
+    ``defaults`` are the defaults that differ from those of :class:`~se_mm.smoothing.Settings`.
+    Raises OptionError if an option is unknown or invalid, or two options contradict each other.
     """
     given = dict(options)
     if defaults.get('momentum') == 1.0:
         _check_without_average(hook, given)
+    kind = next((kind for option, kind in _KINDS.items() if option in given), None)
     ours = {key: given.pop(key) for key in OPTIONS if key in given}
-    kind = None
-    if any(key in given for key in _OF_EMA_HOOK):
-        kind = 'shadow'
-    elif any(key in given for key in _OF_MEAN_TEACHER_HOOK):
-        kind = 'pair'
-    ema: dict[str, Any] = {
-        key: given.pop(key) for key in ('ema_type', 'strict_load', 'device') if key in given
-    }
+    ema: dict[str, Any] = {}
+    for key in ('ema_type', 'strict_load', 'device'):
+        if key in given:
+            ema[key] = given.pop(key)
     if 'update_buffers' in given:
         ema['update_buffers'] = given['update_buffers']
-    ours['buffers'] = _one(
-        'buffers',
-        ours.get('buffers'),
-        {
-            f'{key}={given[key]!r}': values[check_flag(key, given.pop(key))]
-            for key, values in (
-                ('update_buffers', {True: 'average', False: 'copy'}),
-                ('skip_buffer', {True: 'skip', False: 'average'}),
+    for option, name, value in _translated(given):
+        if ours.get(name) is None:
+            ours[name] = value
+        elif ours[name] != value:
+            raise OptionError(
+                f'{option} means {name}={value!r}, but {name}={ours[name]!r} is set too: remove '
+                f'one of them'
             )
-            if key in given
-        },
-    )
-    ours['evaluate_on'] = _one('evaluate_on', ours.get('evaluate_on'), _evaluated(given))
     if 'ema_type' in ema:
-        # As EMAHook does, the averaged model gets all that is left, and judges it.
+        # As in EMAHook, the averaged model gets and validates all other options.
         ema |= {key: given.pop(key) for key in list(given)}
         if 'interval' in ours:
             ema['interval'] = ours['interval']
         momentum = ours.pop('momentum', None)
         if not isinstance(momentum, (int, float, type(None))):
             raise OptionError(
-                f'momentum must be a number beside ema_type={ema["ema_type"]!r}, which has a '
-                f'schedule of its own, got {momentum!r}'
+                f'momentum must be a number with ema_type={ema["ema_type"]!r}, which has its own '
+                f'schedule, got {momentum!r}'
             )
         if momentum is not None:
             ema['momentum'] = momentum
-    check_keys(hook, given, [*OPTIONS, *_OF_EMA_HOOK, *_OF_MEAN_TEACHER_HOOK])
-    return Line(Settings(**{**defaults, **ours}), kind, ema)
+    check_keys(hook, given, [*OPTIONS, *_KINDS])
+    return HookOptions(Settings(**{**defaults, **ours}), kind, ema)
 
 
 def _check_without_average(hook: str, given: Mapping[str, Any]) -> None:
-    """Reject the options of an average for a hook that copies."""
+    """Raise OptionError for an option of an average, for a hook that copies."""
     for key in ('momentum', 'ema_type', 'match_horizon', 'fp32_teacher', 'gamma'):
         if key in given:
             slow = given.get('momentum')
@@ -104,25 +95,19 @@ def _check_without_average(hook: str, given: Mapping[str, Any]) -> None:
             )
 
 
-def _evaluated(given: dict[str, Any]) -> dict[str, str]:
-    """Who is evaluated by mmpretrain's options, taken out of ``given``."""
-    flags = {
-        key: check_flag(key, given.pop(key))
-        for key in ('evaluate_on_ema', 'evaluate_on_origin')
-        if key in given
-    }
-    if not flags:
-        return {}
-    on_teacher, on_student = flags.get('evaluate_on_ema', True), flags.get('evaluate_on_origin')
-    who = ('both' if on_student else 'teacher') if on_teacher else 'student'
-    return {', '.join(f'{key}={value}' for key, value in flags.items()): who}
-
-
-def _one(name: str, ours: Optional[str], others: Mapping[str, str]) -> Optional[str]:
-    """The value that our own option or those of a replaced hook give, which must agree."""
-    said = {f'{key} ({name}={value!r})': value for key, value in others.items()}
-    if ours is not None:
-        said[f'{name}={ours!r}'] = ours
-    if len(set(map(str, said.values()))) > 1:
-        raise OptionError(f'{" and ".join(said)} must agree: give one of them')
-    return next(iter(said.values()), None)
+def _translated(given: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Remove options of stock hooks, and return each with our option and value that it means."""
+    found = []
+    if 'update_buffers' in given:
+        average = check_flag('update_buffers', given.pop('update_buffers'))
+        found.append((f'update_buffers={average}', 'buffers', 'average' if average else 'copy'))
+    if 'skip_buffer' in given:
+        skip = check_flag('skip_buffer', given.pop('skip_buffer'))
+        found.append((f'skip_buffer={skip}', 'buffers', 'skip' if skip else 'average'))
+    if 'evaluate_on_ema' in given or 'evaluate_on_origin' in given:
+        teacher = check_flag('evaluate_on_ema', given.pop('evaluate_on_ema', True))
+        student = check_flag('evaluate_on_origin', given.pop('evaluate_on_origin', False))
+        who = 'student' if not teacher else 'both' if student else 'teacher'
+        option = f'evaluate_on_ema={teacher} with evaluate_on_origin={student}'
+        found.append((option, 'evaluate_on', who))
+    return found
