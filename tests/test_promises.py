@@ -10,7 +10,7 @@
 6    tensors are found by name, and another shape is one line
 7    what can be known fails before the first iteration; other errors stay as they are
 8    the mean over the picks is the moving average of the matching momentum
-9    a teacher is moved by one thing
+9    only one hook updates a teacher
 10   nothing that was not offered is touched
 11   a teacher's batch norm statistics follow the documented policies
 12   no tool deletes what the user did not ask to delete
