@@ -143,7 +143,7 @@ def test_table_of_the_default_of_buffers_is_what_the_hooks_do():
     policies = [re.findall(r"`'(\w+)'`", row) for row in table.splitlines()[2:]]
     found = [
         [
-            hook.bind(model).ensemble.smoother.buffers
+            hook.bind(model).smoother.buffers
             for hook in (SpatialEnsembleHook(), SETMAHook(), SETMAHook(keep_prob=0))
         ]
         for model in (pair(), averaged(), averaged(update_buffers=True))

@@ -10,7 +10,7 @@
 6    tensors are found by name, and another shape is one line
 7    what can be known fails before the first iteration; other errors stay as they are
 8    the mean over the picks is the moving average of the matching momentum
-9    a teacher is moved by one thing
+9    only one hook updates a teacher
 10   nothing that was not offered is touched
 11   a teacher's batch norm statistics follow the documented policies
 12   no tool deletes what the user did not ask to delete
@@ -86,28 +86,28 @@ def test_promise_11_default_of_an_averaged_model_is_its_own_policy():
     pytest.importorskip('mmengine')
     from mmengine.model import ExponentialMovingAverage
 
-    from se_mm.teachers import Mover, find_teacher
+    from se_mm.teachers import Updater, find_teacher
 
     for update_buffers, expected in ((False, 'copy'), (True, 'average')):
         model = nn.Module()
         model.net = nn.BatchNorm1d(3)
         model.target = ExponentialMovingAverage(model.net, update_buffers=update_buffers)
-        mover = Mover(find_teacher(model), Settings(momentum=None))
-        assert mover.ensemble.smoother.buffers == expected
+        updater = Updater(find_teacher(model), Settings(momentum=None))
+        assert updater.smoother.buffers == expected
 
 
 def test_promise_4_an_update_in_a_run_walks_no_modules_once_it_is_watched_no_more(monkeypatch):
     pytest.importorskip('mmengine')
     from se_mm.smoothing import smoother, tensors
-    from se_mm.teachers import Mover, find_teacher
+    from se_mm.teachers import Updater, find_teacher
 
     model = nn.Module()
     model.student, model.teacher = nn.Linear(3, 2), nn.Linear(3, 2)
     teacher = find_teacher(model)
-    mover = Mover(teacher, Settings(0.5, 0.1))
-    teacher.install(mover)
+    updater = Updater(teacher, Settings(0.5, 0.1))
+    teacher.install(updater)
     for _ in range(3):
-        mover()
+        updater()
 
     def walk(*args, **kwargs):
         raise AssertionError('the module tree was walked over')
@@ -117,8 +117,8 @@ def test_promise_4_an_update_in_a_run_walks_no_modules_once_it_is_watched_no_mor
     for name in ('modules', 'named_modules', 'parameters', 'named_parameters', 'named_buffers'):
         monkeypatch.setattr(nn.Module, name, walk)
     for _ in range(20):
-        mover()
-    assert mover.ensemble.step == 23
+        updater()
+    assert updater.ensemble.step == 23
 
 
 DELETING = re.compile(r'\b(rmtree|unlink|rmdir|removedirs|send2trash)\b|\bos\.remove\b|\brm -')

@@ -305,14 +305,14 @@ def hook_of(runner, kind=None):
     return next(
         h
         for h in runner.hooks
-        if (hasattr(h, 'mover') if kind is None else type(h).__name__ == kind)
+        if (hasattr(h, 'updater') if kind is None else type(h).__name__ == kind)
     )
 
 
 def shadow_of(runner):
     """The copy that a run's hook keeps, ours or the stock one."""
     for hook in runner.hooks:
-        if hasattr(hook, 'mover'):
+        if hasattr(hook, 'updater'):
             return hook.teacher.module
         if hasattr(hook, 'ema_model'):
             return hook.ema_model.module

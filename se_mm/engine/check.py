@@ -6,8 +6,8 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
@@ -18,31 +18,29 @@ from torch import nn
 
 from se_mm.datasets.detection_checks import check_detection_classes, check_evaluator_file
 from se_mm.engine.hooks import SpatialEnsembleHook
-from se_mm.engine.hooks.run_length import check_begin, check_interval, count_updates
+from se_mm.engine.hooks.run_length import check_begin, count_updates
 from se_mm.rng import rng_untouched
-from se_mm.smoothing import Rule, Schedule, Settings
+from se_mm.smoothing import Rule, Settings
 from se_mm.smoothing.options import OptionError, did_you_mean
 from se_mm.smoothing.units import TensorPair, Units
-from se_mm.teachers import Mover, candidates, plain_model
+from se_mm.teachers import Updater, candidates, plain_model
 
-_LATE = 10**12  # An update at which a schedule without an end has reached its value.
+_LATE = 10**12  # An update at which every schedule has reached its last value.
 
 
 @dataclass(frozen=True)
 class Group:
-    """The tensors that are updated in one way.
+    """Tensors that are updated in the same way."""
 
-    Its horizon is how many updates a number of the teacher is expected to reach back, at the first
-    and at the last update.
-    """
-
-    source: str  # The option that says so: "default", "overrides['norm']" or "buffers='copy'".
+    source: str  # What determines it: "default", "overrides['norm']" or "buffers='copy'".
     how: str  # In words.
     names: tuple[str, ...]  # Of the tensors in the student.
-    units: int  # That they split into; 0 where nothing is picked.
-    numbers: int  # That they have.
+    units: int  # 0 if nothing is picked.
+    numbers: int  # Elements of the tensors.
     bytes: int  # Of the teacher.
-    horizon: Optional[tuple[float, float]]  # None: nothing is smoothed, or the average is unknown.
+    # Expected age in updates of a unit, at the first and at the last update. None: nothing is
+    # smoothed, or the average is unknown.
+    horizon: Optional[tuple[float, float]]
 
     def __str__(self) -> str:
         size = f'{len(self.names)} tensors, {self.numbers:,} numbers, {self.bytes:,} bytes'
@@ -56,23 +54,23 @@ class Group:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run would update and how. Without a hook of ours it has no groups, and no rule."""
+    """What a run would update and how. Without a hook of ours there are no groups and no rule."""
 
     model: str  # Its class.
-    hook: str  # Its class, or what else moves the teacher.
-    lines: tuple[str, ...]  # What the hook says it will do, its cautions included.
+    hook: str  # Its class.
+    lines: tuple[str, ...]  # What the hook will do, and its cautions.
     groups: tuple[Group, ...] = ()
-    settings: Mapping[str, str] = field(default_factory=dict)  # The hook's other options in force.
-    updates: Optional[int] = None  # Opportunities for one; None: not known without the data.
-    rule: Optional[Rule] = None  # Of tensors without an override, with the model's own momentum.
-    kind: str = ''  # Of its teacher.
+    settings: Mapping[str, str] = field(default_factory=dict)  # Other options of the hook.
+    updates: Optional[int] = None  # Opportunities for an update. None: unknown without the data.
+    rule: Optional[Rule] = None  # Of tensors without an override.
+    kind: str = ''  # Of the teacher.
 
     def __str__(self) -> str:
         what, *cautions = self.lines
         lines = [f'model: {self.model}', f'teacher: {what}', f'hook: {self.hook}']
         lines += [f'{name}: {text}' for name, text in self.settings.items()]
         if self.groups:
-            unknown = 'not known without the data, whose size makes the length of an epoch'
+            unknown = 'unknown, since the length of an epoch depends on the data'
             lines.append(f'updates: {unknown if self.updates is None else f"{self.updates:,}"}')
         for group in self.groups:
             lines.append(str(group))
@@ -84,40 +82,46 @@ class Report:
 def check_config(cfg: Config) -> Report:
     """Bind the teacher of a config without loading data, and report what would be updated.
 
-    The config of a training, global random generators and registries' scopes stay as they are.
+    The config, the global random generators and the registries' scopes are not changed.
 
     Raises:
-        OptionError: If an option of ours is invalid or does not fit the model, or its teacher would
+        OptionError: If an option of ours is invalid or does not fit the model, or the teacher would
             never be updated.
     """
     check_detection_classes(cfg)
     scope = DefaultScope.overwrite_default_scope(cfg.get('default_scope') or 'mmengine')
     with rng_untouched(), scope, warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # Those of the model come when it is built to be trained.
-        # An invalid option need not wait for the model.
-        hooks = [
-            _build(entry) if issubclass(kind, SpatialEnsembleHook) else kind
-            for entry, kind in hook_classes(cfg)
-        ]
-        seed = (cfg.get('randomness') or {}).get('seed')
-        return _report(hooks, _build_model(cfg), cfg, seed)
+        warnings.simplefilter('ignore')  # The model's are shown when it is built for training.
+        hooks = hook_classes(cfg)
+        entries = [entry for entry, kind in hooks if issubclass(kind, SpatialEnsembleHook)]
+        # Built before the model, so that an invalid option is found first.
+        hook = _build(entries[0]) if entries else None
+        model = _build_model(cfg)
+        if hook is not None:
+            others = [kind for entry, kind in hooks if entry is not entries[0]]
+            return _report(hook, model, cfg, others)
+        found = [f'{path} ({kind.kind})' for path, kind in candidates(model, Settings()).items()]
+        return Report(type(model).__name__, 'none of se_mm', (', '.join(found) or 'no teacher',))
 
 
-def check_runner(runner: Runner) -> Report:
-    """Bind the teacher of a run that is about to train, and report what will be updated.
+def check_runner(runner: Runner) -> None:
+    """Check the classes of a run that is about to train, and bind its teacher.
 
-    The run then uses the same binding. Raises OptionError as :func:`check_config` does.
+    Raises:
+        OptionError: If classes differ, or an option of ours does not fit the model.
     """
     check_detection_classes(runner.cfg)
     check_evaluator_file(runner.cfg, 'val')
-    return _report(runner.hooks, plain_model(runner.model), runner.cfg, runner.seed)
+    for hook in runner.hooks:
+        if isinstance(hook, SpatialEnsembleHook):
+            hook.bind(plain_model(runner.model))
 
 
 def hook_classes(cfg: Config) -> list[tuple[Any, type]]:
-    """Entry and class of each custom hook that exists.
+    """Config and class of each custom hook that exists.
 
     Raises:
-        OptionError: If a name that does not exist is nearly one of ours.
+        OptionError: If an unknown name is similar to one of ours.
     """
     kinds = []
     for entry in cfg.get('custom_hooks') or ():
@@ -134,46 +138,40 @@ def hook_classes(cfg: Config) -> list[tuple[Any, type]]:
     return kinds
 
 
-def _report(hooks: list[Any], model: nn.Module, cfg: Config, seed: Optional[int]) -> Report:
-    """Bind the hook that moves the teacher; of others, ``hooks`` may have the classes alone."""
-    hook = next((hook for hook in hooks if isinstance(hook, SpatialEnsembleHook)), None)
-    name = type(model).__name__
-    if hook is None:
-        found = [f'{path} ({kind.kind})' for path, kind in candidates(model, Settings()).items()]
-        lines = (', '.join(found) or 'no teacher',)
-        return Report(name, 'not moved by a hook of se_mm', lines)
-    mover = hook.bind(model)
+def _report(
+    hook: SpatialEnsembleHook, model: nn.Module, cfg: Config, others: Iterable[type]
+) -> Report:
+    """Bind a hook to a model, and report what it does. ``others`` are classes of other hooks."""
+    updater = hook.bind(model)
     settings = hook.settings
-    others = (other for other in hooks if other is not hook)
-    hook.check_other_hooks(other if isinstance(other, type) else type(other) for other in others)
-    # A run by iterations counts as one epoch, until its data loader is there.
+    hook.check_other_hooks(others)
+    # Before the data loader is built, a run by iterations counts as one epoch.
     iters = cfg.train_cfg.get('max_iters')
     check_begin(settings, iters, cfg.train_cfg.get('max_epochs') if iters is None else None)
     wrapper, updates = cfg.optim_wrapper, None
     if iters is not None and not settings.begin_epoch and 'optimizer' in wrapper:
-        updates = count_updates(mover, int(iters), 1, int(wrapper.get('accumulative_counts', 1)))
-        check_interval(mover, updates)
-    seed = seed if settings.seed is None else settings.seed
+        updates = count_updates(updater, int(iters), 1, int(wrapper.get('accumulative_counts', 1)))
+    seed = (cfg.get('randomness') or {}).get('seed') if settings.seed is None else settings.seed
     unit = 'epoch' if settings.begin_epoch else 'iteration'
     return Report(
-        model=name,
+        model=type(model).__name__,
         hook=type(hook).__name__,
-        lines=tuple(mover.describe()),
-        groups=tuple(_groups(mover, updates)),
+        lines=tuple(updater.describe()),
+        groups=tuple(_groups(updater, updates)),
         settings={
-            'interval': f'every {mover.interval} opportunities' if mover.interval > 1 else '1',
+            'interval': f'every {updater.interval} opportunities' if updater.interval > 1 else '1',
             'begin': f'{unit} {settings.begin_epoch or settings.begin_iter}',
             'seed': 'drawn when the run starts' if seed is None else str(seed),
-            'buffers': mover.ensemble.smoother.buffers,
+            'buffers': updater.smoother.buffers,
         },
         updates=updates,
-        rule=replace(settings.default, momentum=settings.momentum or mover.inherited_momentum()),
-        kind=mover.teacher.kind,
+        rule=updater.with_momentum(settings.default),
+        kind=updater.teacher.kind,
     )
 
 
 def _build(entry: Any) -> Any:
-    """A hook as the runner builds it."""
+    """Build a hook as the runner does."""
     entry = copy.deepcopy(entry)
     if not isinstance(entry, Mapping):
         return entry
@@ -181,7 +179,7 @@ def _build(entry: Any) -> Any:
 
 
 def _build_model(cfg: Config) -> nn.Module:
-    """The model of a config: on the meta device, which costs nothing, else on the CPU."""
+    """Build the model of a config on the meta device if possible, otherwise on the CPU."""
     model = copy.deepcopy(cfg.model)
     if isinstance(cfg.get('data_preprocessor'), Mapping) and isinstance(model, MutableMapping):
         model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
@@ -196,10 +194,10 @@ def _build_model(cfg: Config) -> nn.Module:
         return MODELS.build(model)
 
 
-def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
-    """The tensors of a teacher, by the option that says how each is updated."""
-    smoother, settings = mover.ensemble.smoother, mover.ensemble.settings
-    words = {'copy': 'copied at every update', 'skip': 'left as the first update has them'}
+def _groups(updater: Updater, updates: Optional[int]) -> Iterator[Group]:
+    """The tensors of a teacher, grouped by the option that determines how they are updated."""
+    smoother, settings = updater.smoother, updater.ensemble.settings
+    words = {'copy': 'copied at every update', 'skip': 'unchanged after the first update'}
     groups: dict[tuple[str, str], tuple[Optional[Rule], list[TensorPair]]] = {}
     for member, pair in smoother.pairs.items():
         part, own = settings.part_of(member.name), member.rule
@@ -218,20 +216,18 @@ def _groups(mover: Mover, updates: Optional[int]) -> Iterator[Group]:
             units=0 if rule is None else len(Units(filled, rule.granularity)),
             numbers=sum(pair.teacher.numel() for pair in pairs),
             bytes=sum(pair.teacher.numel() * pair.teacher.element_size() for pair in pairs),
-            horizon=None if rule is None else _horizon(rule, mover.inherited_momentum(), updates),
+            horizon=None if rule is None else _horizon(updater.with_momentum(rule), updates),
         )
 
 
-def _horizon(
-    rule: Rule, inherited: Optional[Schedule], updates: Optional[int]
-) -> Optional[tuple[float, float]]:
+def _horizon(rule: Rule, updates: Optional[int]) -> Optional[tuple[float, float]]:
     """Expected horizon in updates, ``1 / (momentum (1 - keep_prob))``, at both ends of the run."""
-    if rule.momentum is None and inherited is None:
+    if rule.momentum is None:
         return None
     total = _LATE if updates is None else max(1, updates)
     ends = []
     for step in (0, total):
-        weight = rule.average(step, total, lambda step: inherited(step, total))  # type: ignore[misc]
+        weight = rule.average(step, total)
         assert not callable(weight)
         share = (1.0 if weight is None else weight) * (1 - rule.keep_prob(step, total))
         ends.append(1 / share if share > 0 else math.inf)

@@ -163,7 +163,7 @@ def _untouched(runner: Runner) -> Iterator[None]:
         runner._hooks, runner._val_loop = hooks, loop
         for hook, state in zip(hooks, states, strict=True):
             if isinstance(hook, SpatialEnsembleHook):
-                hook.mover.put_back()
+                hook.updater.restore_statistics()
             vars(hook).clear()
             vars(hook).update(state)
         with torch.no_grad():

@@ -5,9 +5,9 @@ Huang, Sun, Wang, Yao, Zhang: *Spatial Ensemble: a Novel Model Smoothing Mechani
 Student-Teacher Framework*, NeurIPS 2021 (https://arxiv.org/abs/2110.01253).
 
 :class:`SpatialEnsemble` is the teacher for any PyTorch loop. Behind it, :class:`Settings` has all
-options, ``tensors`` finds tensors by name, ``units`` and ``picks`` say what an update takes over,
-``update`` is the method as it is written down, and ``kernels`` are its backends. Nothing here
-imports OpenMMLab.
+options, ``tensors`` finds tensors by name, ``units`` and ``picks`` decide what an update changes,
+``update`` is the reference implementation, and ``kernels`` are fast ones. Nothing here imports
+OpenMMLab.
 """
 
 from se_mm.smoothing.ensemble import SpatialEnsemble

@@ -35,8 +35,8 @@ never_compiled = torch._disable_dynamo  # type: ignore[attr-defined]
 class StepCounter:
     """The count of updates in a module's buffer ``steps``, known without waiting for its device.
 
-    Whoever else changes the buffer, as by loading a checkpoint, is noticed by its version; only
-    then is it read, and ``loaded`` set.
+    The buffer's version shows other changes, such as loading a checkpoint. Only then is it read,
+    and ``loaded`` set.
     """
 
     def __init__(self, owner: nn.Module) -> None:
@@ -47,7 +47,7 @@ class StepCounter:
         self.loaded = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy reads the buffer of its own owner."""
+        """A copy reads the buffer again."""
         return {**vars(self), '_seen': None}
 
     @property
@@ -73,8 +73,8 @@ class StepCounter:
 class SpatialEnsemble(nn.Module):
     """A teacher that follows its student by Spatial Ensemble (SE), alone or with an average (STS).
 
-    At each update every unit of the teacher is kept with probability ``keep_prob``; otherwise it
-    moves towards the student's by ``momentum``, and with ``momentum=1`` becomes it. The first
+    At each update every unit of the teacher is kept with probability ``keep_prob``. Otherwise it is
+    averaged with the student's, which has the weight ``momentum``; ``momentum=1`` copies. The first
     update copies the student. Picks are a function of the seed, the update step and the names of
     the tensors, so all ranks of a job have equal teachers without communication. Source: Huang et
     al., *Spatial Ensemble*, NeurIPS 2021, https://arxiv.org/abs/2110.01253.
@@ -104,7 +104,7 @@ class SpatialEnsemble(nn.Module):
         momentum: As there, but not None.
         total_updates: Updates of the whole training, which ``'linear'`` and ``'cosine'`` schedules
             need.
-        device: Where the teacher is kept; None: where the student is.
+        device: The teacher's device; None: the student's.
         **options: ``match_horizon``, ``granularity``, ``overrides``, ``buffers`` (not
             ``'recalibrate'``), ``fp32_teacher``, ``interval`` (in calls of :meth:`update`) and
             ``seed`` (0 by default), as there.
@@ -157,9 +157,9 @@ class SpatialEnsemble(nn.Module):
 
     @classmethod
     def around(cls, smoother: Smoother, owner: Optional[nn.Module] = None) -> SpatialEnsemble:
-        """Make a teacher of a smoother's module, without a copy.
+        """Use a smoother's module as the teacher, without a copy.
 
-        The buffer ``steps`` of ``owner`` counts the updates; None: the new module's.
+        The buffer ``steps`` of ``owner`` counts the updates; None: the new module's buffer.
         """
         ensemble = cls.__new__(cls)
         nn.Module.__init__(ensemble)
@@ -194,10 +194,10 @@ class SpatialEnsemble(nn.Module):
 
         Args:
             student: The student, wrapped or not.
-            interval: In place of the option.
+            interval: Overrides the option.
 
         Raises:
-            TeacherFault: If a tensor of the student has got another shape, or is gone.
+            TeacherFault: If a tensor of the student is gone, or its shape has changed.
         """
         step = self.step
         self._restore()
@@ -221,17 +221,17 @@ class SpatialEnsemble(nn.Module):
         return {'seed': self.seed, 'fp32': dict(self.smoother.fp32)}
 
     def set_extra_state(self, state: Any) -> None:
-        """Take over what :meth:`get_extra_state` returned. Called by ``load_state_dict``."""
+        """Restore what :meth:`get_extra_state` returned. Called by ``load_state_dict``."""
         self.seed = int(state['seed'])
         self.restore(state['fp32'])
 
     def restore(self, fp32: Mapping[str, Tensor]) -> None:
-        """Continue from averages in float32 that were saved beside a low-precision teacher."""
+        """Continue from the saved float32 averages of a low-precision teacher."""
         self._loaded_fp32 = dict(fp32)
         self._count.loaded = True
 
     def _restore(self) -> None:
-        """After loading, forget the averages in float32 of the teacher that was there."""
+        """After a teacher was loaded, replace the float32 averages."""
         if self._count.loaded:
             self.smoother.restore(self._loaded_fp32)
             self._loaded_fp32 = {}

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which units are taken over at an update: a pure function of (seed, update step, unit).
+"""Which units are picked at an update: a pure function of (seed, update step, unit).
 
 Every unit has a 64-bit key made from its name. A pick hashes that key together with the seed and
-the step, and compares 32 bits of the hash with the probability of keeping. Nothing is stored and no
-random generator is touched, so the picks are the same on all ranks, on every device, after a
-resume, and whenever somebody wants to know them again.
+the step, and compares 32 bits of the hash with the keep_prob. Nothing is stored and no random
+generator is used, so the picks are the same on all ranks and devices and after a resume, and can be
+computed again at any time.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea and Flood, *Fast Splittable Pseudorandom Number
-Generators*, OOPSLA 2014) in the variant 13 of Stafford; a run of units takes its keys at the
-distance of that generator's increment, so that over a run the picks are its very output stream.
-Elements are many: each two neighbours share a key, and have the two halves of its hash.
+Generators*, OOPSLA 2014) in Stafford's variant 13. The keys of a run of units differ by that
+generator's increment, so that the picks of a run are its output stream. Two neighbouring elements
+share a key, and each uses one half of its hash.
 """
 
 from __future__ import annotations
@@ -41,26 +41,26 @@ def mix(number: int) -> int:
 
 
 def _xor_shifted(numbers: Tensor, bits: int) -> Tensor:
-    """``numbers ^= numbers >> bits`` in place, as if they were unsigned."""
+    """``numbers ^= numbers >> bits`` in place, as for unsigned numbers."""
     shifted = numbers >> bits
     shifted &= (1 << (64 - bits)) - 1
     return numbers.bitwise_xor_(shifted)
 
 
 def mix_(numbers: Tensor) -> Tensor:
-    """:func:`mix` in place on each of an int64 tensor's numbers, read as unsigned."""
+    """:func:`mix` in place on an int64 tensor, whose numbers are read as unsigned."""
     _xor_shifted(numbers, 30).mul_(signed(MULTIPLIERS[0]))
     _xor_shifted(numbers, 27).mul_(signed(MULTIPLIERS[1]))
     return _xor_shifted(numbers, 31)
 
 
 def at_a_time(device: torch.device) -> int:
-    """Numbers to work on at a time: so few that they stay in a CPU's cache, or many on a GPU."""
+    """Elements to process at a time: few enough for a CPU's cache, or many on a GPU."""
     return 1 << 18 if device.type == 'cpu' else 1 << 25
 
 
 def unit_key(name: str) -> int:
-    """The 64-bit key of the unit, or of the first unit of the run, with this name."""
+    """The 64-bit key of the unit with this name, or of the first unit of the run."""
     digest = hashlib.blake2b(name.encode(), digest_size=8).digest()
     return int.from_bytes(digest, 'little')
 
@@ -68,7 +68,7 @@ def unit_key(name: str) -> int:
 def run_of_keys(
     first: int, count: int, offset: int = 0, device: torch.device | None = None
 ) -> Tensor:
-    """Keys ``(count,)`` int64 of a run's units from ``offset`` on; ``first`` is that of unit 0."""
+    """Keys ``(count,)`` int64 of a run from unit ``offset`` on; ``first`` is the key of unit 0."""
     indices = torch.arange(offset, offset + count, device=device)
     return indices.mul_(signed(INCREMENT)).add_(signed(first))
 
@@ -79,20 +79,20 @@ def stream(seed: int, step: int) -> int:
 
 
 def rank_seed(seed: int, rank: int) -> int:
-    """A seed for picks that differ from rank to rank; rank 0 keeps the one it is given."""
+    """A seed for picks that differ between ranks; rank 0 uses ``seed`` itself."""
     return mix(seed + rank * INCREMENT) if rank else seed
 
 
 def threshold(keep_prob: float) -> int:
-    """The least int32 that 32 random bits, read as one, must have for a unit to be taken over.
+    """The smallest int32 for which 32 random bits pick a unit.
 
-    ``keep_prob``, in [0, 1), is rounded up to a multiple of 2^-32, but to the largest below 1.
+    ``keep_prob``, in [0, 1), is rounded up to a multiple of 2^-32, at most the largest below 1.
     """
     return min(math.ceil(keep_prob * (1 << 32)), (1 << 32) - 1) - (1 << 31)
 
 
 def draw(keys: Tensor, seed: int, step: int, keep_prob: float) -> Tensor:
-    """Which units, given by int64 keys ``(n,)``, an update takes over: bool ``(n,)``."""
+    """Which units, given by int64 keys ``(n,)``, an update picks: bool ``(n,)``."""
     bits = mix_(keys + signed(stream(seed, step)))
     return (bits >> 32) >= threshold(keep_prob)
 
@@ -105,7 +105,7 @@ def draw_elements(
     keep_prob: float,
     device: Optional[torch.device] = None,
 ) -> Tensor:
-    """Which of a tensor's elements an update takes over: bool ``(count,)``.
+    """Which of a tensor's elements an update picks: bool ``(count,)``.
 
     ``first`` is the key of the first two elements.
     """

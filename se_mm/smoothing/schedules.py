@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from se_mm.smoothing.options import OptionError, check_choice, check_keys, check_number
@@ -21,7 +22,7 @@ def constant(step: int, total: int, value: float) -> float:
 
 
 def linear(step: int, total: int, start: float, end: float) -> float:
-    """From ``start`` at step 0 to ``end`` at step ``total`` along a line, ``end`` afterwards."""
+    """From ``start`` at step 0 linearly to ``end`` at step ``total``, then ``end``."""
     return start + (end - start) * min(step / total, 1.0)
 
 
@@ -51,13 +52,13 @@ def running_mean(step: int, total: int, interval: int) -> float:
 
 @dataclass(frozen=True)
 class Schedule:
-    """One of the functions above, with all its arguments but ``step`` and ``total``."""
+    """One of the functions above, with all its arguments except ``step`` and ``total``."""
 
     function: Callable[..., float]
     parameters: Mapping[str, float] = field(hash=False)
 
     def __call__(self, step: int, total: int) -> float:
-        """The number in force after ``step`` updates of a run of ``total`` (at least 1)."""
+        """The value after ``step`` updates of a run of ``total`` (at least 1)."""
         return self.function(step, total, **self.parameters)
 
     @property
@@ -66,7 +67,7 @@ class Schedule:
         return self.function in (linear, cosine)
 
     def plain(self) -> Any:
-        """The schedule as a config has it: a number, or a dict."""
+        """The schedule as in a config: a number, or a dict."""
         if self.function is constant:
             return self.parameters['value']
         return {'type': self.function.__name__, **self.parameters}
@@ -89,7 +90,7 @@ def _build(
     functions: Mapping[str, Callable[..., float]],
     check: Callable[[str, Any], float],
 ) -> Schedule:
-    """A schedule from a number, a schedule, or a dict of a ``type`` and its parameters.
+    """Make a schedule of a number, a schedule, or a dict of a ``type`` and its parameters.
 
     ``check(key, number)`` returns each value as a float or raises.
     """
@@ -97,21 +98,16 @@ def _build(
         return value
     if not isinstance(value, Mapping):
         return Schedule(constant, {'value': check(key, value)})
-    if 'type' not in value:
-        names = ', '.join(repr(name) for name in functions)
-        raise OptionError(f'{key} must have a type, one of {names}, got {dict(value)!r}')
-    function = functions[check_choice(f'{key}.type', value['type'], functions)]
-    wanted = list(inspect.signature(function).parameters)[2:]
-    check_keys(f'{key}.type={function.__name__!r}', value, ['type', *wanted])
+    function = functions[check_choice(f'{key}.type', value.get('type'), functions)]
+    names = list(inspect.signature(function).parameters)[2:]
+    check_keys(f'{key}.type={function.__name__!r}', value, ['type', *names])
     parameters = {}
-    for name in wanted:
-        if name not in value:
-            raise OptionError(f'{key} must have {name!r}, a number, got {dict(value)!r}')
-        full = f'{key}.{name}'
+    for name in names:
+        full, number = f'{key}.{name}', value.get(name)
         if name == 'gamma':
-            parameters[name] = check_number(full, value[name], 0, math.inf, open_low=True)
+            parameters[name] = check_number(full, number, 0, math.inf, open_low=True)
         else:
-            parameters[name] = check(full, value[name])
+            parameters[name] = check(full, number)
     return Schedule(function, parameters)
 
 
@@ -125,24 +121,18 @@ def keep_prob_schedule(key: str, value: Any) -> Schedule:
     Raises:
         OptionError: If the value is none of these, or a type, parameter or number is invalid.
     """
-
-    def check(name: str, number: Any) -> float:
-        return check_number(name, number, 0, 1, open_high=True)
-
+    check = partial(check_number, low=0, high=1, open_high=True)
     return _build(key, value, KEEP_PROB_SCHEDULES, check)
 
 
 def momentum_schedule(key: str, value: Any) -> Schedule:
-    """The schedule of a ``momentum``, the share of the new value: a number in (0, 1].
+    """The schedule of a ``momentum``, the weight of the new value: a number in (0, 1].
 
     A schedule may reach 0, as BYOL's does at its end, but must not be 0 throughout. Otherwise as
     :func:`keep_prob_schedule`.
     """
     changing = isinstance(value, (Mapping, Schedule))
-
-    def check(name: str, number: Any) -> float:
-        return check_number(name, number, 0, 1, open_low=not changing)
-
+    check = partial(check_number, low=0, high=1, open_low=not changing)
     schedule = _build(key, value, MOMENTUM_SCHEDULES, check)
     if schedule.function in (constant, linear, cosine) and not any(schedule.parameters.values()):
         raise OptionError(f'{key} must not be 0 throughout, got {value!r}')

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any, Optional, Union
 
@@ -27,27 +27,8 @@ COPY, RECALIBRATE, SKIP = 'copy', 'recalibrate', 'skip'
 AVERAGE_BUFFERS, AVERAGE_NORMS = 'average', 'average_norms'
 
 Average = Union[None, float, Callable[[Tensor, Tensor], None]]
-"""How a picked unit follows: None copies the student's value, a float in [0, 1] is the weight of
+"""How a picked unit is updated: None copies the student's value, a float in [0, 1] is the weight of
 that value, and a function ``(teacher, student)`` averages in place."""
-
-
-_CHOICES = {
-    'granularity': GRANULARITIES,
-    'buffers': BUFFERS,
-    'initial_teacher': ('loaded', 'student'),
-    'non_finite': ('stop', 'skip'),
-    'evaluate_on': ('teacher', 'student', 'both'),
-}
-# The least value of each.
-_COUNTS = {
-    'recalibrate_batches': 1,
-    'interval': 1,
-    'begin_iter': 0,
-    'begin_epoch': 0,
-    'seed': 0,
-    'check_teachers': 0,
-    'check_finite': 0,
-}
 
 
 @dataclass(frozen=True)
@@ -67,10 +48,10 @@ class Rule:
     def average(
         self, step: int, total: int, inherited: Optional[Callable[[int], Average]] = None
     ) -> Average:
-        """How a picked unit follows after ``step`` updates of a run of ``total``.
+        """How a picked unit is updated after ``step`` updates of a run of ``total``.
 
-        ``inherited`` is the average in place of a momentum that is None, by update step. Raises
-        OptionError if ``match_horizon`` meets one that is not a weight.
+        ``inherited`` returns the average by update step, where the momentum is None. Raises
+        OptionError if ``match_horizon`` is set and that average is not a weight.
         """
         if self.momentum is not None:
             weight: Average = self.momentum(step, total)
@@ -88,14 +69,50 @@ class Rule:
         return None if weight == 1 else weight
 
     def __str__(self) -> str:
-        parts = [f'keep_prob {self.keep_prob}', f'{self.granularity} units']
+        parts = [f'keep_prob {self.keep_prob}']
         if self.momentum is None:
-            parts.insert(1, "the model's own average")
+            parts.append("the model's own average")
         elif not self.copies:
-            parts.insert(1, f'momentum {self.momentum}')
+            parts.append(f'momentum {self.momentum}')
         if self.match_horizon:
-            parts.insert(2, 'matched horizon')
-        return ', '.join(parts)
+            parts.append('matched horizon')
+        return ', '.join([*parts, f'{self.granularity} units'])
+
+
+def _by(check: Callable[[str, Any], Any]) -> Mapping[str, Any]:
+    """Metadata of an option: ``check(name, value)`` returns the value or raises OptionError."""
+    return {'check': check}
+
+
+def _one_of(*choices: str) -> Callable[[str, Any], str]:
+    return partial(check_choice, choices=choices)
+
+
+_positive = partial(check_count, low=1)
+
+
+def _check_name(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise OptionError(f'{key} must be a name, got {value!r}')
+    return value
+
+
+def _check_student(key: str, value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    right = isinstance(names, Sequence) and all(isinstance(n, str) and n for n in names)
+    if not right or not names:
+        raise OptionError(
+            f'{key} must be the dotted name of a module or a list of such names, got {value!r}'
+        )
+    return value
+
+
+def _check_overrides(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise OptionError(
+            f"{key} must be a dict of name part -> dict, 'copy' or 'skip', got {value!r}"
+        )
+    return value
 
 
 @dataclass(frozen=True)
@@ -170,52 +187,42 @@ class Settings:
         OptionError: If an option is invalid.
     """
 
-    keep_prob: Any = 0.99
-    momentum: Any = 1.0
-    match_horizon: bool = False
-    granularity: str = 'tensor'
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    buffers: Optional[str] = None
-    recalibrate_batches: int = 50
-    fp32_teacher: bool = True
-    interval: Optional[int] = None
-    begin_iter: int = 0
-    begin_epoch: int = 0
-    every_iter: bool = False
-    seed: Optional[int] = None
-    diff_rank_picks: bool = False
-    initial_teacher: str = 'loaded'
-    check_teachers: int = 0
-    check_finite: int = 100
-    non_finite: str = 'stop'
-    curves: bool = True
-    kind: Optional[str] = None
-    teacher: Optional[str] = None
-    student: Union[str, Sequence[str], None] = None
-    update_method: Optional[str] = None
-    evaluate_on: Optional[str] = None
+    keep_prob: Any = field(default=0.99, metadata=_by(keep_prob_schedule))
+    momentum: Any = field(default=1.0, metadata=_by(momentum_schedule))
+    match_horizon: bool = field(default=False, metadata=_by(check_flag))
+    granularity: str = field(default='tensor', metadata=_by(_one_of(*GRANULARITIES)))
+    overrides: Mapping[str, Any] = field(default_factory=dict, metadata=_by(_check_overrides))
+    buffers: Optional[str] = field(default=None, metadata=_by(_one_of(*BUFFERS)))
+    recalibrate_batches: int = field(default=50, metadata=_by(_positive))
+    fp32_teacher: bool = field(default=True, metadata=_by(check_flag))
+    interval: Optional[int] = field(default=None, metadata=_by(_positive))
+    begin_iter: int = field(default=0, metadata=_by(check_count))
+    begin_epoch: int = field(default=0, metadata=_by(check_count))
+    every_iter: bool = field(default=False, metadata=_by(check_flag))
+    seed: Optional[int] = field(default=None, metadata=_by(check_count))
+    diff_rank_picks: bool = field(default=False, metadata=_by(check_flag))
+    initial_teacher: str = field(default='loaded', metadata=_by(_one_of('loaded', 'student')))
+    check_teachers: int = field(default=0, metadata=_by(check_count))
+    check_finite: int = field(default=100, metadata=_by(check_count))
+    non_finite: str = field(default='stop', metadata=_by(_one_of('stop', 'skip')))
+    curves: bool = field(default=True, metadata=_by(check_flag))
+    kind: Optional[str] = field(default=None, metadata=_by(_check_name))
+    teacher: Optional[str] = field(default=None, metadata=_by(_check_name))
+    student: Union[str, Sequence[str], None] = field(default=None, metadata=_by(_check_student))
+    update_method: Optional[str] = field(default=None, metadata=_by(_check_name))
+    evaluate_on: Optional[str] = field(
+        default=None, metadata=_by(_one_of('teacher', 'student', 'both'))
+    )
 
     def __post_init__(self) -> None:
-        """Validate every option, and replace those that may be schedules by schedules."""
-        put = object.__setattr__
-        put(self, 'keep_prob', keep_prob_schedule('keep_prob', self.keep_prob))
-        if self.momentum is not None:
-            put(self, 'momentum', momentum_schedule('momentum', self.momentum))
-        for name in ('match_horizon', 'fp32_teacher', 'every_iter', 'diff_rank_picks', 'curves'):
-            check_flag(name, getattr(self, name))
-        for name, low in _COUNTS.items():
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), low)
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) is not None:
-                check_choice(name, getattr(self, name), choices)
-        for name in ('kind', 'teacher', 'update_method'):
-            value = getattr(self, name)
-            if value is not None and not (isinstance(value, str) and value):
-                raise OptionError(f'{name} must be a name, got {value!r}')
-        self._check_student()
+        """Validate every option, and convert those that may be schedules."""
+        for option in fields(self):
+            value = getattr(self, option.name)
+            optional = option.default is None or option.name == 'momentum'
+            if not (optional and value is None):
+                checked = option.metadata['check'](option.name, value)
+                object.__setattr__(self, option.name, checked)
         self._check_combinations()
-        put(self, 'overrides', {} if self.overrides is None else self.overrides)
         self.rules  # noqa: B018 -- validates the overrides
 
     @cached_property
@@ -226,11 +233,6 @@ class Settings:
     @cached_property
     def rules(self) -> Mapping[str, Union[Rule, str]]:
         """Part of a tensor's name -> its rule, ``'copy'`` or ``'skip'``: the overrides."""
-        if not isinstance(self.overrides, Mapping):
-            raise OptionError(
-                f"overrides must be a dict of name part -> dict, 'copy' or 'skip', got "
-                f'{self.overrides!r}'
-            )
         return {part: self._override(part, value) for part, value in self.overrides.items()}
 
     @property
@@ -242,8 +244,7 @@ class Settings:
     def part_of(self, name: str) -> Optional[str]:
         """The key of the override that applies to the tensor with this name, or None."""
         # Ties go to the alphabetically first, as in OpenMMLab's custom_keys.
-        parts = sorted(sorted(self.rules), key=len, reverse=True)
-        return next((part for part in parts if part in name), None)
+        return max((part for part in sorted(self.rules) if part in name), key=len, default=None)
 
     def rule_of(self, name: str) -> Union[Rule, str]:
         """The rule of the tensor with this name, ``'copy'`` or ``'skip'``."""
@@ -255,9 +256,9 @@ class Settings:
         names = list(names)
         for part in self.rules:
             if not any(part in name for name in names):
-                near = {word for name in names for word in name.split('.')}
-                for name in names:  # And the modules on the way to each tensor.
-                    near.update(accumulate(name.split('.'), '{}.{}'.format))
+                words = [name.split('.') for name in names]
+                near = {word for parts in words for word in parts}
+                near.update(*(accumulate(parts, '{}.{}'.format) for parts in words))
                 example = f', a part of a name such as {names[0]!r}' if names else ''
                 raise OptionError(
                     f'overrides[{part!r}] must match a tensor of the student{example}.'
@@ -278,24 +279,9 @@ class Settings:
             raise OptionError(f"{key} must be a dict, 'copy' or 'skip', got {value!r}")
         averages = not self.default.copies
         check_keys(key, value, ['keep_prob', 'granularity'] + ['momentum'] * averages)
-        checks: dict[str, Callable[[str, Any], Any]] = {
-            'keep_prob': keep_prob_schedule,
-            'momentum': momentum_schedule,
-            'granularity': lambda name, given: check_choice(name, given, GRANULARITIES),
-        }
+        checks = {option.name: option.metadata['check'] for option in fields(self)}
         changes = {name: checks[name](f'{key}.{name}', given) for name, given in value.items()}
         return replace(self.default, **changes)
-
-    def _check_student(self) -> None:
-        if self.student is None:
-            return
-        names = [self.student] if isinstance(self.student, str) else self.student
-        right = isinstance(names, Sequence) and all(isinstance(n, str) and n for n in names)
-        if not (right and names):
-            raise OptionError(
-                f'student must be the dotted name of a module or a list of such names, got '
-                f'{self.student!r}'
-            )
 
     def _check_combinations(self) -> None:
         if self.begin_iter and self.begin_epoch:
@@ -311,7 +297,7 @@ class Settings:
         if self.buffers == RECALIBRATE and self.diff_rank_picks:
             raise OptionError(
                 "buffers='recalibrate' needs equal teachers on all ranks, got "
-                'diff_rank_picks=True: set one of them otherwise'
+                'diff_rank_picks=True: change one of them'
             )
         if self.non_finite == 'skip' and self.check_finite != 1:
             raise OptionError(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import groupby, repeat
 from operator import is_
@@ -27,19 +27,22 @@ from se_mm.smoothing.tensors import Tracked, named_tensors, slots, unique, unwra
 from se_mm.smoothing.units import (
     TensorPair,
     Units,
+    as_real,
     is_dense,
     is_sharded,
     local,
     local_pair,
-    sharded_alike,
+    memory,
+    paired,
+    same_memory,
 )
 from se_mm.smoothing.update import draw_picks, update
 
 
 class TeacherFault(RuntimeError):
-    """A teacher is damaged, would be by the next update, or is moved by something else.
+    """A teacher is damaged, would be by the next update, or is updated by something else.
 
-    The message is a single line that names the tensor and the update.
+    The message is a single line that names the tensor.
     """
 
 
@@ -54,22 +57,22 @@ class Member:
 
 
 class Smoother:
-    """Moves a teacher after its student, tensor by tensor of the same name.
+    """Updates a teacher from its student, tensor by tensor of the same name.
 
-    Names are what counts: a tensor that either module replaces is followed from the next update on.
+    If either module replaces a tensor, the new one is used from the next update on.
 
     Args:
-        teacher: The module that follows.
-        settings: How.
-        rename: Maps a teacher's tensor name to that of the student's in its model, by which units
-            are picked, overrides are matched and messages speak.
-        inherited: The average where the momentum is None, by update step.
+        teacher: The module to update.
+        settings: How it is updated.
+        rename: Maps the name of a tensor in the teacher to its name in the student's model, which
+            picks, overrides and messages use.
+        inherited: Returns the average by update step, where the momentum is None.
         buffers: Policy of buffers where ``settings.buffers`` is None; None: the settings' default.
 
     Attributes:
-        pairs: Member -> teacher's and student's tensor, once bound; those of a rule in a row.
-        fp32: Name -> the average in float32, for teachers of a lower precision.
-        shared: Names of the tensors that teacher and student share, which nothing moves.
+        pairs: Member -> teacher's and student's tensor, once bound, ordered by rule.
+        fp32: Name -> the average in float32, for low-precision teachers.
+        shared: Names of the tensors that teacher and student share, which are not updated.
     """
 
     def __init__(
@@ -98,14 +101,14 @@ class Smoother:
         return {**vars(self), 'pairs': {}, '_groups': [], '_trackers': None, '_built': None}
 
     def bind(self, student: nn.Module) -> None:
-        """TensorPair the teacher's tensors with a student's. The first update does so by itself.
+        """Pair the teacher's tensors with a student's. Otherwise the first update does it.
 
-        The student has a tensor of each of the teacher's names and shapes, and maybe more, as a
-        predictor.
+        The student must have all of the teacher's tensors, with the same names and shapes. It may
+        have more, for example a predictor.
 
         Raises:
-            OptionError: If it has not, or has it sharded otherwise; if an override matches nothing;
-                or if nothing would ever be moved.
+            OptionError: If a tensor is missing, or has another shape or sharding; if an override
+                matches nothing; or if nothing would ever be updated.
         """
         theirs = named_tensors(unwrapped(student))
         found: dict[Member, TensorPair] = {}
@@ -113,23 +116,22 @@ class Smoother:
         for inner, slot in unique(slots(unwrapped(self.teacher))):
             name = self._rename(inner)
             member = Member(name, inner, slot.is_parameter, self._rule(name, slot))
-            pair = _paired(name, slot.tensors[slot.key], theirs.get(inner), OptionError)
+            pair = paired(name, slot.tensors[slot.key], theirs.get(inner), OptionError)
             granularity = member.rule.granularity if isinstance(member.rule, Rule) else 'tensor'
             if granularity in ('channel', 'element') and is_sharded(pair.teacher):
-                # A rank does not know the indices of its numbers.
+                # A rank does not know the indices of its elements.
                 raise OptionError(
                     f"granularity must be 'tensor' or 'layer' for the sharded parameter {name!r}, "
                     f'got {granularity!r}'
                 )
-            if _same_memory(pair):
+            if same_memory(pair):
                 self.shared.append(name)
             else:
                 found[member] = pair
         self.settings.check_matches([member.name for member in found])
-        self._check_moves(found)
-        order = sorted(found, key=lambda member: str(member.rule))
-        self.pairs = {member: found[member] for member in order}
-        names = [member.inner for member in order]
+        self._check_updated(found)
+        self.pairs = dict(sorted(found.items(), key=lambda item: str(item[0].rule)))
+        names = [member.inner for member in self.pairs]
         self._trackers = Tracked(names), Tracked(names)
         self._built = None
 
@@ -143,7 +145,7 @@ class Smoother:
                 self.fp32[pair.name].copy_(pair.teacher)
 
     def follow(self, student: nn.Module) -> None:
-        """Copy what follows the student at every update, and smooth nothing."""
+        """Update only what is copied at every update."""
         self.refresh(student)
         for group in self._groups:
             if group.rule == COPY:
@@ -153,13 +155,13 @@ class Smoother:
         """Make one update.
 
         Args:
-            student: The module that is followed.
+            student: The module to follow.
             step: The update step: updates made before this one, at least 0.
             total: Updates of the whole run, for the schedules.
             seed: Seed of the picks.
 
         Raises:
-            TeacherFault: If a tensor has another shape than when the two were paired, or is gone.
+            TeacherFault: If a tensor is gone, or its shape has changed.
         """
         self.refresh(student)
         for group in self._groups:
@@ -170,15 +172,15 @@ class Smoother:
             group.update(seed, step, keep_prob, average)
 
     def restore(self, fp32: Mapping[str, Tensor]) -> None:
-        """Continue from a teacher whose values were loaded, and from :attr:`fp32` as it was.
+        """Continue from a teacher that was loaded, with a saved :attr:`fp32`.
 
-        For names that this lacks, the teacher's values are taken.
+        An average that is missing starts from the teacher's values.
         """
         self.fp32 = {name: average.clone() for name, average in fp32.items()}
         self._built = None
 
     def named(self, parameters_only: bool = True) -> dict[str, TensorPair]:
-        """The pairs by the student's names."""
+        """The pairs by name in the student's model."""
         return {
             member.name: pair
             for member, pair in self.pairs.items()
@@ -186,7 +188,7 @@ class Smoother:
         }
 
     def refresh(self, student: nn.Module) -> None:
-        """Find the tensors that have the names now, and rebuild the groups if any has changed."""
+        """Look up the tensors by name, and rebuild the groups if any was replaced."""
         if self._trackers is None:
             self.bind(student)
         assert self._trackers is not None
@@ -194,17 +196,17 @@ class Smoother:
         students = self._trackers[1].now(unwrapped(student))
         tensors = teachers + students
         if self._built is not None:
-            before, memory = self._built
-            if all(map(is_, tensors, before)) and _memory(tensors) == memory:
+            before, addresses = self._built
+            if all(map(is_, tensors, before)) and memory(tensors) == addresses:
                 return
         for member, teacher, new in zip(list(self.pairs), teachers, students):
-            self.pairs[member] = _paired(member.name, teacher, new, TeacherFault)
+            self.pairs[member] = paired(member.name, teacher, new, TeacherFault)
         self._build()
-        self._built = tensors, _memory(tensors)
+        self._built = tensors, memory(tensors)
 
     @torch.no_grad()
     def _build(self) -> None:
-        """Group the tensors as they are by rule, and choose the groups' kernels."""
+        """Group the tensors by rule, and choose the groups' kernels."""
         before, self.fp32, self._groups = self.fp32, {}, []
         for rule, members in groupby(self.pairs, key=lambda member: member.rule):
             if rule == SKIP:
@@ -220,21 +222,20 @@ class Smoother:
     def _rule(self, name: str, slot: Any) -> Union[Rule, str]:
         """How a tensor of the teacher is smoothed."""
         rule = self.settings.rule_of(name)
+        if isinstance(rule, str):
+            return rule
+        norms = self.buffers == AVERAGE_NORMS and slot.is_statistic
+        if not (slot.is_parameter or norms or self.buffers == AVERAGE_BUFFERS):
+            # Recalibrated statistics are copied in between.
+            return SKIP if self.buffers == SKIP else COPY
+        # Integers cannot be averaged, a kernel cannot read the memory of sparse and quantised
+        # tensors, and the model itself fills buffers that are not saved.
         tensor = slot.tensors[slot.key]
-        if not slot.is_parameter and isinstance(rule, Rule):
-            every = self.buffers == AVERAGE_BUFFERS
-            if not (every or (self.buffers == AVERAGE_NORMS and slot.is_statistic)):
-                # Statistics that are computed anew follow in between.
-                rule = SKIP if self.buffers == SKIP else COPY
-        # Integers cannot be averaged, sparse and quantised tensors have no memory that a kernel
-        # could read, and buffers that are not saved are the model's own to fill.
         averages = (tensor.is_floating_point() or tensor.is_complex()) and is_dense(tensor)
-        if isinstance(rule, Rule) and not (averages and slot.persistent):
-            rule = COPY
-        return rule
+        return rule if averages and slot.persistent else COPY
 
-    def _check_moves(self, members: Mapping[Member, TensorPair]) -> None:
-        """Raise OptionError if nothing would ever be moved."""
+    def _check_updated(self, members: Iterable[Member]) -> None:
+        """Raise OptionError if nothing would ever be updated."""
         parameters = [member for member in members if member.is_parameter]
         if not parameters and not self.shared:
             raise OptionError(
@@ -243,7 +244,7 @@ class Smoother:
             )
         if parameters and all(member.rule == SKIP for member in parameters):
             raise OptionError(
-                f'overrides must leave a parameter of the teacher to be moved, got '
+                f'overrides must leave a parameter of the teacher to update, got '
                 f'{dict(self.settings.overrides)!r}, which skips all {len(parameters)}'
             )
 
@@ -251,7 +252,7 @@ class Smoother:
 class _Group:
     """The tensors of one rule, and the kernels that update them.
 
-    Where ``fp32`` has an average for a name, that is updated, and the teacher is it rounded.
+    If ``fp32`` has an average for a name, it is updated, and the teacher gets its rounded values.
     """
 
     def __init__(
@@ -259,12 +260,12 @@ class _Group:
     ) -> None:
         self.rule = rule
         granularity = rule.granularity if isinstance(rule, Rule) else 'tensor'
-        pairs = [_real(pair) for pair in map(local_pair, pairs) if pair.teacher.numel()]
+        pairs = [as_real(pair) for pair in map(local_pair, pairs) if pair.teacher.numel()]
         averages = {pair.name: local(fp32[pair.name]) for pair in pairs if pair.name in fp32}
-        moved = [replace(pair, teacher=averages.get(pair.name, pair.teacher)) for pair in pairs]
+        exact = [replace(pair, teacher=averages.get(pair.name, pair.teacher)) for pair in pairs]
         rounded = [replace(p, student=averages[p.name]) for p in pairs if p.name in averages]
-        self._units = Units(moved, granularity)
-        self._kernels = choose(moved, granularity)
+        self._units = Units(exact, granularity)
+        self._kernels = choose(exact, granularity)
         self._rounding = choose(rounded, granularity)
 
     def update(self, seed: int, step: int, keep_prob: float, average: Average) -> None:
@@ -278,57 +279,3 @@ class _Group:
                 kernel.update(seed, step, keep_prob, average)
         for kernel in self._rounding:
             kernel.update(seed, step, keep_prob, None)
-
-
-def _paired(
-    name: str, teacher: Optional[Tensor], student: Optional[Tensor], error: type[Exception]
-) -> TensorPair:
-    """A pair of two tensors of equal shape and sharding; else ``error`` is raised."""
-    if teacher is None:
-        raise error(f'the teacher must keep its tensor {name!r}, which is gone')
-    if student is None:
-        raise error(
-            f'the student must have a tensor {name!r}, since its teacher has one of shape '
-            f'{tuple(teacher.shape)}: keep its name, or restart with a teacher of the new model'
-        )
-    if student.shape != teacher.shape:
-        raise error(
-            f'teacher and student must have the same shapes: {name!r} is {tuple(teacher.shape)} in '
-            f'the teacher and {tuple(student.shape)} in the student'
-        )
-    if not sharded_alike(teacher, student):
-        raise error(
-            f'teacher and student must be sharded alike: {name!r} is not; apply fully_shard to '
-            f'both in the same way, or to neither'
-        )
-    return TensorPair(name, teacher, student)
-
-
-def _memory(tensors: list[Optional[Tensor]]) -> list[int]:
-    """Addresses and numbers of elements of tensors, which change where ``.data`` is replaced."""
-    try:
-        addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
-    except (RuntimeError, TypeError):  # A sparse tensor has no address, and None is no tensor.
-        addresses = [0]
-    if 0 in addresses:  # A sharded tensor has none either: that of its shard counts.
-        tensors = [local(t) for t in tensors if t is not None and is_dense(t)]
-        addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
-    return [*addresses, *map(Tensor.numel, tensors)]  # type: ignore[arg-type]
-
-
-def _real(pair: TensorPair) -> TensorPair:
-    """A pair of complex tensors as pairs of real numbers."""
-    if not pair.teacher.is_complex():
-        return pair
-    return replace(
-        pair, teacher=torch.view_as_real(pair.teacher), student=torch.view_as_real(pair.student)
-    )
-
-
-def _same_memory(pair: TensorPair) -> bool:
-    """Whether teacher and student are one tensor, or two names of the same memory."""
-    teacher, student = pair.teacher, pair.student
-    if teacher is student or teacher.is_meta or not is_dense(teacher) or is_sharded(teacher):
-        return teacher is student
-    same = teacher.device == student.device and teacher.data_ptr() == student.data_ptr()
-    return bool(teacher.numel()) and same

@@ -2,8 +2,8 @@
 """Tensors of a module by name, also after the module has replaced some of them.
 
 A model may assign a new buffer in its forward, get a new head, or have ``.data`` replaced. What
-counts is the tensor that has the name now. :class:`Tracked` remembers in which dict of which
-submodule each one is, so that looking is a few dict accesses, without a walk over the module tree.
+counts is the tensor that has the name now. :class:`Tracked` remembers the dict of the submodule
+that holds each tensor, so a lookup is a few dict accesses, without a walk over the module tree.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class _Slot(NamedTuple):
 def slots(root: nn.Module) -> dict[str, _Slot]:
     """Where each tensor of a module is, by dotted name.
 
-    Names leave out what wrappers of submodules put into them: ``_orig_mod.`` of ``torch.compile``
-    and ``module.`` of ``DistributedDataParallel``. A tensor with several names is there under each
-    of them.
+    Names are without the prefixes of wrapped submodules, such as ``_orig_mod.`` of
+    ``torch.compile`` and ``module.`` of ``DistributedDataParallel``. A tensor with several names
+    appears under each of them.
     """
     found: dict[str, _Slot] = {}
 
@@ -92,7 +92,7 @@ def named_tensors(root: nn.Module) -> dict[str, Tensor]:
 
 
 class Tracked:
-    """The tensors of some names (see :func:`slots`), found again where a module replaced them."""
+    """The tensors with some names (see :func:`slots`), also after a module has replaced them."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
@@ -108,8 +108,8 @@ class Tracked:
     def now(self, root: nn.Module) -> list[Optional[Tensor]]:
         """The tensors that have the names now, None for names that are gone.
 
-        The root may be another one that holds the same submodules: BYOL passes a new ``Sequential``
-        of its backbone and neck at every iteration.
+        Another root may hold the same submodules: BYOL passes a new ``Sequential`` of its backbone
+        and neck at every iteration.
         """
         other = self._in_root and root is not self._root
         try:
@@ -121,7 +121,7 @@ class Tracked:
             return [d.get(key) for d, key in self._places]
 
     def _leads(self, root: nn.Module) -> bool:
-        """Whether each edge still leads to the module that was there."""
+        """Whether each edge still leads to the same module."""
         at_root = map(root._modules.get, self._root_keys)
         return all(map(is_, at_root, self._root_children)) and all(
             map(is_, [d[key] for d, key in self._edges], self._children)
@@ -159,7 +159,7 @@ def unique(found: dict[str, _Slot]) -> Iterable[tuple[str, _Slot]]:
 
 
 def grouped(items: Iterable[T], kind: Callable[[T], object]) -> list[list[T]]:
-    """Items in lists of one ``kind`` each, as what can go through one multi-tensor call."""
+    """Group items by ``kind``, for example for multi-tensor calls."""
     found: dict[object, list[T]] = {}
     for item in items:
         found.setdefault(kind(item), []).append(item)

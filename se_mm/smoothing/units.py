@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Units: the parts of a teacher that an update keeps or moves as a whole."""
+"""Pairs of tensors, and units: the parts that an update keeps or changes as a whole."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from se_mm.smoothing.picks import run_of_keys, unit_key
 
 @dataclass(frozen=True)
 class TensorPair:
-    """A tensor of the teacher and the one of the student that it follows."""
+    """A tensor of the teacher and the student's tensor that it follows."""
 
     name: str  # Dotted name of the student's tensor in its model.
     teacher: Tensor  # Written; of any shape and dtype.
@@ -52,19 +52,10 @@ def local_pair(pair: TensorPair) -> TensorPair:
     return replace(pair, teacher=local(pair.teacher), student=local(pair.student))
 
 
-def sharded_alike(teacher: Any, student: Any) -> bool:
-    """Whether both are whole tensors, or both are sharded in the same way."""
-    if not (is_sharded(teacher) and is_sharded(student)):
-        return is_sharded(teacher) == is_sharded(student)
-    return bool(
-        teacher.device_mesh == student.device_mesh and teacher.placements == student.placements
-    )
-
-
 def same_layout(pair: TensorPair, granularity: str) -> bool:
-    """Whether units of both tensors lie in memory alike, without gaps, and in order.
+    """Whether both tensors have the same dense memory format, in which each unit is contiguous.
 
-    Channels may be in PyTorch's ``channels_last`` formats: each is then still in one piece.
+    Except for elements, this may be a ``channels_last`` format.
     """
     if not (is_dense(pair.teacher) and is_dense(pair.student)):
         return False
@@ -79,21 +70,77 @@ def same_layout(pair: TensorPair, granularity: str) -> bool:
     )
 
 
+def paired(
+    name: str, teacher: Optional[Tensor], student: Optional[Tensor], error: type[Exception]
+) -> TensorPair:
+    """Pair two tensors, or raise ``error`` unless shape and sharding are equal."""
+    if teacher is None:
+        raise error(f'the teacher must keep its tensor {name!r}, which is gone')
+    if student is None:
+        raise error(
+            f'the student must have a tensor {name!r}, since its teacher has one of shape '
+            f'{tuple(teacher.shape)}: keep its name, or restart with a teacher of the new model'
+        )
+    if student.shape != teacher.shape:
+        raise error(
+            f'teacher and student must have the same shapes: {name!r} is {tuple(teacher.shape)} in '
+            f'the teacher and {tuple(student.shape)} in the student'
+        )
+    sharding = [
+        (getattr(tensor, 'device_mesh', None), getattr(tensor, 'placements', None))
+        for tensor in (teacher, student)
+    ]
+    if sharding[0] != sharding[1]:
+        raise error(
+            f'teacher and student must be sharded in the same way, but {name!r} is not: apply '
+            f'fully_shard to both, or to neither'
+        )
+    return TensorPair(name, teacher, student)
+
+
+def memory(tensors: list[Optional[Tensor]]) -> list[int]:
+    """Addresses and numbers of elements, which change when ``.data`` is replaced."""
+    try:
+        addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
+    except (RuntimeError, TypeError):  # A tensor is sparse, or gone.
+        addresses = [0]
+    if 0 in addresses:  # A sharded tensor has the address of its shard.
+        tensors = [local(t) for t in tensors if t is not None and is_dense(t)]
+        addresses = [*map(Tensor.data_ptr, tensors)]  # type: ignore[arg-type]
+    return [*addresses, *map(Tensor.numel, tensors)]  # type: ignore[arg-type]
+
+
+def as_real(pair: TensorPair) -> TensorPair:
+    """View complex tensors as real ones."""
+    if not pair.teacher.is_complex():
+        return pair
+    teacher, student = map(torch.view_as_real, (pair.teacher, pair.student))
+    return replace(pair, teacher=teacher, student=student)
+
+
+def same_memory(pair: TensorPair) -> bool:
+    """Whether teacher and student are one tensor, or two names of the same memory."""
+    teacher, student = pair.teacher, pair.student
+    if teacher is student or teacher.is_meta or not is_dense(teacher) or is_sharded(teacher):
+        return teacher is student
+    same = teacher.device == student.device and teacher.data_ptr() == student.data_ptr()
+    return bool(teacher.numel()) and same
+
+
 class Units:
     """The units that some pairs split into.
 
-    A unit is what is taken over or kept as a whole. It is known by a 64-bit key, made of names
-    and indices alone, so that its picks do not depend on which other units there are. A channel is
-    an index of dimension 0, the same in all tensors of that size that one module holds itself:
-    ``weight[c]`` with ``bias[c]``.
+    A unit is picked or kept as a whole. Its 64-bit key depends only on names and indices, so its
+    picks do not depend on the other units. A channel is an index of dimension 0 in all tensors of
+    that size that a module holds itself: ``weight[c]`` with ``bias[c]``.
 
     Args:
-        pairs: The pairs, of floating dtype and not empty.
+        pairs: The pairs, none of them empty.
         granularity: One of :data:`~se_mm.smoothing.settings.GRANULARITIES`.
 
     Attributes:
         firsts: For each pair, the key of its first unit; for elements, of its first two.
-        sizes: For each pair, how many of its numbers, in order, a unit has.
+        sizes: For each pair, the number of its consecutive elements in a unit.
     """
 
     def __init__(self, pairs: Iterable[TensorPair], granularity: str) -> None:
@@ -108,9 +155,9 @@ class Units:
 
     @cached_property
     def channels(self) -> dict[torch.device, tuple[dict[int, int], Tensor]]:
-        """Runs of channels on each device, first key -> length, and all their keys in one tensor.
+        """For each device, the runs of channels, first key -> length, and a tensor of all keys.
 
-        A kernel that draws the picks itself does not need them.
+        Only the plain backend needs them: the kernels draw the picks themselves.
         """
         runs: dict[torch.device, dict[int, int]] = {}
         for pair, first in zip(self.pairs, self.firsts):
@@ -122,7 +169,7 @@ class Units:
         }
 
     def run(self, pair: TensorPair) -> tuple[str, int]:
-        """Name of the run of units that a pair has, maybe with others, and how many they are."""
+        """Name of the run of units that a pair belongs to, and its length."""
         owner = pair.name.rpartition('.')[0]
         if self.granularity == 'tensor':
             return pair.name, 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One update of a teacher, the method as it is written down.
+"""One update of a teacher: the reference implementation.
 
 ::
 
@@ -8,8 +8,8 @@
             t = s                     # SE
             t = t + momentum (s - t)  # STS
 
-It serves any device, layout and average. The backends in :mod:`~se_mm.smoothing.kernels` write the
-same values faster. Read on in ``SpatialEnsemble.update``, ``Smoother.update`` and the kernels.
+It works for any device, memory format and average. The backends in
+:mod:`~se_mm.smoothing.kernels` write the same values faster.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from se_mm.smoothing.tensors import grouped
 from se_mm.smoothing.units import TensorPair, Units
 
 Pick = Union[bool, Tensor]
-"""Whether a pair's tensor is taken over as a whole, or a bool tensor that broadcasts to it."""
+"""Whether a pair's whole tensor is picked, or a bool tensor that broadcasts to it."""
 
 
 def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pick]:
@@ -57,12 +57,16 @@ def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pic
 
 @torch.no_grad()
 def update(pairs: Sequence[TensorPair], picks: Iterable[Pick], average: Average = None) -> None:
-    """Let the picked units of a teacher follow its student, and leave the others as they are.
+    """Update the picked units of a teacher, and keep the others.
 
-    A unit that is copied gets the very bits of the student's (converted to the teacher's dtype). A
-    unit that is kept has the very bits it had, also where the student's are not finite. A number
-    that equals the student's stays, infinities of a mask included. ``picks`` has one for each pair,
-    and ``average`` is how a picked unit follows.
+    A copied unit is bit-equal to the student's (converted to the teacher's dtype). A kept unit does
+    not change, even if the student's is not finite. An element that equals the student's does not
+    change, including the infinities of a mask.
+
+    Args:
+        pairs: The tensors.
+        picks: A pick for each pair.
+        average: How a picked unit is updated.
     """
     if average == 1:  # The formula would keep a teacher's infinities.
         average = None
@@ -72,22 +76,22 @@ def update(pairs: Sequence[TensorPair], picks: Iterable[Pick], average: Average 
     for pair, pick in zip(pairs, picks):
         averages = average is not None and pair.teacher.is_floating_point()
         if isinstance(pick, Tensor) or (pick and averages):
-            _move(pair, pick, average)
+            _update(pair, pick, average)
         elif pick:
             copied.append(pair)
     for batch in grouped(copied, lambda pair: pair.kind):
         torch._foreach_copy_([p.teacher for p in batch], [p.student for p in batch])
 
 
-def _move(pair: TensorPair, pick: Pick, average: Average) -> None:
-    """Update those parts of a tensor where ``pick`` is True."""
+def _update(pair: TensorPair, pick: Pick, average: Average) -> None:
+    """Update a tensor where ``pick`` is True."""
     teacher = pair.teacher
     student = new = pair.student.to(teacher)
     if callable(average):
         new = teacher.clone()
         average(new, student)
     elif average is not None:
-        # Equal infinities stay what they are, where lerp alone makes NaN of them.
+        # lerp alone would turn equal infinities into NaN.
         new = torch.where(teacher == student, teacher, teacher.lerp(student, average))
     if isinstance(pick, Tensor):
         torch.where(pick, new, teacher, out=teacher)

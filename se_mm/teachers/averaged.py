@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmengine.model import BaseAveragedModel
 from torch import nn
@@ -13,18 +13,15 @@ from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.settings import Settings
 from se_mm.teachers.base import TEACHERS, Teacher, siblings_like, signature, submodule
 
-if TYPE_CHECKING:
-    from se_mm.teachers.mover import Mover
-
 
 @TEACHERS.register_module('averaged')
 class Averaged(Teacher):
     """A submodule that is a :class:`mmengine.model.BaseAveragedModel`.
 
-    The model asks for its updates by ``update_parameters(student)``. The averaged model stays the
-    object it is; only that method of the instance is replaced. What the model passes there is often
-    made on the spot, so the student is found beforehand by its shape, for names and checks: the
-    sibling, or for a sequence the siblings, with the tensors of what is averaged.
+    The model triggers the updates by ``update_parameters(student)``. Only this method of the
+    instance is replaced. Models often build the argument for the call, so the student is also
+    found beforehand by its shape, for names and checks: it is the sibling with the same tensors,
+    or for a sequence one sibling for each part.
     """
 
     kind = 'averaged'
@@ -48,7 +45,7 @@ class Averaged(Teacher):
         self.model, self.path = model, path
         self.averaged = model.get_submodule(path)
         self.module = self.averaged.module
-        self.follows = self._named(settings.student) if settings.student else self._found()
+        self.follows = self._students(settings.student)
         self.parts = {
             f'{path}.module.{part}'.rstrip('.'): student for part, student in self.follows.items()
         }
@@ -58,41 +55,36 @@ class Averaged(Teacher):
             children = self.module.named_children()
             self.student = nn.Sequential(*[students.get(name, part) for name, part in children])
 
-    def install(self, mover: Mover) -> None:
-        """Put our update into the instance, in place of its own."""
-        vars(self.averaged)['update_parameters'] = mover
+    def _students(self, named: str | Sequence[str] | None) -> dict[str, str]:
+        """Name of each part of the teacher, '' for the whole, -> its student's name.
 
-    def _named(self, student: str | Sequence[str]) -> dict[str, str]:
-        """What the option ``student`` says."""
-        if isinstance(student, str):
-            return {'': student}
-        parts = [name for name, _ in self.module.named_children()]
-        if len(student) != len(parts):
-            raise OptionError(
-                f'student must name {len(parts)} modules, as many as {self.path!r} has parts, got '
-                f'{list(student)!r}'
-            )
-        return dict(zip(parts, student))
-
-    def _found(self) -> dict[str, str]:
-        """By shape: one sibling, else one for each part of a sequence.
-
-        Empty where the student is not among the siblings: the model's call will tell.
+        ``named`` is the option ``student``. Without it, students are found by shape; the result is
+        empty if they are not next to the teacher.
         """
-        found = {'': siblings_like(self.model, self.path, self.module)}
-        if not found[''] and isinstance(self.module, nn.Sequential):
-            found = {
+        if isinstance(named, str):
+            return {'': named}
+        parts = dict(self.module.named_children())
+        if named is not None:
+            if len(named) != len(parts):
+                raise OptionError(
+                    f'student must name {len(parts)} modules, one for each part of '
+                    f'{self.path!r}, got {list(named)!r}'
+                )
+            return dict(zip(parts, named))
+        similar = {'': siblings_like(self.model, self.path, self.module)}
+        if not similar[''] and isinstance(self.module, nn.Sequential):
+            similar = {
                 name: siblings_like(self.model, self.path, part)
-                for name, part in self.module.named_children()
+                for name, part in parts.items()
                 if signature(part)
             }
-        if not all(found.values()):
+        if not all(similar.values()):
             return {}
-        for names in found.values():
+        for names in similar.values():
             if len(names) > 1:
                 raise OptionError(
-                    f'student must be set for the teacher {self.path!r}: '
-                    f'{", ".join(map(repr, names))} are all like it; give one of them, or a list '
-                    f'with one for each part'
+                    f'student must be set for the teacher {self.path!r}, since '
+                    f'{", ".join(map(repr, names))} have the same tensors; set it to one of them, '
+                    f'or to a list with one for each part'
                 )
-        return {part: names[0] for part, names in found.items()}
+        return {part: names[0] for part, names in similar.items()}

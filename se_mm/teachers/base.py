@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every kind of teacher has in common, and the registry that kinds are added to."""
+"""The base class of all kinds of teacher, and their registry."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from se_mm.smoothing.settings import AVERAGE_BUFFERS, COPY, Settings
 from se_mm.smoothing.tensors import named_tensors, unwrapped
 
 if TYPE_CHECKING:
-    from se_mm.teachers.mover import Mover
+    from se_mm.teachers.updater import Updater
 
 TEACHERS = Registry('teacher')
-"""Kinds of teacher, by the name that the option ``kind`` has for them."""
+"""Kinds of teacher, by the value of the option ``kind``."""
 
 
 class Teacher(ABC):
@@ -38,22 +38,19 @@ class Teacher(ABC):
     """
 
     kind: ClassVar[str]  # Its name in TEACHERS.
-    # Whether it fits every model, so that it is taken only where no other kind fits.
+    # Whether it fits every model, and is used only if no other kind fits.
     fallback: ClassVar[bool] = False
     default_momentum: ClassVar[float]  # That of the stock hook that ours replaces.
-    # Whether the model asks for the updates, in its forward; else the hook does, after it.
+    # Whether the model triggers the updates, in its forward; otherwise the hook does, after it.
     updated_by_model: ClassVar[bool]
-    # Whether the first update, the copy of the student, is made before the first iteration.
-    taught_from_start: ClassVar[bool] = False
-    # Whether a checkpoint's model has the count of updates; else the hook's record has it.
-    saved_with_steps: ClassVar[bool] = True
     model: nn.Module  # The model of the run, without its wrapper.
-    path: str  # Dotted name of the teacher in it; empty for a teacher beside it.
-    module: nn.Module  # The module that follows.
-    student: Optional[nn.Module]  # The one that is followed. None: the model's call will tell.
-    # Name of a part of `module` -> that of its student in the model; '' is the whole.
+    path: str  # Dotted name of the teacher in the model; empty for a copy of the model.
+    module: nn.Module  # The teacher.
+    student: Optional[nn.Module]  # None: known from the model's first call.
+    # Name of a part of `module` -> name of its student in the model; '' is the whole.
     follows: Mapping[str, str]
-    # The averaged model of the teacher, whose average, interval and buffer policy count.
+    # The averaged model that holds the teacher. It counts the updates, and its average, interval
+    # and buffer policy apply. None: the first update is made before the first iteration.
     averaged: Optional[BaseAveragedModel] = None
     # Name of each part of the teacher in a checkpoint -> its name when published.
     parts: Mapping[str, str]
@@ -62,31 +59,30 @@ class Teacher(ABC):
     @classmethod
     @abstractmethod
     def candidates(cls, model: nn.Module, settings: Settings) -> list[str]:
-        """Dotted names of what could be a teacher of this kind in ``model``."""
+        """Dotted names of the possible teachers of this kind in ``model``."""
 
     @abstractmethod
     def __init__(
         self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]
     ) -> None:
-        """Find the student of a teacher, one of the candidates, and change nothing.
+        """Find the student of the teacher ``path``, one of the candidates. Nothing is changed.
 
-        A kind may read those options that name things; ``ema`` has the line's options of an
-        ``EMAHook``: ``ema_type``, ``strict_load`` and the averaged model's own.
+        A kind reads only options that name modules. ``ema`` has the hook's options of an
+        ``EMAHook``: ``ema_type``, ``strict_load`` and those of the averaged model.
         """
 
     def __str__(self) -> str:
         students = ', '.join(self.follows.values()) or 'what its model passes to update_parameters'
         return f'{self.path} ({self.kind}) follows {students}'
 
-    @abstractmethod
-    def install(self, mover: Mover) -> None:
-        """Let the mover make the updates that the model asks for."""
+    def install(self, updater: Updater) -> None:
+        """Replace the update of the averaged model, in this instance."""
+        vars(self.averaged)['update_parameters'] = updater
 
     def find(self, who: str, layer: str) -> nn.Module:
         """The module that holds a layer of the teacher or of the student now.
 
-        ``layer`` is its dotted name in the student's model, and ``who`` ``'teacher'`` or
-        ``'student'``.
+        ``layer`` is its dotted name in the student, and ``who`` is ``'teacher'`` or ``'student'``.
         """
         found = submodule('layer', self.model, layer)
         if who == 'student':
@@ -101,14 +97,14 @@ class Teacher(ABC):
 
     @property
     def momentum(self) -> Optional[Schedule]:
-        """The momentum where the line gives none. None: the averaged model's own average."""
+        """The momentum if the hook has none. None: the averaged model's own average."""
         if self.averaged is not None:
             return None
         return Schedule(constant, {'value': self.default_momentum})
 
     @property
     def buffers(self) -> Optional[str]:
-        """The policy of buffers where the line gives none. None: the settings' default."""
+        """The policy of buffers if the hook has none. None: the settings' default."""
         if self.averaged is not None and self.averaged.update_buffers:
             return AVERAGE_BUFFERS
         return COPY if self.updated_by_model else None
@@ -122,7 +118,7 @@ class Teacher(ABC):
 
     @property
     def cautions(self) -> Sequence[str]:
-        """What a user might not expect of this teacher; said by the check and in the log."""
+        """What may surprise a user about this teacher; shown by the check and in the log."""
         return ()
 
 
@@ -132,10 +128,10 @@ def plain_model(model: nn.Module) -> nn.Module:
 
 
 def submodule(key: str, model: nn.Module, path: str) -> nn.Module:
-    """The module of ``model`` with a dotted name, which the option ``key`` gave.
+    """The module of ``model`` with a dotted name, the value of the option ``key``.
 
     Raises:
-        OptionError: If there is none; it suggests the nearest.
+        OptionError: If there is none; suggests the most similar name.
     """
     try:
         return unwrapped(model.get_submodule(path))
@@ -155,9 +151,9 @@ def signature(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def siblings_like(model: nn.Module, path: str, part: nn.Module) -> list[str]:
-    """Dotted names of the modules beside a teacher with the tensors of ``part``, all or one of it.
+    """Dotted names of the modules next to a teacher with the tensors of ``part``, a part of it.
 
-    Of several, those of its class are meant.
+    If there are several, those of its class.
     """
     folder, _, attribute = path.rpartition('.')
     prefix = folder + '.' if folder else ''
@@ -167,5 +163,6 @@ def siblings_like(model: nn.Module, path: str, part: nn.Module) -> list[str]:
         for name, sibling in model.get_submodule(folder).named_children()
         if name != attribute and signature(sibling) == wanted
     ]
-    alike = [name for name, sibling in found if type(unwrapped(sibling)) is type(unwrapped(part))]
-    return alike or [name for name, _ in found]
+    cls = type(unwrapped(part))
+    same = [name for name, sibling in found if type(unwrapped(sibling)) is cls]
+    return same or [name for name, _ in found]

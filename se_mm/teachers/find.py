@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the teacher that a line and a model mean."""
+"""Find the teacher in a model, from the options of a hook."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmengine.model import BaseAveragedModel
 from mmengine.runner import Runner
 from torch import nn
 
-from se_mm.smoothing.options import OptionError, did_you_mean
+from se_mm.smoothing.options import OptionError, check_choice, did_you_mean
 from se_mm.smoothing.settings import Settings
 from se_mm.teachers.base import TEACHERS, Teacher, plain_model, submodule
 
@@ -25,18 +25,18 @@ def find_teacher(
 ) -> Teacher:
     """Find the teacher of a model.
 
-    The option ``kind`` decides; else the options ``teacher`` and ``update_method``; else what the
-    line's other options mean; else the model, where exactly one teacher is found. A copy of the
-    model is kept where it has none.
+    The kind is given by the option ``kind``, or the options ``teacher`` and ``update_method``, or
+    the options of a stock hook. Otherwise the model must have exactly one teacher; if it has none,
+    the teacher is a copy of the model.
 
     Args:
         model: The model of the run, without its wrapper.
         settings: The options. None: the defaults.
-        kind: What the line's other options mean.
-        ema: What the line has of an ``EMAHook``.
+        kind: The kind that the options of a stock hook mean.
+        ema: The options of an ``EMAHook``.
 
     Raises:
-        OptionError: If several teachers could be meant, or what is named does not fit the model.
+        OptionError: If several teachers are possible, or an option does not fit the model.
     """
     settings = settings or Settings()
     kind = settings.kind or _kind_of(model, settings) or kind
@@ -46,12 +46,12 @@ def find_teacher(
     if kind is None:
         found = known or {'': fallback}
     else:
-        cls = _registered(kind)
+        cls = TEACHERS.module_dict[check_choice('kind', kind, TEACHERS.module_dict)]
         options = sorted(set(ema) - {'update_buffers'})
         if options and not cls.fallback:
             raise OptionError(
-                f"{options[0]} needs a copy of the model, kind='shadow', and the line means "
-                f'{kind!r}'
+                f"{options[0]} needs a copy of the model, kind='shadow', but the other options "
+                f'select kind={kind!r}'
             )
         if settings.teacher is not None and not cls.fallback:
             submodule('teacher', model, settings.teacher)
@@ -75,7 +75,7 @@ def find_teacher(
 
 
 def bound_teacher(runner: Runner) -> Optional[Teacher]:
-    """The teacher of a run: the one that a hook of ours moves, else the only one in its model."""
+    """The teacher of a run: that of a hook of ours, or else the only one in the model."""
     for hook in runner.hooks:
         teacher = getattr(hook, 'teacher', None)
         if isinstance(teacher, Teacher):
@@ -85,29 +85,19 @@ def bound_teacher(runner: Runner) -> Optional[Teacher]:
 
 
 def candidates(model: nn.Module, settings: Settings) -> dict[str, type[Teacher]]:
-    """Dotted name of each teacher in a model -> its kind, without those that fit every model."""
+    """Dotted name of each teacher in a model -> its kind, except kinds that fit every model."""
     found: dict[str, type[Teacher]] = {}
     for cls in TEACHERS.module_dict.values():
         if not cls.fallback:
             for path in cls.candidates(model, settings):
-                # A model that moves its pair by a method is the one that asks.
+                # If a model updates its pair by a method, it triggers the updates.
                 if path not in found or cls.updated_by_model:
                     found[path] = cls
     return found
 
 
-def _registered(kind: str) -> type[Teacher]:
-    known = TEACHERS.module_dict
-    if kind not in known:
-        raise OptionError(
-            f'kind must be one of {", ".join(map(repr, known))}, got {kind!r}.'
-            f'{did_you_mean(kind, known)}'
-        )
-    return known[kind]
-
-
 def _kind_of(model: nn.Module, settings: Settings) -> Optional[str]:
-    """The kind that the options ``teacher`` and ``update_method`` mean."""
+    """The kind that the options ``teacher`` and ``update_method`` select."""
     method = None if settings.update_method is None else 'method'
     if settings.teacher is None:
         return method
@@ -119,25 +109,24 @@ def _kind_of(model: nn.Module, settings: Settings) -> Optional[str]:
     if settings.student is None and method is None:
         known = ', '.join(map(repr, found)) or 'none'
         raise OptionError(
-            f'student must be set beside teacher={settings.teacher!r}, which is no averaged model '
+            f'student must be set with teacher={settings.teacher!r}, which is no averaged model '
             f'(teachers found: {known}).{did_you_mean(settings.teacher, found)}'
         )
     return method or 'pair'
 
 
 def _check_pretrained(model: nn.Module, path: str, cls: type[Teacher]) -> None:
-    """Raise OptionError for the teacher of a distillation, loaded from a checkpoint of its own."""
+    """Raise OptionError if only the teacher has a pretrained checkpoint, as in a distillation."""
     if cls.updated_by_model or cls.fallback:
         return
     teacher = model.get_submodule(path)
     source = _pretrained(teacher)
-    if source and all(
-        _pretrained(other) != source for other in model.modules() if other is not teacher
-    ):
+    others = (_pretrained(module) for module in model.modules() if module is not teacher)
+    if source and source not in others:
         raise OptionError(
             f'kind must be set, since {path!r} of {type(model).__name__} is loaded from its own '
-            f"checkpoint ({source}): kind='shadow' leaves it as it is and moves a copy of the "
-            f'whole model, kind={cls.kind!r} moves {path!r}'
+            f"checkpoint ({source}): kind='shadow' leaves it unchanged and updates a copy of the "
+            f'whole model, kind={cls.kind!r} updates {path!r}'
         )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher that its model moves by a method of its own: CAE."""
+"""A teacher that its model updates by its own method: CAE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from se_mm.teachers.base import TEACHERS
 from se_mm.teachers.pair import Pair
 
 if TYPE_CHECKING:
-    from se_mm.teachers.mover import Mover
+    from se_mm.teachers.updater import Updater
 
 METHODS = (
     'momentum_update',
@@ -26,12 +26,12 @@ METHODS = (
     'update_teacher',
     '_update_teacher',
 )
-# Models whose own update has a known momentum: the attribute with the share of the OLD value.
-_OLD_SHARES = {'mmpretrain.models.selfsup.cae.CAE': 'momentum'}
+# Models whose update has a known momentum: the attribute with the weight of the OLD value.
+_OLD_WEIGHTS = {'mmpretrain.models.selfsup.cae.CAE': 'momentum'}
 
 
 def own_method(model: nn.Module, name: Optional[str] = None) -> Optional[str]:
-    """Name of the method by which a model moves a teacher, or None.
+    """Name of the method by which a model updates a teacher, or None.
 
     ``name`` is the option ``update_method``, which the model must have.
     """
@@ -42,10 +42,10 @@ def own_method(model: nn.Module, name: Optional[str] = None) -> Optional[str]:
 
 @TEACHERS.register_module('method')
 class Method(Pair):
-    """The submodule ``teacher`` of a model that moves it by a method such as ``momentum_update``.
+    """The submodule ``teacher`` of a model with a method such as ``momentum_update``.
 
-    The model asks for its updates by that method, which is replaced in the instance. The student is
-    the submodule of that name, or else found by its shape.
+    The model triggers the updates by this method, which is replaced in the instance. The student is
+    the submodule ``student``, or found by its shape.
     """
 
     kind = 'method'
@@ -53,11 +53,11 @@ class Method(Pair):
 
     @classmethod
     def candidates(cls, model: nn.Module, settings: Settings) -> list[str]:
-        """``teacher``, if the model has it and a method that moves it."""
+        """``teacher``, if the model has it and a method that updates it."""
         if own_method(model, settings.update_method) is None:
             return []
         path = settings.teacher or 'teacher'
-        # The method of a model with an averaged one asks that for the update.
+        # If it is an averaged model, the method calls its update.
         module = dict(model.named_modules()).get(path)
         return [] if module is None or isinstance(module, BaseAveragedModel) else [path]
 
@@ -69,19 +69,19 @@ class Method(Pair):
         # The student is the model without its teacher.
         self.parts, self.student_path = {path: self.follows['']}, ''
 
-    def install(self, mover: Mover) -> None:
-        """Let the model's method ask the mover for the update."""
-        super().install(mover)
-        vars(self.model)[str(self._method)] = mover
+    def install(self, updater: Updater) -> None:
+        """Replace the model's method, in this instance."""
+        super().install(updater)
+        vars(self.model)[str(self._method)] = updater
 
     @property
     def momentum(self) -> Schedule:
-        """The momentum of the model's own update, where it is known."""
+        """The momentum of the model's own update, if it is known."""
         for kind in type(self.model).__mro__:
-            attribute = _OLD_SHARES.get(f'{kind.__module__}.{kind.__qualname__}')
+            attribute = _OLD_WEIGHTS.get(f'{kind.__module__}.{kind.__qualname__}')
             if attribute:
                 return Schedule(constant, {'value': 1 - getattr(self.model, attribute)})
         raise OptionError(
-            f'momentum must be set, since {type(self.model).__name__} moves its teacher by its '
+            f'momentum must be set, since {type(self.model).__name__} updates its teacher by its '
             f'own method {self._method}()'
         )

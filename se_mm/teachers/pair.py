@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher that is in the model beside its student: FixMatch, SoftTeacher."""
+"""A teacher in the model, next to its student: FixMatch, SoftTeacher."""
 
 from __future__ import annotations
 
@@ -15,18 +15,16 @@ from se_mm.smoothing.tensors import named_tensors, unwrapped
 from se_mm.teachers.base import TEACHERS, Teacher, siblings_like, signature, submodule
 
 if TYPE_CHECKING:
-    from se_mm.teachers.mover import Mover
+    from se_mm.teachers.updater import Updater
 
 
 @TEACHERS.register_module('pair')
 class Pair(Teacher):
     """Submodules ``teacher`` and ``student`` with the same tensors, in the model or one level down.
 
-    The student may have more, as a predictor.
-
-    mmdet's ``SemiBaseDetector`` has them, and so has every semi-supervised classifier of ours. The
-    options ``teacher`` and ``student`` name others. A model's state dict has both, and no count of
-    the updates: the hook's record keeps it.
+    The student may have more tensors, for example a predictor. mmdet's ``SemiBaseDetector`` and the
+    semi-supervised classifiers of se_mm are such models. The options ``teacher`` and ``student``
+    name other submodules. The hook's record in a checkpoint has the count of the updates.
 
     Attributes:
         names: Names of the two submodules.
@@ -36,27 +34,25 @@ class Pair(Teacher):
     names: ClassVar[tuple[str, str]] = ('teacher', 'student')
     default_momentum = 0.001
     updated_by_model = False
-    taught_from_start = True
-    saved_with_steps = False
 
     @classmethod
     def candidates(cls, model: nn.Module, settings: Settings) -> list[str]:
-        """Dotted names of the teachers that have a student beside them."""
+        """Dotted names of the teachers that are next to their student."""
         return [path for path, _ in cls._pairs(model)]
 
     @classmethod
     def _pairs(cls, model: nn.Module) -> Iterator[tuple[str, str]]:
         """Dotted names of teacher and student."""
-        for folder, module in [('', model), *model.named_children()]:
-            found = [getattr(unwrapped(module), name, None) for name in cls.names]
-            modules = [m for m in found if isinstance(m, nn.Module)]
-            averages = any(isinstance(m, BaseAveragedModel) for m in modules)
-            if len(modules) < 2 or averages:
+        for parent, module in [('', model), *model.named_children()]:
+            teacher, student = (getattr(unwrapped(module), name, None) for name in cls.names)
+            if not (isinstance(teacher, nn.Module) and isinstance(student, nn.Module)):
                 continue
-            theirs, own = (signature(m) for m in modules)
-            if theirs and theirs.items() <= own.items():  # A student may have more.
-                teacher, student = (f'{folder}.{name}'.lstrip('.') for name in cls.names)
-                yield teacher, student
+            if isinstance(teacher, BaseAveragedModel) or isinstance(student, BaseAveragedModel):
+                continue
+            tensors = signature(teacher)
+            if tensors and tensors.items() <= signature(student).items():
+                first, second = (f'{parent}.{name}'.lstrip('.') for name in cls.names)
+                yield first, second
 
     def __init__(
         self, model: nn.Module, path: str, settings: Settings, ema: Mapping[str, Any]
@@ -73,33 +69,33 @@ class Pair(Teacher):
         # Each is published as the model itself.
         self.parts, self.student_path = {path: ''}, student
 
-    def install(self, mover: Mover) -> None:
-        """Take the teacher out of the training. What it shares with its student stays trained."""
+    def install(self, updater: Updater) -> None:
+        """Stop training the teacher, except for what it shares with its student."""
         shared = {id(parameter) for parameter in self.student.parameters()}
         for parameter in self.module.parameters():
             if id(parameter) not in shared:
                 parameter.requires_grad_(False)
 
     def check_start(self) -> None:
-        """Check that the teacher is not one that was trained before, as for a distillation.
+        """Raise OptionError if the teacher looks pretrained, as in a distillation.
 
-        To be called with the weights of a new run, for a teacher that no option names. A teacher to
-        be averaged starts like its student; one that was loaded is told by tensors that have one
-        value throughout in a new student, such as those of norms, and others in the teacher.
+        Called at the start of a new run, unless an option names the teacher. A teacher is taken for
+        pretrained if a tensor that is constant in a new student, such as the weight of a norm, is
+        not the same constant in the teacher.
         """
         student = named_tensors(self.student)
         for name, teacher in named_tensors(self.module).items():
-            if teacher.is_floating_point() and _begins_otherwise(teacher, student[name]):
+            if teacher.is_floating_point() and _looks_pretrained(teacher, student[name]):
                 raise OptionError(
-                    f'kind must be set, since {self.path!r} of {type(self.model).__name__} does '
-                    f'not start like {self.follows[""]!r} ({name!r} differs), as if it were '
-                    f"trained before: kind='pair' moves it, starting from its student; "
-                    f"kind='shadow' leaves it as it is and moves a copy of the whole model"
+                    f'kind must be set, since {self.path!r} of {type(self.model).__name__} looks '
+                    f'pretrained: it does not start like {self.follows[""]!r} ({name!r} differs); '
+                    f"kind='pair' replaces it by its student and updates it, kind='shadow' leaves "
+                    f'it unchanged and updates a copy of the whole model'
                 )
 
     @property
     def cautions(self) -> Sequence[str]:
-        """Where the teacher may not be what the hook takes it for."""
+        """That the student, and not this teacher, makes the pseudo-labels."""
         if getattr(self.model, 'labeller', None) == 'student':
             return [
                 f"{type(self.model).__name__} has labeller='student', so its teacher makes no "
@@ -108,22 +104,24 @@ class Pair(Teacher):
         return []
 
     def _student_of(self, model: nn.Module, path: str) -> str:
-        """The student beside a teacher: by its name, else by its shape."""
+        """The student next to a teacher: by its name, or by its shape."""
         known = dict(self._pairs(model))
-        found = [known[path]] if path in known else []
-        found = found or siblings_like(model, path, submodule('teacher', model, path))
-        if len(found) != 1:
+        if path in known:
+            return known[path]
+        similar = siblings_like(model, path, submodule('teacher', model, path))
+        if len(similar) != 1:
+            names = ', '.join(map(repr, similar)) or 'no module'
             raise OptionError(
-                f'student must be set for the teacher {path!r}: '
-                f'{", ".join(map(repr, found)) or "nothing"} in {type(model).__name__} is like it'
+                f'student must be set for the teacher {path!r}: {names} in {type(model).__name__} '
+                f'has the same tensors'
             )
-        return found[0]
+        return similar[0]
 
 
-def _begins_otherwise(teacher: Tensor, student: Tensor) -> bool:
-    """Whether only one of two tensors has a single value, or both have another one.
+def _looks_pretrained(teacher: Tensor, student: Tensor) -> bool:
+    """Whether only one of two tensors is constant, or both are, with different values.
 
-    A student that was loaded while its teacher is new is no sign: their vectors may differ.
+    If only the student was loaded, their vectors may differ.
     """
     if teacher is student or teacher.is_meta or teacher.numel() < 2:
         return False

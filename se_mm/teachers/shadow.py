@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher outside the model: the copy that an ``EMAHook`` keeps."""
+"""A teacher outside the model: the copy of an ``EMAHook``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from se_mm.teachers.method import own_method
 from se_mm.teachers.pair import Pair
 
 if TYPE_CHECKING:
-    from se_mm.teachers.mover import Mover
+    from se_mm.teachers.updater import Updater
 
-# As configs of each library call them.
+# For suggestions: the names in configs of each library.
 _KNOWN = (
     'ExponentialMovingAverage',
     'MomentumAnnealingEMA',
@@ -37,10 +37,10 @@ _KNOWN = (
 
 @TEACHERS.register_module('shadow')
 class Shadow(Teacher):
-    """A copy of the whole model, beside it. Every model can have one.
+    """A copy of the whole model. Every model can have one.
 
-    It is kept, saved and loaded by MMEngine's own ``EMAHook``, and evaluated as there: by changing
-    places with the model's own values.
+    MMEngine's own ``EMAHook`` makes, saves and loads it. It is evaluated as there: teacher and
+    student swap their values.
     """
 
     kind = 'shadow'
@@ -51,7 +51,7 @@ class Shadow(Teacher):
 
     @classmethod
     def candidates(cls, model: nn.Module, settings: Settings) -> list[str]:
-        """The one that any model can have, which has no name in it."""
+        """The copy, which has no name in the model."""
         return ['']
 
     def __init__(
@@ -67,7 +67,7 @@ class Shadow(Teacher):
         self.model, self.path = model, path
         self.student: nn.Module = model
         self.follows = {'': ''}
-        # A checkpoint has the teacher as its model, and the student beside it.
+        # A checkpoint has the teacher as its model, and the student under another key.
         self.parts = {}
         self._settings = settings
         self._hook = _stock_hook(model, ema)
@@ -78,66 +78,64 @@ class Shadow(Teacher):
     def __str__(self) -> str:
         return f'a copy of the model ({self.kind}) follows {type(self.student).__name__}'
 
-    def install(self, mover: Mover) -> None:
-        """Put our update into the averaged model, in place of its own."""
-        vars(self.averaged)['update_parameters'] = mover
-        self._mover = mover
-
     def find(self, who: str, layer: str) -> nn.Module:
-        """A layer of the model or of the copy, whichever now has the values asked for."""
+        """A layer of the model or of the copy, whichever now has the values of ``who``."""
         in_model = (who == 'student') != bool(self._swapped)
         return submodule('layer', self.student if in_model else self.module, layer)
 
     @property
     def cautions(self) -> Sequence[str]:
-        """That a teacher inside the model is another one, which this hook does not move."""
+        """That the model has a teacher inside, which this hook does not update."""
         own = [
             repr(path)
             for kind in (Averaged, Pair)
             for path in kind.candidates(self.model, self._settings)
         ]
+        if isinstance(getattr(self.model, 'teacher', None), nn.Module):
+            own = own or ["'teacher'"]
         if own:
             what = f'has a teacher of its own, {", ".join(own)}'
-        elif isinstance(getattr(self.model, 'teacher', None), nn.Module):
-            what = 'has a submodule `teacher` of its own'
         elif own_method(self.model):
-            what = f'moves something by {own_method(self.model)}()'
+            what = f'may update a teacher by {own_method(self.model)}()'
         else:
             return []
         return [
-            f'{type(self.model).__name__} {what}, which this hook leaves as it is: it moves a copy '
-            f'of the whole model'
+            f'{type(self.model).__name__} {what}, which this hook leaves unchanged: it updates a '
+            f'copy of the whole model'
         ]
 
-    def swap(self) -> None:
-        """Let teacher and student change places.
+    def swap(self, updater: Updater) -> None:
+        """Swap the values of teacher and student.
 
-        Buffers that the teacher copies are the student's own at any time, and stay; those that were
-        recalibrated are not.
+        Buffers that are copied stay: the student may have written new values. Recalibrated ones are
+        swapped.
         """
-        self._mover.ensemble.smoother.refresh(self.student)
+        smoother = updater.smoother
+        smoother.refresh(self.student)
         self._swapped = [
             (pair.teacher, pair.student)
-            for member, pair in self._mover.ensemble.smoother.pairs.items()
-            if member.is_parameter or member.rule != COPY or member.name in self._mover.followed
+            for member, pair in smoother.pairs.items()
+            if member.is_parameter
+            or member.rule != COPY
+            or member.name in updater.training_statistics
         ]
         _exchange(self._swapped)
 
     def swap_back(self) -> None:
-        """Let them change back, if they have changed places."""
+        """Undo :meth:`swap`, if the values are swapped."""
         _exchange(self._swapped)
         self._swapped = []
 
     def save(self, runner: Runner, checkpoint: dict) -> None:
-        """Write the teacher where a checkpoint has its model, and the student beside it."""
+        """Save the teacher as the checkpoint's model, and the student under another key."""
         self._hook.before_save_checkpoint(runner, checkpoint)
 
     def resume(self, runner: Runner, checkpoint: dict) -> None:
-        """Take the teacher out of a checkpoint, and leave in it what the model is to load."""
+        """Load the teacher of a checkpoint, and leave in it what the model is to load."""
         self._hook.after_load_checkpoint(runner, checkpoint)
 
     def load_both(self, checkpoint: dict) -> None:
-        """The same for a run that only evaluates, with the tolerance of MMEngine's loading."""
+        """The same for a run that only evaluates, as tolerant as MMEngine's loading."""
         self._hook._swap_ema_state_dict(checkpoint)
         teacher = {
             name.removeprefix('module.'): value
@@ -156,7 +154,7 @@ def _exchange(pairs: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
 
 
 def _stock_hook(model: nn.Module, ema: Mapping[str, Any]) -> EMAHook:
-    """An ``EMAHook`` with its averaged model of ``model``."""
+    """Make an ``EMAHook`` with its averaged model of ``model``."""
     from se_mm.models import SmoothedModel
 
     name = ema.get('ema_type', 'ExponentialMovingAverage')
@@ -171,8 +169,8 @@ def _stock_hook(model: nn.Module, ema: Mapping[str, Any]) -> EMAHook:
         )
     if issubclass(kind, SmoothedModel):
         raise OptionError(
-            f'ema_type must not be a spatial ensemble in a line of one, got {name!r}: drop it, or '
-            f"use type='EMAHook'"
+            f'ema_type must not be an averaged model of se_mm, got {name!r}: remove it, or use '
+            f"type='EMAHook'"
         )
     hook = EMAHook(**{**ema, 'ema_type': kind})
     try:

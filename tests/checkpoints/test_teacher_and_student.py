@@ -39,8 +39,8 @@ def run(request, runs):
     else:
         hook = STS if kind == 'classifier' else dict(type='EMAHook', momentum=0.1)
         runner = runs.classifier(hook)
-        (ours,) = [h for h in runner.hooks if hasattr(h, 'mover') or hasattr(h, 'ema_model')]
-        teacher = ours.mover.teacher.module if hasattr(ours, 'mover') else ours.ema_model.module
+        (ours,) = [h for h in runner.hooks if hasattr(h, 'updater') or hasattr(h, 'ema_model')]
+        teacher = ours.updater.teacher.module if hasattr(ours, 'updater') else ours.ema_model.module
         student, prefix = runner.model, None
     path = Path(runner.work_dir) / 'iter_6.pth'
     return path, {'student': student, 'teacher': teacher}, prefix

@@ -26,7 +26,7 @@ from torch import nn
 
 from se_mm.models import ConvNet
 from se_mm.smoothing import smoother
-from se_mm.teachers import Mover
+from se_mm.teachers import Updater
 
 _kill = {'iter': 0}
 
@@ -84,7 +84,7 @@ def arm():
     # An update has several groups: here one is made, and the others are not.
     around(smoother._Group, 'update', after=lambda *_: here('within update'))
     around(
-        Mover,
+        Updater,
         '__call__',
         lambda *_: here('before update'),
         lambda *_: here('after update'),
@@ -138,7 +138,7 @@ class Probe(Hook):
         held = {'model': model.state_dict()}
         for hook in runner.hooks:
             if hasattr(hook, 'teacher'):
-                pairs = hook.mover.ensemble.smoother.pairs.values()
+                pairs = hook.updater.smoother.pairs.values()
                 held['teacher'] = {pair.name: pair.teacher for pair in pairs}
         torch.save(held, f'{runner.work_dir}/rank{get_rank()}.pt')
 
@@ -151,7 +151,7 @@ class FirstUpdate(Hook):
 
     def before_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        bound = hook.mover.ensemble.smoother
+        bound = hook.updater.smoother
         update = bound.update
         path = f'{runner.work_dir}/first_update.pt'
 

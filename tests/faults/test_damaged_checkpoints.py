@@ -68,7 +68,7 @@ def folder(tmp_path_factory):
 def state_of(runner):
     """All that a run goes on from, as tensors and numbers by name."""
     (hook,) = (hook for hook in runner.hooks if hasattr(hook, 'teacher'))
-    ensemble = hook.mover.ensemble
+    ensemble = hook.updater.ensemble
     pairs = ensemble.smoother.pairs.values()
     state = {f'student.{p.name}': p.student for p in ensemble.smoother.named().values()}
     state |= {f'teacher.{p.name}': p.teacher for p in pairs}

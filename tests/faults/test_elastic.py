@@ -87,8 +87,8 @@ class FaultHook(Hook):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         if fault == 'kill' and self.began == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-        pairs = list(hook.mover.ensemble.smoother.named().values())
-        if fault == 'alter':  # A number that the watch for other movers does not compare.
+        pairs = list(hook.updater.smoother.named().values())
+        if fault == 'alter':  # An element that the watch for other updates does not compare.
             max(pairs, key=lambda pair: pair.teacher.numel()).teacher.view(-1)[-1] *= -1
         if fault == 'nan':
             pairs[4].student.data.view(-1)[3] = float('nan')
@@ -98,7 +98,7 @@ class FaultHook(Hook):
         torch.save(
             {
                 'began': self.began,
-                'teacher': {n: p.teacher for n, p in hook.mover.ensemble.smoother.named().items()},
+                'teacher': {n: p.teacher for n, p in hook.updater.smoother.named().items()},
             },
             f'{runner.work_dir}/rank{get_rank()}.pth')
 """

@@ -78,18 +78,18 @@ def main():
     student, teacher = fully_shard(net(), mesh=mesh), fully_shard(net(), mesh=mesh)
     watch, pairs = Watch(), pairs_of(teacher, student)
     watch.leave(pairs.values())
-    assert watch.moved(pairs) is None
+    assert watch.changed(pairs) is None
     assert not_finite(student.named_parameters(), on_all_ranks=True) == []
     with torch.no_grad():
         bias = student[3].bias
         bias.mul_(float('nan'))  # Of which rank 0 alone has a number.
         teacher[0].weight.add_(1)
     assert not_finite(student.named_parameters(), on_all_ranks=True) == ['3.bias']
-    assert watch.moved(pairs) is not None
+    assert watch.changed(pairs) is not None
     for granularity in ('channel', 'element'):
         assert "'tensor' or 'layer'" in refused(teacher, student, granularity=granularity)
-    assert 'must be sharded alike' in refused(net(), student)
-    assert 'must be sharded alike' in refused(teacher, net())
+    assert 'must be sharded in the same way' in refused(net(), student)
+    assert 'must be sharded in the same way' in refused(teacher, net())
     if dist.get_rank() == 0:
         print('all teachers agree')
     dist.destroy_process_group()

@@ -85,8 +85,8 @@ def test_schedule_stays_between_its_ends(end, start, step, total, kind):
             "key.type must be one of .*, got 'annealed'",
         ),
         (keep_prob_schedule, dict(type='cosin', start=0, end=0.5), "Did you mean 'cosine'"),
-        (keep_prob_schedule, dict(start=0, end=0.5), 'key must have a type, one of'),
-        (keep_prob_schedule, dict(type='linear', start=0.1), "key must have 'end', a number"),
+        (keep_prob_schedule, dict(start=0, end=0.5), 'key.type must be one of .*, got None'),
+        (keep_prob_schedule, dict(type='linear', start=0.1), 'key.end must be a number .* None'),
         (
             keep_prob_schedule,
             dict(type='linear', start=0.1, end=1),

@@ -74,10 +74,10 @@ def test_promise_10_without_keeping_the_average_is_the_stock_one_with_all_its_op
 @pytest.mark.parametrize('name', AVERAGES)
 def test_promise_10_interval_and_buffers_of_the_average_stay_in_force(toys, name, hook):
     runner = trained(toys, name, hook)
-    options, mover = AVERAGES[name][1], hook_of(runner).mover
-    assert mover.interval == options.get('interval', 1)
+    options, updater = AVERAGES[name][1], hook_of(runner).updater
+    assert updater.interval == options.get('interval', 1)
     buffers = 'average' if options.get('update_buffers') else 'copy'
-    assert mover.ensemble.smoother.buffers == buffers
+    assert updater.smoother.buffers == buffers
     teacher, student = runner.model.target.module, runner.model.encoder
     if buffers == 'average':
         assert not torch.equal(teacher[1].running_mean, student[1].running_mean)
@@ -85,8 +85,8 @@ def test_promise_10_interval_and_buffers_of_the_average_stay_in_force(toys, name
 
 def test_our_own_interval_and_buffers_go_before_those_of_the_average(toys):
     runner = trained(toys, 'buffers and interval', dict(STS, interval=2, buffers='copy'))
-    assert hook_of(runner).mover.interval == 2
-    assert hook_of(runner).mover.ensemble.smoother.buffers == 'copy'
+    assert hook_of(runner).updater.interval == 2
+    assert hook_of(runner).updater.smoother.buffers == 'copy'
 
 
 @HOOKS.register_module(force=True)
@@ -102,7 +102,7 @@ def test_promise_10_momentum_that_is_set_from_outside_is_honoured_at_every_updat
     stock, ours = (trained(toys, 'plain', *hooks, outside, iters=25) for hooks in ((), (TMA,)))
     assert_close(ours.model.target, stock.model.target, rtol=1e-4, atol=1e-5)
     # The history says which momentum was in force when.
-    segments = hook_of(ours).mover.history.segments
+    segments = hook_of(ours).updater.history.segments
     assert [
         (segment['begin'], segment['rules'][0]['momentum']['value']) for segment in segments
     ] == [(0, 0.5), (5, 0.01)]
@@ -143,7 +143,7 @@ def test_resumed_run_is_the_uninterrupted_one_for_every_average(toys, name, hook
         resume=True,
     )
     resumed_again.train()
-    hook_of(whole).mover.held = False
+    hook_of(whole).updater.held = False
     whole.model.load_state_dict(
         torch.load(f'{whole.work_dir}/iter_8.pth', weights_only=False)['state_dict']
     )

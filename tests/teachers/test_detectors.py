@@ -168,8 +168,8 @@ def test_burn_in_of_the_whole_run_never_sees_an_unlabelled_image(tmp_path):
     [
         (dict(type='BurnInHook', iters=5), 'BurnInHook.iters must be <= 4, .*got 5'),
         (dict(type='BurnInHook', iters=0), 'BurnInHook.iters must be an integer >= 1, got 0'),
-        (STOCK, r"remove the line dict\(type='MeanTeacherHook'"),
-        (dict(type='SpatialEnsembleHook'), 'must have one hook that moves the teacher'),
+        (STOCK, r"remove dict\(type='MeanTeacherHook'"),
+        (dict(type='SpatialEnsembleHook'), 'must have only one hook that updates the teacher'),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_first_iteration(tmp_path, hook, message):

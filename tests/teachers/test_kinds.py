@@ -81,7 +81,7 @@ def test_teacher_is_the_one_that_options_and_model_mean(model, options, expected
         (ToyMeanTeacher, dict(kind='averaged'), r"'teacher' \(pair\)"),
         (ToyMeanTeacher, dict(kind='method'), "no teacher of kind 'method'"),
         (Plain, dict(kind='shado'), "kind must be one of .*, got 'shado'. Did you mean 'shadow'"),
-        (Plain, dict(teacher='backbone'), "student must be set beside teacher='backbone'"),
+        (Plain, dict(teacher='backbone'), "student must be set with teacher='backbone'"),
         (Plain, dict(teacher='bakbone'), "got 'bakbone'. Did you mean 'backbone'"),
         (Plain, dict(update_method='go'), "update_method must be a method of Plain, got 'go'"),
         (
@@ -111,7 +111,7 @@ def test_pairs_under_other_names_and_one_level_down_are_moved_as_a_plain_one(toy
     runner = toys.train(model(), dict(PAIR, **options), iters=8)
     teacher = hook_of(runner).teacher
     # Picks depend on the student's names, which differ; the average alone does not.
-    assert hook_of(runner).mover.ensemble.step == hook_of(plain).mover.ensemble.step == 9
+    assert hook_of(runner).updater.ensemble.step == hook_of(plain).updater.ensemble.step == 9
     assert not any(p.requires_grad for p in teacher.module.parameters())
     ours = toys.train(model(), dict(TMA, momentum=0.1, **options), iters=8)
     plain = toys.train(ToyMeanTeacher, dict(TMA, momentum=0.1), iters=8)
@@ -147,7 +147,7 @@ def test_promise_10_backbone_that_teacher_and_student_share_stays_trained(toys, 
     assert model.student.backbone.weight.requires_grad
     assert not model.teacher.head.weight.requires_grad
     assert float((model.student.backbone.weight - before).norm()) > 0.1
-    assert any('share 2 tensors' in line for line in hook_of(runner).mover.describe())
+    assert any('share 2 tensors' in line for line in hook_of(runner).updater.describe())
 
 
 class Distillation(ToyMeanTeacher):

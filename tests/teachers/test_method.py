@@ -60,7 +60,7 @@ def test_method_of_the_model_asks_for_the_update(runs, classifier_cfg):
     (hook,) = [h for h in runner.hooks if type(h).__name__ == 'SETMAHook']
     assert str(hook.teacher) == 'teacher (method) follows backbone'
     # One before the first iteration, since the model is taught from the start; then one for each.
-    assert hook.mover.ensemble.step == 5
+    assert hook.updater.ensemble.step == 5
     assert not torch.equal(model.teacher.weight, model.backbone.weight)
     assert not any(p.requires_grad for p in model.teacher.parameters())
 
@@ -76,7 +76,7 @@ def test_momentum_that_is_not_known_must_be_given(runs, classifier_cfg):
     runner = build(runs, classifier_cfg, dict(STS, momentum=None))
     with pytest.raises(
         OptionError,
-        match='momentum must be set, since OwnUpdate moves its teacher by its own method',
+        match='momentum must be set, since OwnUpdate updates its teacher by its own method',
     ):
         runner.train()
 
@@ -85,7 +85,7 @@ def test_student_that_is_not_the_only_one_alike_must_be_named(runs, classifier_c
     runner = build(runs, classifier_cfg, STS, copies=2)
     with pytest.raises(
         OptionError,
-        match="student must be set for the teacher 'teacher': 'backbone', 'second' in OwnUpdate",
+        match="student must be set for the teacher 'teacher': 'backbone', 'second' in OwnUpdate ",
     ):
         runner.train()
     runner = build(runs, classifier_cfg, dict(STS, student='second'), copies=2)
@@ -133,9 +133,7 @@ def test_model_that_moves_several_teachers_is_not_passed_over_in_silence():
     teacher = find_teacher(Several())
     assert teacher.kind == 'shadow'
     (caution,) = teacher.cautions
-    assert (
-        'Several moves something by _momentum_update(), which this hook leaves as it is' in caution
-    )
+    assert 'Several may update a teacher by _momentum_update(), which this hook leaves' in caution
 
 
 def test_one_of_several_teachers_can_be_named_with_its_method():
@@ -154,7 +152,7 @@ def test_teacher_of_a_distillation_stays_and_that_is_said():
     finally:
         type(model).momentum_update = kept
     assert teacher.kind == 'shadow'
-    assert 'a submodule `teacher` of its own, which this hook leaves as it is' in caution
+    assert "has a teacher of its own, 'teacher', which this hook leaves unchanged" in caution
 
 
 def test_method_that_the_model_lacks_is_one_line():

@@ -148,7 +148,7 @@ def test_hook_that_is_replaced_must_go(runs, pair_cfg):
     runner = runs.build(pair_cfg, STS, STOCK)
     with pytest.raises(
         OptionError,
-        match=r"one hook that moves the teacher, .* remove the line dict\(type='MeanTeacherHook'",
+        match=r"one hook that updates the teacher, .* remove dict\(type='MeanTeacherHook'",
     ):
         runner.train()
 

@@ -111,7 +111,7 @@ class StockTeacherHook(Hook):
     def before_train(self, runner):
         """Called before ours, with the weights as they are initialised or loaded."""
         (self.ours,) = [h for h in runner.hooks if isinstance(h, SpatialEnsembleHook)]
-        self.mover, self.module = self.ours.mover, self.ours.teacher.module
+        self.updater, self.module = self.ours.updater, self.ours.teacher.module
         self.start = copy.deepcopy(self.module.state_dict())
         kind = self.ours.teacher.kind
         if kind == 'shadow':
@@ -125,13 +125,13 @@ class StockTeacherHook(Hook):
             'pair': partial(self.mix, momenta(0.001)),
             'method': partial(self.mix, momenta(1 - getattr(runner.model, 'momentum', 0))),
         }[kind]
-        update = self.mover.ensemble.update
+        update = self.updater.ensemble.update
 
         def update_both(student, interval=None):
             follow(student)
             update(student, interval=interval)
 
-        self.mover.ensemble.update = update_both
+        self.updater.ensemble.update = update_both
 
     def average(self, student):
         self.teacher.update_parameters(student)
@@ -230,7 +230,7 @@ def test_without_keeping_the_teacher_is_the_stock_config_s_own(trained):
 def test_teacher_moves_and_is_neither_its_student_nor_its_start(trained, name, hook):
     trained.run(name, hook)
     watcher = trained.watchers[name]
-    smoother = watcher.mover.ensemble.smoother
+    smoother = watcher.updater.smoother
     pairs = [pair for pair in smoother.named().values() if pair.student.requires_grad]
     assert all(torch.isfinite(pair.teacher).all() for pair in pairs)
     assert not all(torch.equal(pair.teacher, pair.student) for pair in pairs)
@@ -294,6 +294,6 @@ def test_all_configs_alike_bind_at_full_size_on_the_meta_device(stock, monkeypat
             tracks = 'tracker' in cfg.model
             model = MODELS.build(cfg.model.detector if tracks else cfg.model)
         hook = HOOKS.build(line)
-        mover = hook.bind(model)
+        updater = hook.bind(model)
         assert hook.teacher.kind == stock.kind, name
-        assert len(mover.ensemble.smoother.named()) > 0
+        assert len(updater.smoother.named()) > 0

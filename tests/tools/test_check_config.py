@@ -75,7 +75,7 @@ def test_check_leaves_generators_and_scopes_alone(digits):
 
 def test_pair_is_found_and_one_that_no_hook_moves_is_said(pair_model):
     report = check_config(pair_model([]))
-    assert report.lines == ('teacher (pair)',) and report.hook == 'not moved by a hook of se_mm'
+    assert report.lines == ('teacher (pair)',) and report.hook == 'none of se_mm'
     report = check_config(pair_model([dict(type='SETMAHook')]))
     assert report.lines[0].startswith('teacher (pair) follows student; keep_prob 0.7')
     assert report.updates == 5  # The teacher is used before the first iteration.
@@ -109,9 +109,9 @@ def pair_model(digits):
         ({'custom_hooks': [dict(type='SETMAHok')]}, "'SETMAHok'. Did you mean 'SETMAHook'"),
         (
             {'custom_hooks': [dict(type='SETMAHook'), dict(type='SpatialEnsembleHook')]},
-            'must have one hook that moves the teacher',
+            'must have only one hook that updates the teacher',
         ),
-        ({'custom_hooks': [dict(type='SETMAHook'), dict(type='EMAHook')]}, 'remove the line'),
+        ({'custom_hooks': [dict(type='SETMAHook'), dict(type='EMAHook')]}, 'remove dict'),
     ],
 )
 def test_what_is_wrong_is_one_line_that_names_it(digits, change, said):

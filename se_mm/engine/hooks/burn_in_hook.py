@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook that trains a semi-supervised detector on its labelled images alone at first."""
+"""The hook that first trains a semi-supervised detector on its labelled images alone."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from se_mm.teachers import plain_model
 
 @HOOKS.register_module()
 class BurnInHook(Hook):
-    """Lets a ``SemiBaseDetector`` of mmdet, such as SoftTeacher, learn from labelled images first.
+    """Trains a ``SemiBaseDetector`` of mmdet, such as SoftTeacher, on labelled images first.
 
-    Pseudo-boxes of a teacher that has learnt nothing teach nothing, and cost most of an iteration.
-    For the first iterations the student's loss is that of the labelled images; the teacher follows
-    it meanwhile as its own hook says. Source: the burn-in stage of Liu et al., *Unbiased Teacher
+    Pseudo-boxes of an untrained teacher are useless, and cost most of the time of an iteration. In
+    the first iterations the student's loss is that of the labelled images. The teacher's hook
+    updates the teacher as usual. Source: the burn-in stage of Liu et al., *Unbiased Teacher
     for Semi-Supervised Object Detection*, ICLR 2021, https://arxiv.org/abs/2102.09480.
 
     Example:
@@ -31,19 +31,19 @@ class BurnInHook(Hook):
         ... ]
 
     Args:
-        iters: How many iterations, at most the run's length; all of them make a detector that has
-            never seen an unlabelled image, to compare with.
+        iters: Number of iterations, at most those of the run; with all of them, the training is
+            supervised.
 
     Raises:
-        OptionError: If that is out of its range, or the model is no such detector; before the
-            first iteration.
+        OptionError: Before the first iteration, if ``iters`` is out of range, or the model is no
+            such detector.
     """
 
     def __init__(self, iters: int) -> None:
         self.iters = check_count('BurnInHook.iters', iters, 1)
 
     def before_train(self, runner: Runner) -> None:
-        """Check model and length. Called once the model is loaded."""
+        """Check model and length. Called before the first iteration."""
         model = plain_model(runner.model)
         if not hasattr(model, 'loss_by_gt_instances'):
             raise OptionError(
@@ -57,10 +57,10 @@ class BurnInHook(Hook):
             )
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Choose the loss of the iteration."""
+        """Select the loss of the iteration."""
         model: Any = plain_model(runner.model)
         if runner.iter < self.iters:
-            # A bound method, so that a copy of the model computes its own loss.
+            # Bound to the model, so that a copy of it computes its own loss.
             vars(model)['loss'] = MethodType(_labelled_loss, model)
         elif 'loss' in vars(model):
             del model.loss

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluate a teacher beside the model in the model's place, and the student too if asked to."""
+"""Evaluate a shadow in place of the model, and the student too for ``evaluate_on='both'``."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from mmengine.runner import Runner
 from se_mm.engine.hooks.recalibrate import recalibrate
 from se_mm.rng import rng_untouched
 from se_mm.smoothing.settings import RECALIBRATE
-from se_mm.teachers import Mover, Shadow
+from se_mm.teachers import Shadow, Updater
 
 
-def swapped_in(mover: Mover, runner: Runner) -> None:
-    """Let a shadow and its student change places, unless the student is to be evaluated."""
-    settings = mover.ensemble.settings
+def begin_evaluation(updater: Updater, runner: Runner) -> None:
+    """Recalibrate the teacher and swap a shadow into the model, unless the student is evaluated."""
+    settings = updater.ensemble.settings
     if settings.evaluate_on == 'student':
         return
     if settings.buffers == RECALIBRATE:
-        recalibrate(mover, runner)
+        recalibrate(updater, runner)
     # Before the first update the model itself is the teacher.
-    if isinstance(mover.teacher, Shadow) and mover.started:
-        mover.teacher.swap()
+    if isinstance(updater.teacher, Shadow) and updater.started:
+        updater.teacher.swap(updater)
 
 
-def swapped_back(
-    mover: Mover, runner: Runner, stage: str, metrics: Optional[dict[str, float]]
+def end_evaluation(
+    updater: Updater, runner: Runner, stage: str, metrics: Optional[dict[str, float]]
 ) -> None:
-    """Let them change back. The student is evaluated then if ``evaluate_on`` is ``'both'``.
+    """Swap a shadow back. Then evaluate the student, if ``evaluate_on`` is ``'both'``.
 
     ``stage`` is ``'val'`` or ``'test'``. The student's metrics are added to the teacher's.
     """
-    if not isinstance(mover.teacher, Shadow):
+    if not isinstance(updater.teacher, Shadow):
         return
-    mover.teacher.swap_back()
-    # A loop that does not go batch by batch asks teacher and student itself.
+    updater.teacher.swap_back()
+    # A loop that does not evaluate batch by batch evaluates teacher and student itself.
     loop = runner.val_loop if stage == 'val' else runner.test_loop
-    if mover.ensemble.settings.evaluate_on == 'both' and hasattr(loop, 'run_iter'):
+    if updater.ensemble.settings.evaluate_on == 'both' and hasattr(loop, 'run_iter'):
         found = evaluate_once_more(runner, stage)
         add_metrics(runner, stage, metrics, {f'{k}_origin': v for k, v in found.items()})
 
 
 def evaluate_once_more(runner: Runner, stage: str) -> dict[str, float]:
-    """Evaluate the model as it is now, after a loop has, which must go batch by batch.
+    """Evaluate the model again after a loop that evaluates batch by batch.
 
-    Random generators stay as they are.
+    Random generators are not changed.
     """
     loop = runner.val_loop if stage == 'val' else runner.test_loop
     with rng_untouched():
@@ -59,7 +59,7 @@ def evaluate_once_more(runner: Runner, stage: str) -> dict[str, float]:
 def add_metrics(
     runner: Runner, stage: str, metrics: Optional[dict[str, float]], found: dict[str, float]
 ) -> None:
-    """Log more metrics, and add them to those that a loop has computed."""
+    """Log more metrics, and add them to the loop's."""
     for name, value in found.items():
         runner.message_hub.update_scalar(f'{stage}/{name}', value)
     if metrics is not None:

@@ -16,15 +16,15 @@ from se_mm.teachers import plain_model
 
 @HOOKS.register_module()
 class PseudoLabelHook(Hook):
-    """Logs the pseudo-labels of a semi-supervised classifier, over all iterations since last time.
+    """Logs the quality of a semi-supervised classifier's pseudo-labels since the last log.
 
-    The log has ``mask_rate``, the share of them that is accepted, and where the truth is known
-    ``pseudo_label_acc`` and ``accepted_acc``, the accuracy in % of all and of the accepted; of the
-    histogram of the accepted, the terminal has ``rarest_class`` and ``commonest_class`` as shares,
-    and the visualizer's backends have every class as ``pseudo_labels/NAME``.
+    The scalars are ``mask_rate``, the fraction of accepted pseudo-labels, and, if the truth is
+    known, ``pseudo_label_acc`` and ``accepted_acc``, the accuracy in % of all and of accepted ones.
+    Fractions of the classes among accepted ones are ``rarest_class`` and ``commonest_class`` in the
+    terminal, and ``pseudo_labels/NAME`` in the visualizer's backends.
 
     Args:
-        interval: Iterations from one log to the next, as the logger's.
+        interval: Iterations between two logs, equal to the logger's.
     """
 
     priority = 'NORMAL'  # Before the logger.
@@ -33,7 +33,7 @@ class PseudoLabelHook(Hook):
         self.interval = check_count('interval', interval, 1)
 
     def before_run(self, runner: Runner) -> None:
-        """Check the model. Called once it is built."""
+        """Check the model."""
         model = plain_model(runner.model)
         if not isinstance(model, SemiSupervisedClassifier):
             raise OptionError(

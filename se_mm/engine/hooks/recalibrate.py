@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute a teacher's batch-norm statistics anew on training batches: ``buffers='recalibrate'``.
+"""Recompute a teacher's batch-norm statistics on training batches: ``buffers='recalibrate'``.
 
-As ``torch.optim.swa_utils.update_bn`` and precise batch norm do, but on a copy of the model, so
-that nothing else of a run changes: no mode, no other buffer, no random generator, no order of data.
+As ``torch.optim.swa_utils.update_bn``, but on a copy of the model, so that nothing else in the run
+changes: no mode, no other buffer, no random generator, no order of data.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from se_mm.rng import rng_untouched, seed_all
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.settings import COPY
 from se_mm.smoothing.tensors import STATISTICS, named_tensors, slots
-from se_mm.teachers import Mover, Shadow, plain_model
+from se_mm.teachers import Shadow, Updater, plain_model
 
-_RECALIBRATION = 4  # What a seed is for: see engine/runner/keyed_data.py.
+_RECALIBRATION = 4  # The purpose of a seed: see engine/runner/keyed_data.py.
 
 
-def check_recalibration(mover: Mover, runner: Runner) -> None:
-    """Raise OptionError without training batches, or a place in the model for the teacher."""
+def check_recalibration(updater: Updater, runner: Runner) -> None:
+    """Raise OptionError if there are no training batches, or the student is not known."""
     check_batches(runner)
-    if mover.teacher.student is None:
+    if updater.teacher.student is None:
         raise OptionError(
-            f"buffers='recalibrate' needs to know the student of {mover.teacher.path!r}: set "
-            f"student=, or buffers='copy'"
+            f'student must be set for the teacher {updater.teacher.path!r} with '
+            f"buffers='recalibrate': set it, or buffers='copy'"
         )
-    norms = _batch_norms(plain_model(runner.model), _followed(mover))
+    norms = _batch_norms(plain_model(runner.model), _copied_buffers(updater))
     if not norms:
         runner.logger.warning(
             "the teacher has no batch norm: buffers='recalibrate' does the same as 'copy'."
@@ -56,38 +56,39 @@ def check_batches(runner: Runner) -> None:
 
 
 @torch.no_grad()
-def recalibrate(mover: Mover, runner: Runner) -> None:
-    """Replace the running statistics of the teacher's batch norms until training goes on.
+def recalibrate(updater: Updater, runner: Runner) -> None:
+    """Replace the running statistics of the teacher's batch norms until training continues.
 
     They become the means over ``recalibrate_batches`` training batches of each rank, always the
-    same ones. The teacher takes its student's place in a copy of the model, which computes the
-    training loss: so it sees what the student sees. Norms that are frozen in training or that no
-    batch reaches keep theirs. All ranks must call this.
+    same batches. The teacher replaces its student in a copy of the model, which computes the
+    training loss, so it sees the student's images. Norms that are frozen in training or that no
+    batch reaches do not change. All ranks must call this.
     """
-    model, training = plain_model(runner.model), isinstance(runner._train_loop, BaseLoop)
-    if mover.followed:  # They are new: nothing was trained since.
+    if updater.training_statistics:  # Nothing was trained since the last recalibration.
         return
-    if mover.started:
-        tensors, names = mover.tensors(), _followed(mover)
-        model = mover.teacher.module if isinstance(mover.teacher, Shadow) else model
-    elif isinstance(mover.teacher, Shadow) and not training:  # A checkpoint's model is the teacher.
+    model, training = plain_model(runner.model), isinstance(runner._train_loop, BaseLoop)
+    shadow = isinstance(updater.teacher, Shadow)
+    if updater.started:
+        tensors, names = updater.tensors(), _copied_buffers(updater)
+        model = updater.teacher.module if shadow else model
+    elif shadow and not training:  # A checkpoint's model is the teacher.
         model = model.module if isinstance(model, BaseTTAModel) else model
         tensors = named_tensors(model)
         names = tensors.keys()
-    else:  # Until its first update a teacher is its student.
+    else:  # Before the first update, the teacher is its student.
         return
     if not _batch_norms(model, names):
         return
     begin = time.perf_counter()
-    count = mover.ensemble.settings.recalibrate_batches
-    seed = next(one for one in (mover.seed, runner.seed, 0) if one is not None)
+    count = updater.ensemble.settings.recalibrate_batches
+    seed = next(one for one in (updater.seed, runner.seed, 0) if one is not None)
     network = deepcopy(model)
     own = named_tensors(network)
     for name, tensor in tensors.items():
         own[name].copy_(tensor)
     found = statistics(runner, network, names, count, seed)
-    if mover.started:
-        mover.followed = {name: tensors[name].clone() for name in found}
+    if updater.started:
+        updater.training_statistics = {name: tensors[name].clone() for name in found}
     for name, value in found.items():
         tensors[name].copy_(value)
     runner.logger.info(
@@ -99,24 +100,24 @@ def recalibrate(mover: Mover, runner: Runner) -> None:
 def statistics(
     runner: Runner, network: Any, names: Collection[str], count: int, seed: int
 ) -> dict[str, Tensor]:
-    """Batch-norm statistics over training batches of all ranks, always the same ones.
+    """Batch-norm statistics over training batches of all ranks, always the same batches.
 
-    Of the buffers called ``names``, over ``count`` batches of each rank. ``network`` is a copy of
-    the runner's model that can be spoilt.
+    Computes the buffers ``names`` over ``count`` batches of each rank. ``network`` is a copy of the
+    runner's model, and is changed.
     """
     with rng_untouched():
         seed_all((seed, get_rank(), _RECALIBRATION))
         return _means(network, names, islice(_batches(runner, seed), count))
 
 
-def _followed(mover: Mover) -> Collection[str]:
-    """Names of the buffers that follow the student."""
-    pairs = mover.ensemble.smoother.pairs
+def _copied_buffers(updater: Updater) -> Collection[str]:
+    """Names of the buffers that are copied from the student."""
+    pairs = updater.smoother.pairs
     return {m.name for m in pairs if not m.is_parameter and m.rule == COPY}
 
 
 def _batch_norms(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
-    """Batch norms with running statistics among ``names``, by dotted name; SyncBN is one."""
+    """Batch norms, including SyncBN, with running statistics among ``names``, by dotted name."""
     return {
         name.rpartition('.')[0]: slot.owner
         for name, slot in slots(model).items()
@@ -125,18 +126,18 @@ def _batch_norms(model: nn.Module, names: Collection[str]) -> dict[str, Any]:
 
 
 def _batches(runner: Runner, seed: int) -> Iterator[Any]:
-    """Training batches, of a loader of their own: samplers and workers of the loop go on."""
+    """Training batches from a separate data loader, so that the loop's does not advance."""
     config: Any = runner._train_dataloader
     loop = runner._train_loop
     dataset = loop.dataloader.dataset if isinstance(loop, BaseLoop) else config['dataset']
-    # Runner copies the data set, so that a pipeline that keeps images is not disturbed either.
+    # The runner copies the dataset, so that a pipeline that keeps images is not changed either.
     config = {**config, 'dataset': dataset, 'persistent_workers': False}
     return iter(runner.build_dataloader(config, seed=seed))
 
 
 def _means(network: Any, names: Collection[str], batches: Iterable[Any]) -> dict[str, Tensor]:
     """Means of the batches' statistics over all batches and ranks, by name."""
-    network.train()  # The model says which norms it freezes.
+    network.train()  # The model freezes norms here.
     norms = {path: n for path, n in _batch_norms(network, names).items() if n.training}
     network.eval()
     for norm in norms.values():
@@ -149,7 +150,7 @@ def _means(network: Any, names: Collection[str], batches: Iterable[Any]) -> dict
     for path, norm in norms.items():
         mean, var, count = norm.running_mean, norm.running_var, norm.num_batches_tracked
         assert mean is not None and var is not None and count is not None
-        # In float64, in which one rank's own mean comes out as it went in.
+        # In float64, so that on one rank the mean is exact.
         sums = torch.cat([mean, var, torch.ones_like(mean[:1])]).double() * count
         all_reduce(sums)
         if sums[-1] > 0:

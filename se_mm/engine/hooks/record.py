@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checkpoint says of the hook that wrote it."""
+"""The record of a hook in a checkpoint: save, load and validate it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from typing import Any, Optional
 
 from mmengine.runner import Runner
+from mmengine.runner.base_loop import BaseLoop
+from mmengine.utils import digit_version
 
 from se_mm.history.segments import History, read_history
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.settings import Settings
-from se_mm.teachers import Mover, Shadow
+from se_mm.teachers import Shadow, Updater
 from se_mm.version import __version__
 
 CHECKPOINT_KEY = 'se_mm'
-"""The key that a checkpoint has beside the stock ones."""
+"""The key of the record in a checkpoint."""
 
-# Beside the state dict, all that the picks depend on, and what publishing needs to know.
+# What the picks depend on besides the state dict, and what publishing needs.
 _TYPES = {
     'hook': str,
     'seed': int,
@@ -28,27 +30,27 @@ _TYPES = {
     'history': list,
     'recalibrated': list,
 }
-_ADDED: Mapping[str, Any] = {'recalibrated': []}  # What older records do not have.
+_ADDED: Mapping[str, Any] = {'recalibrated': []}  # Not in older records.
 
 
 def save_teacher(
-    mover: Mover, runner: Runner, checkpoint: dict[str, Any], writer: Mapping[str, Any]
+    updater: Updater, runner: Runner, checkpoint: dict[str, Any], writer: Mapping[str, Any]
 ) -> None:
-    """Add a record to a checkpoint, and a teacher that is beside the model.
+    """Add a record to a checkpoint, and a teacher that is a copy of the model.
 
-    The writer has the hook's name and its options in plain types. Raises TeacherFault if student or
+    ``writer`` has the hook's name and its options in plain types. Raises TeacherFault if student or
     teacher is not finite.
     """
-    ensemble, teacher = mover.ensemble, mover.teacher
-    if mover.guard is not None:
-        mover.guard.check_saved(ensemble.step)
+    ensemble, teacher = updater.ensemble, updater.teacher
+    if updater.guard is not None:
+        updater.guard.check_saved(ensemble.step)
     if isinstance(teacher, Shadow):
-        mover.copy_student()
+        updater.copy_student()
         teacher.save(runner, checkpoint)
     checkpoint[CHECKPOINT_KEY] = {
         'version': __version__,
         **writer,
-        'seed': mover.seed or 0,
+        'seed': updater.seed or 0,
         'step': ensemble.step,
         'teacher': {
             'kind': teacher.kind,
@@ -56,63 +58,59 @@ def save_teacher(
             'parts': dict(teacher.parts),
             'student': teacher.student_path,
         },
-        'fp32': {name: average.cpu() for name, average in ensemble.smoother.fp32.items()},
-        'recalibrated': list(mover.followed),
-        'history': [dict(segment) for segment in mover.history.segments],
+        'fp32': {name: average.cpu() for name, average in updater.smoother.fp32.items()},
+        'recalibrated': list(updater.training_statistics),
+        'history': [dict(segment) for segment in updater.history.segments],
     }
 
 
 def load_teacher(
-    mover: Mover,
-    runner: Runner,
-    checkpoint: dict[str, Any],
-    training: bool,
-    reader: Mapping[str, Any],
+    updater: Updater, runner: Runner, checkpoint: dict[str, Any], reader: Mapping[str, Any]
 ) -> None:
-    """Take the teacher's part out of a checkpoint, before the model loads the rest.
+    """Load the teacher from a checkpoint, before the model loads the rest.
 
-    The reader is what :func:`save_teacher` calls the writer. Raises OptionError for a record that
-    was written by a newer version, or is damaged.
+    ``reader`` is the ``writer`` of :func:`save_teacher` for the present hook. Raises OptionError
+    for a record that is damaged or from a newer version.
     """
-    teacher, settings = mover.teacher, mover.ensemble.settings
-    beside = 'ema_state_dict' in checkpoint
+    teacher, settings = updater.teacher, updater.ensemble.settings
+    training = isinstance(runner._train_loop, BaseLoop)
+    has_copy = 'ema_state_dict' in checkpoint
     if training and runner._resume:
         if isinstance(teacher, Shadow):
             teacher.resume(runner, checkpoint)
-            # Before the first update the copy is there too, and is made once more.
-            mover.started = beside and bool(checkpoint['ema_state_dict'].get('steps', 1))
-        _resume(mover, runner, checkpoint, reader)
+            # A checkpoint from before the first update has a copy too.
+            updater.started = has_copy and bool(checkpoint['ema_state_dict'].get('steps', 1))
+        _resume(updater, runner, checkpoint, reader)
     elif isinstance(teacher, Shadow):
-        if beside and not training and settings.evaluate_on in ('student', 'both'):
+        if has_copy and not training and settings.evaluate_on in ('student', 'both'):
             teacher.load_both(checkpoint)
-            mover.started = True
+            updater.started = True
     elif settings.initial_teacher == 'loaded':
         state = checkpoint.get('state_dict', checkpoint)
         names = [name.removeprefix('module.') for name in state]
-        mover.started = any(n.startswith(f'{part}.') for part in teacher.parts for n in names)
+        updater.started = any(n.startswith(f'{part}.') for part in teacher.parts for n in names)
 
 
 def _resume(
-    mover: Mover, runner: Runner, checkpoint: Mapping[str, Any], reader: Mapping[str, Any]
+    updater: Updater, runner: Runner, checkpoint: Mapping[str, Any], reader: Mapping[str, Any]
 ) -> None:
-    """Take over the record of a checkpoint, and warn of options that have changed."""
+    """Restore the record of a checkpoint, and warn of changed options."""
     saved, hook = read_record(checkpoint), reader['hook']
-    if not mover.teacher.saved_with_steps:
+    if updater.teacher.averaged is None:  # The model does not count the updates.
         # A stock hook or model makes an update at every iteration.
-        mover.ensemble.step = saved['step'] if saved else checkpoint['meta']['iter']
+        updater.ensemble.step = saved['step'] if saved else checkpoint['meta']['iter']
     if saved is None:
         runner.logger.info(f'{hook}: the checkpoint was written without it.')
         return
-    mover.seed = saved['seed']
-    mover.recalibrated = saved['recalibrated']
-    mover.ensemble.restore(saved['fp32'])
-    mover.history = History(saved['history'])
+    updater.seed = saved['seed']
+    updater.recalibrated = saved['recalibrated']
+    updater.ensemble.restore(saved['fp32'])
+    updater.history = History(saved['history'])
     changes = [] if saved['hook'] == hook else [f'{hook} (was {saved["hook"]})']
-    before = {**Settings().plain(), **saved['options']}  # Options may have been added since.
-    for key in {**before, **reader['options']}:
-        now = reader['options'].get(key)
-        if now != before.get(key):
-            changes.append(f'{key}={now!r} (was {before.get(key)!r})')
+    before = {**Settings().plain(), **saved['options']}  # New versions may have added options.
+    for key, now in reader['options'].items():
+        if now != before[key]:
+            changes.append(f'{key}={now!r} (was {before[key]!r})')
     if changes:
         runner.logger.warning(
             f'{hook}: the checkpoint was written with other options: {", ".join(changes)}.'
@@ -123,15 +121,15 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
     """The record in a checkpoint; None if another hook wrote it.
 
     Raises:
-        OptionError: If it was written by a newer version, or is incomplete.
+        OptionError: If it is from a newer version, or damaged.
     """
     saved = checkpoint.get(CHECKPOINT_KEY)
     if saved is None:
         return None
     version = saved.get('version') if isinstance(saved, Mapping) else None
     try:
-        newer = _numbers(version) > _numbers(__version__)
-    except (AttributeError, ValueError):
+        newer = digit_version(version) > digit_version(__version__)
+    except (TypeError, ValueError):
         raise OptionError(
             f"the checkpoint's record of se_mm is damaged: its version is {version!r}"
         ) from None
@@ -147,7 +145,3 @@ def read_record(checkpoint: Mapping[str, Any]) -> Optional[Mapping[str, Any]]:
             )
     read_history(saved['history'], saved['step'])
     return saved
-
-
-def _numbers(version: Any) -> list[int]:
-    return [int(part) for part in version.split('.')]

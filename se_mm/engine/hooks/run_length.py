@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a run makes updates: how many of them, from where on, and after which iterations."""
+"""When a run updates its teacher: how often, from when on, and after which iterations."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 
 from se_mm.smoothing import OptionError, Settings
-from se_mm.teachers import Mover
+from se_mm.teachers import Updater
 
 
 def check_begin(settings: Settings, max_iters: Optional[int], max_epochs: Optional[int]) -> None:
-    """Raise OptionError if a run of this length, where known, does not reach the smoothing."""
+    """Raise OptionError if the smoothing does not begin in a run of this length, if known."""
     if max_iters is not None and settings.begin_iter >= max_iters:
         raise OptionError(
             f'begin_iter must be < {max_iters}, the iterations of the run, got '
@@ -27,37 +27,35 @@ def check_begin(settings: Settings, max_iters: Optional[int], max_epochs: Option
         )
 
 
-def check_interval(mover: Mover, updates: int) -> None:
-    """Raise OptionError if a run with so many opportunities does not reach a second update."""
-    if mover.interval > updates:
-        raise OptionError(
-            f'interval must be <= {updates}, the opportunities for an update in the run, got '
-            f'{mover.interval}'
-        )
+def count_updates(updater: Updater, max_iters: int, max_epochs: int, accumulated: int) -> int:
+    """Opportunities for an update from the begin of the smoothing to the end of a run.
 
-
-def count_updates(mover: Mover, max_iters: int, max_epochs: int, accumulated: int) -> int:
-    """Opportunities for an update between the begin of the smoothing and the end of a run.
-
-    ``accumulated`` iterations make a step of the optimizer.
+    The optimizer steps every ``accumulated`` iterations. Raises OptionError if the interval is so
+    long that there is no second update.
     """
-    settings = mover.ensemble.settings
+    settings = updater.ensemble.settings
     begin = settings.begin_iter
     if settings.begin_epoch:
         begin = (settings.begin_epoch - 1) * (max_iters // max_epochs)
     each = 1 if settings.every_iter else accumulated
     updates = max(1, math.ceil((max_iters - begin) / each))
-    return updates + (mover.teacher.taught_from_start and begin == 0)
+    updates += updater.teacher.averaged is None and begin == 0  # One before the first iteration.
+    if updater.interval > updates:
+        raise OptionError(
+            f'interval must be <= {updates}, the opportunities for an update in the run, got '
+            f'{updater.interval}'
+        )
+    return updates
 
 
-def updates_of(runner: Runner, mover: Mover) -> int:
-    """The same for a run that has been built."""
+def updates_of(runner: Runner, updater: Updater) -> int:
+    """:func:`count_updates` for a run that was built."""
     counts = [getattr(o, '_accumulative_counts', 1) for o in optim_wrappers(runner)]
-    return count_updates(mover, runner.max_iters, runner.max_epochs, min(counts))
+    return count_updates(updater, runner.max_iters, runner.max_epochs, min(counts))
 
 
 def begun(runner: Runner, settings: Settings, student_updates: int) -> bool:
-    """Whether smoothing has begun, after so many iterations that the student was trained for."""
+    """Whether smoothing has begun, after the student was trained for some iterations."""
     if settings.begin_epoch:
         return bool(runner.epoch + 1 >= settings.begin_epoch)
     return student_updates >= settings.begin_iter
@@ -70,11 +68,11 @@ def optim_wrappers(runner: Runner) -> list[OptimWrapper]:
 
 
 class OptimizerSteps:
-    """Whether any optimizer of a run has made a step at the end of an iteration.
+    """Whether any optimizer of a run has made a step.
 
-    Under gradient accumulation most iterations make none, and a loss scaler leaves out those whose
-    gradients overflow: the optimizer itself is asked about these. ``made`` is whether to take a
-    step as made before the first iteration.
+    Under gradient accumulation most iterations make none, and a loss scaler skips steps with
+    infinite gradients, which a hook of the optimizer notices. ``made`` is whether to assume a step
+    before the first iteration.
     """
 
     def __init__(self, runner: Runner, made: bool) -> None:
@@ -85,15 +83,17 @@ class OptimizerSteps:
             self._may_skip(wrapper)
 
     def due(self) -> bool:
-        """Whether a step was made since this was last asked."""
+        """Whether a step was made since the last call."""
         reached = [wrapper for wrapper in self._wrappers if wrapper.should_update()]
+        if not reached:
+            return False
         if not all(self._may_skip(wrapper) for wrapper in reached):
             return True
-        made, self._made = bool(reached) and self._made, self._made and not reached
+        made, self._made = self._made, False
         return made
 
     def _may_skip(self, wrapper: OptimWrapper) -> bool:
-        """Whether a loss scaler may leave out a wrapper's steps; its optimizer is then hooked."""
+        """Whether a loss scaler may skip steps; the optimizer is then hooked."""
         if getattr(wrapper, 'loss_scaler', None) is None:
             return False
         if self._hooked.get(id(wrapper)) is not wrapper.optimizer:

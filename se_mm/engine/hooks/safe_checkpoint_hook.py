@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint hook that removes an old checkpoint after the new one is there."""
+"""A checkpoint hook that removes an old checkpoint only after it has written the new one."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from se_mm.smoothing.options import OptionError
 class SafeCheckpointHook(CheckpointHook):
     """MMEngine's ``CheckpointHook``, made safe against interruption.
 
-    MMEngine's hook removes the oldest of ``max_keep_ckpts`` files before it writes the next one:
-    with 1, a kill or a full disk at that moment leaves none. A resumed run that was copied
-    elsewhere removes the best checkpoint of the original.
+    MMEngine's hook removes the oldest of ``max_keep_ckpts`` files before it writes the next one. If
+    there is only one, a kill or a full disk then leaves none. In a run folder that was copied, it
+    removes the best checkpoint of the original.
 
     Args:
         **options: Those of :class:`mmengine.hooks.CheckpointHook`.
 
     Raises:
-        OptionError: Before the first iteration, if ``filename_tmpl`` names a folder.
+        OptionError: Before the first iteration, if ``filename_tmpl`` contains a folder.
     """
 
     def before_train(self, runner: Runner) -> None:
@@ -38,7 +38,7 @@ class SafeCheckpointHook(CheckpointHook):
                 f'checkpoint.filename_tmpl must be a file name without a folder, such as '
                 f'{"epoch_{}.pth"!r}, got {self.filename_tmpl!r}; set the folder by out_dir'
             )
-        # They come from a checkpoint, and name files that are removed.
+        # From a checkpoint; the files with these numbers are removed.
         ids = runner.message_hub.runtime_info.get('keep_ckpt_ids')
         if ids is not None and not all(isinstance(step, int) for step in ids):
             raise OptionError(f'keep_ckpt_ids of the checkpoint must be integers, got {ids!r}')
@@ -64,7 +64,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _save_best_checkpoint(self, runner: Runner, metrics: dict[str, Any]) -> None:
         several = len(self.key_indicators) > 1 if self.save_best else False
         before = dict(self.best_ckpt_path_dict) if several else {'': self._best()}
-        # Hidden from the parent, the old ones are not removed.
+        # The parent class must not remove the old ones.
         if several:
             self.best_ckpt_path_dict.update(dict.fromkeys(before))
         elif before['']:
@@ -86,7 +86,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _remove(self, path: str) -> None:
         """Remove a checkpoint of this run."""
         if not is_main_process() or Path(path).parent != Path(self.out_dir):
-            return  # The run was copied: the file belongs to the original.
+            return  # The run folder was copied, and the file belongs to the original.
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):

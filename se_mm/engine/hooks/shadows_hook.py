@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook that follows one student by many teachers, to compare them at the price of one run."""
+"""Many teachers of one student, to compare them at the cost of one training."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ CHECKPOINT_KEY = 'shadows'
 
 @HOOKS.register_module()
 class ShadowsHook(Hook):
-    """Follows one student by several teachers beside it, and evaluates each.
+    """Updates several teachers of one student, and evaluates each.
 
-    The student feels none of them: its training is, to the bit, that without the hook. So all
-    teachers follow the same student, and differences between them are those of their options
-    alone. After each evaluation of the model's own, the metrics of each are logged as
-    ``{name}/{metric}``. Checkpoints hold the teachers, and a resumed run continues them.
+    They do not influence the student, whose training is bit-equal to one without the hook. So
+    differences between the teachers are due to their options alone. After each evaluation of the
+    model, the metrics of each teacher are logged as ``{name}/{metric}``. Checkpoints contain the
+    teachers, and a resumed run continues them.
 
     Example:
         >>> custom_hooks = [
@@ -49,10 +49,10 @@ class ShadowsHook(Hook):
         ... ]
 
     Args:
-        shadows: Name -> options of :class:`~se_mm.smoothing.SpatialEnsemble`; ``seed`` is that of
-            the run by default. With ``buffers='recalibrate'``, batch-norm statistics are computed
-            anew for each evaluation.
-        recalibrate_batches: On how many training batches of each rank, at least 1.
+        shadows: Name -> options of :class:`~se_mm.smoothing.SpatialEnsemble`; the default of
+            ``seed`` is the run's. With ``buffers='recalibrate'``, batch-norm statistics are
+            recomputed for each evaluation.
+        recalibrate_batches: Training batches of each rank for that, at least 1.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class ShadowsHook(Hook):
             if not isinstance(options, Mapping):
                 raise OptionError(f'shadows.{name} must be a dict of options, got {options!r}')
             check_keys(f'shadows.{name}', options, OPTIONS)
-            # A layer that is initialised without random numbers, which the model's depend on.
-            _teacher(nn.BatchNorm1d(1), {**options, 'overrides': {}}, 1)
+            # Validates the options with a layer whose initialisation uses no random numbers.
+            _teacher(name, nn.BatchNorm1d(1), {**options, 'overrides': {}}, 1)
         self.shadows = {name: dict(options) for name, options in shadows.items()}
         self.batches = check_count('recalibrate_batches', recalibrate_batches, 1)
         self._recalibrated = [
@@ -78,13 +78,13 @@ class ShadowsHook(Hook):
         self._steps: Optional[OptimizerSteps] = None
 
     def before_run(self, runner: Runner) -> None:
-        """Check that the loops which evaluate can be asked for another model."""
+        """Raise OptionError if an evaluation loop cannot evaluate the teachers."""
         if self._recalibrated:
             check_batches(runner)
         for loop in (runner._val_loop, runner._test_loop):
             if isinstance(loop, BaseLoop) and not hasattr(loop, 'run_iter'):
                 raise OptionError(
-                    f'shadows need a loop that evaluates batch by batch, as ValLoop, got '
+                    f'shadows need a loop that evaluates batch by batch, such as ValLoop, got '
                     f'{type(loop).__name__}'
                 )
 
@@ -93,12 +93,12 @@ class ShadowsHook(Hook):
         self._loaded = checkpoint.pop(CHECKPOINT_KEY, None)
 
     def before_train(self, runner: Runner) -> None:
-        """Make the teachers, or continue those of the checkpoint."""
+        """Create the teachers, or continue those of the checkpoint."""
         self._make(runner, runner.max_iters)
         self._steps = OptimizerSteps(runner, made=False)
 
     def before_test(self, runner: Runner) -> None:
-        """Take the teachers of the checkpoint."""
+        """Load the teachers of the checkpoint."""
         if self._loaded and not self.teachers:
             self._make(runner, 1)
 
@@ -128,10 +128,7 @@ class ShadowsHook(Hook):
         model = plain_model(runner.model)
         self.teachers = {}
         for name, options in self.shadows.items():
-            try:
-                teacher = _teacher(model, {'seed': runner.seed or 0, **options}, updates)
-            except OptionError as error:
-                raise OptionError(f'shadows.{name}: {error}') from error
+            teacher = _teacher(name, model, {'seed': runner.seed or 0, **options}, updates)
             if self._loaded and name in self._loaded:
                 teacher.load_state_dict(self._loaded[name])
             elif self._loaded is not None or runner.iter:
@@ -146,7 +143,7 @@ class ShadowsHook(Hook):
         model = plain_model(runner.model)
         own = named_tensors(model)
         for name, teacher in self.teachers.items():
-            if not teacher.step:  # Until its first update it is the student.
+            if not teacher.step:  # Before the first update, it is the student.
                 continue
             kept = {key: tensor.clone() for key, tensor in own.items()}
             _fill(own, named_tensors(teacher.module))
@@ -165,7 +162,12 @@ def _fill(own: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
         own[name].copy_(values[name])
 
 
-def _teacher(model: nn.Module, options: Mapping[str, Any], updates: int) -> SpatialEnsemble:
-    """A teacher of a model, whose buffers follow where they are recalibrated later."""
-    follows = {'buffers': COPY} if options.get('buffers') == RECALIBRATE else {}
-    return SpatialEnsemble(model, **{**options, **follows}, total_updates=updates)
+def _teacher(
+    name: str, model: nn.Module, options: Mapping[str, Any], updates: int
+) -> SpatialEnsemble:
+    """Create a teacher of a model, which copies the buffers that are recalibrated later."""
+    copied = {'buffers': COPY} if options.get('buffers') == RECALIBRATE else {}
+    try:
+        return SpatialEnsemble(model, **{**options, **copied}, total_updates=updates)
+    except OptionError as error:
+        raise OptionError(f'shadows.{name}: {error}') from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The curves of a teacher: how much of it is taken over, and how far it is from its student."""
+"""Log curves of a teacher: the fraction of units picked, and the distance to its student."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from se_mm.history.provenance import share_taken
 from se_mm.history.segments import Segment, read_history
 from se_mm.history.stages import stages
 from se_mm.smoothing.units import TensorPair, is_sharded
-from se_mm.teachers import Mover
+from se_mm.teachers import Updater
 
 LAST = 100
-"""The share of units taken over is that of the last updates, up to this many."""
+"""The fraction of units picked is a mean over the last updates, up to this many."""
 
 
 class TeacherCurves:
     """Logs a teacher's curves whenever the run's logger logs.
 
-    Between two logs nothing is computed, and at a log the host waits for the device once. Distances
-    of parts go to the visualizer alone, where curves are looked at.
+    Nothing is computed between two logs, and at a log the host waits for the device once. Distances
+    of parts are only in the visualizer, so that lines in the terminal stay short.
     """
 
-    def __init__(self, mover: Mover) -> None:
-        self._mover = mover
-        self._logged = mover.ensemble.step
+    def __init__(self, updater: Updater) -> None:
+        self._updater = updater
+        self._logged = updater.ensemble.step
 
     def log(self, runner: Runner, batch_idx: int) -> None:
         """Put the curves into the message hub, if the logger is about to log."""
@@ -37,27 +37,27 @@ class TeacherCurves:
         if logger is None or not _is_due(runner, logger, batch_idx):
             return
         scalars = {**self._rules(), **self._distances()}
-        self._logged = self._mover.ensemble.step
+        self._logged = self._updater.ensemble.step
         parts = {}
         for name, value in scalars.items():
             if name.startswith('distance/'):
                 parts[f'teacher/{name}'] = value
             else:
                 runner.message_hub.update_scalar(f'train/teacher/{name}', value)
-        # Not by the hub, which would put all of them on the line in the terminal.
+        # Not by the message hub, whose scalars are all printed in the terminal.
         runner.visualizer.add_scalars(parts, runner.iter + 1, logger.json_log_path)
 
     def _rules(self) -> dict[str, float]:
-        """keep_prob and momentum in force at the last update, and the share of units taken over."""
-        mover, updates = self._mover, self._mover.ensemble.step
+        """keep_prob and momentum at the last update, and the fraction of units picked."""
+        updater, updates = self._updater, self._updater.ensemble.step
         step = updates - 1
-        if step < 1 or mover.following:
+        if step < 1 or updater.following:
             return {}
-        last: Segment = read_history(mover.history.segments, updates)[-1]
+        last: Segment = read_history(updater.history.segments, updates)[-1]
         if not last.rules:
             return {}
-        found = {'keep_prob': mover.ensemble.settings.default.keep_prob(step, last.total)}
-        average = mover.weight(step)
+        found = {'keep_prob': updater.ensemble.settings.default.keep_prob(step, last.total)}
+        average = updater.weight(step)
         if isinstance(average, float):
             found['momentum'] = average
         begin = max(self._logged, updates - LAST, last.begin, 1)
@@ -67,8 +67,8 @@ class TeacherCurves:
 
     @torch.no_grad()
     def _distances(self) -> dict[str, float]:
-        """``|t - s| / |s|`` of the whole and of each stage."""
-        named = self._mover.ensemble.smoother.named()
+        """``|t - s| / |s|`` of the whole teacher and of each stage."""
+        named = self._updater.smoother.named()
         floating = {name: p for name, p in named.items() if p.teacher.is_floating_point()}
         norms = dict(zip(floating, _norms(list(floating.values()))))
         parts = {'distance': list(floating)}

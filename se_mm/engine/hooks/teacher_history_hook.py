@@ -56,10 +56,10 @@ class TeacherHistoryHook(Hook):
 
         from se_mm.history.picture import draw_history
 
-        mover = self._hook.mover
-        updates = mover.ensemble.step
+        updater = self._hook.updater
+        updates = updater.ensemble.step
         if updates:
-            segments = read_history(mover.history.segments, updates)
+            segments = read_history(updater.history.segments, updates)
             title = f'{segments[-1].rules[0].rule}, after {updates:,} updates'
             figure = draw_history(provenance(segments, updates), title)
             figure.set_dpi(80)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks around the updates: finite values, equal ranks, and a single mover."""
+"""Checks around the updates: finite values, equal ranks, and a single source of updates."""
 
 from se_mm.smoothing.guards.guard import Guard, not_finite
 from se_mm.smoothing.guards.watch import Watch

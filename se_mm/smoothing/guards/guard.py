@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep a teacher from taking over what is not finite, and from differing between ranks."""
+"""Check that student and teacher are finite, and that all ranks have the same teacher."""
 
 from __future__ import annotations
 
@@ -14,72 +14,67 @@ from torch import distributed as dist
 from se_mm.smoothing.options import OptionError
 from se_mm.smoothing.smoother import Smoother, TeacherFault
 from se_mm.smoothing.tensors import STATISTICS
-from se_mm.smoothing.units import TensorPair, is_sharded, local
+from se_mm.smoothing.units import is_sharded, local
 
 
 class Guard:
     """Checks student and teacher around the updates.
 
-    What is trained is checked, and the running statistics of batch norms. Other buffers are the
-    model's own: a mask may be infinite on purpose.
+    Trained tensors and the running statistics of batch norms must be finite. Other buffers are not
+    checked: a mask may be infinite on purpose.
 
     Args:
-        smoother: What moves the teacher.
-        check_teachers: As in :class:`~se_mm.smoothing.Settings`, like the next.
-        check_finite: See there.
-        skipped: Called for each update that is left out because the student is not finite, with the
-            tensors' names, the update step and how many were left out. None: such a student is a
-            fault.
+        smoother: What updates the teacher. Its settings say when to check.
+        skipped: Called for each update that is skipped because the student is not finite, with the
+            tensors' names, the update step and the number of skipped updates. None: raise instead.
 
     Raises:
-        OptionError: If teachers are to be compared of which every rank has another shard.
+        OptionError: If sharded teachers were to be compared.
     """
 
     def __init__(
         self,
         smoother: Smoother,
-        check_teachers: int = 0,
-        check_finite: int = 0,
         skipped: Optional[Callable[[Sequence[str], int, int], None]] = None,
     ) -> None:
         self._smoother = smoother
-        self._check_teachers = check_teachers
-        self._check_finite = check_finite
+        self._check_teachers = smoother.settings.check_teachers
+        self._check_finite = smoother.settings.check_finite
         self._skipped = skipped
         sharded = [n for n, pair in smoother.named().items() if is_sharded(pair.teacher)]
-        if check_teachers and sharded:
+        if self._check_teachers and sharded:
             raise OptionError(
                 f'check_teachers cannot compare sharded parameters ({sharded[0]!r}): set '
                 f'check_teachers=0'
             )
-        self._left_out = 0
+        self._count_skipped = 0
         self._opportunities = 0
 
     def allows(self, step: int, student: nn.Module) -> bool:
-        """Whether the update may be made, for a finite student. Called by all ranks before each.
+        """Whether the student is finite, so that an update may be made. All ranks must call this.
 
-        Raises TeacherFault for another student, unless its updates are to be left out.
+        Raises TeacherFault otherwise, unless such updates are skipped.
         """
         if not self._check_finite:
             return True
         self._opportunities += 1
         if self._opportunities > 1 and self._opportunities % self._check_finite:
             return True
-        self._smoother.refresh(student)  # Its tensors may be others than at the last update.
-        names = self.damaged_student(on_all_ranks=True)
+        self._smoother.refresh(student)  # Tensors may have been replaced since the last update.
+        names = self._not_finite('student', on_all_ranks=True)
         if not names:
             return True
         if self._skipped is None:
             raise fault('student', names, step)
-        self._left_out += 1
-        self._skipped(names, step, self._left_out)
+        self._count_skipped += 1
+        self._skipped(names, step, self._count_skipped)
         return False
 
     def compare(self, step: int) -> None:
-        """Raise TeacherFault, on all ranks alike, if the ranks' teachers differ.
+        """Raise TeacherFault, on all ranks, if their teachers differ. All ranks must call this.
 
-        Called by all after each update. Compared are the parameters, and the averages of those of a
-        lower precision; no buffers: those of a batch norm that is not synchronised may differ.
+        Compares parameters, and the float32 averages of low-precision ones. Buffers may differ, if
+        a batch norm is not synchronised.
         """
         if not self._check_teachers or step % self._check_teachers or world_size() == 1:
             return
@@ -97,30 +92,24 @@ class Guard:
             )
 
     def check_saved(self, step: int) -> None:
-        """Raise TeacherFault for a teacher that is not finite, or a student if that is a fault.
+        """Raise TeacherFault for a teacher that is not finite, or a student, unless it is skipped.
 
-        Called by the one rank that saves.
+        Called by the rank that saves.
         """
         if not self._check_finite:
             return
-        names = not_finite((pair.name, pair.teacher) for pair in self._checked())
-        if names:
-            raise fault('teacher', names, step)
-        names = [] if self._skipped else self.damaged_student()
-        if names:
-            raise fault('student', names, step)
+        for whose in ('teacher',) if self._skipped else ('teacher', 'student'):
+            names = self._not_finite(whose)
+            if names:
+                raise fault(whose, names, step)
 
-    def damaged_student(self, on_all_ranks: bool = False) -> list[str]:
-        """Names of the student's tensors that are not finite."""
-        checked = ((pair.name, pair.student) for pair in self._checked())
-        return not_finite(checked, on_all_ranks)
-
-    def _checked(self) -> list[TensorPair]:
-        """The pairs that are to be finite; first what is trained, which a fault then names."""
+    def _not_finite(self, whose: str, on_all_ranks: bool = False) -> list[str]:
+        """Names of the tensors of one model that are not finite, trained ones first."""
         pairs = self._smoother.pairs.values()
         trained = [pair for pair in pairs if pair.student.requires_grad]
         statistics = [pair for pair in pairs if pair.name.rpartition('.')[2] in STATISTICS]
-        return trained + [pair for pair in statistics if not pair.student.requires_grad]
+        checked = ((pair.name, getattr(pair, whose)) for pair in trained + statistics)
+        return not_finite(checked, on_all_ranks)
 
 
 def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
@@ -128,20 +117,19 @@ def fault(whose: str, names: Sequence[str], step: int) -> TeacherFault:
     more = f', and so are {len(names) - 1} others' if len(names) > 1 else ''
     return TeacherFault(
         f'the {whose} must be finite, but at update {step} its tensor {names[0]!r} is not{more}: '
-        f'nothing of it was taken over or saved; resume from the last checkpoint, for example with '
-        f'a lower learning rate'
+        f'it was neither used nor saved; resume from the last checkpoint, for example with a lower '
+        f'learning rate'
     )
 
 
 @torch.no_grad()
 def not_finite(tensors: Iterable[tuple[str, Tensor]], on_all_ranks: bool = False) -> list[str]:
-    """Names of the tensors that are not finite; the host waits for the device once.
+    """Names of the tensors that are not finite. The host waits for the device once.
 
     Args:
-        tensors: Named tensors, of which those of a floating-point dtype are checked. Of a sharded
-            one, a rank checks its shard.
-        on_all_ranks: Whether a tensor counts that is not finite on any rank, so that all of them
-            decide alike. Then all must call this, with the same names.
+        tensors: Named tensors; integers are ignored. A rank checks its shard of a sharded tensor.
+        on_all_ranks: Whether to add the names found on other ranks. All ranks must then call this
+            with the same names.
     """
     parts = {name: local(tensor) for name, tensor in tensors if tensor.is_floating_point()}
     filled = {name: part for name, part in parts.items() if part.numel()}
@@ -149,7 +137,7 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]], on_all_ranks: bool = False
     for part in filled.values():
         if part.dtype == torch.float16 and part.device.type == 'cpu':
             part = part.float()  # PyTorch 2.1 cannot reduce it.
-        # A NaN is both the least and the greatest.
+        # A NaN is both the minimum and the maximum.
         ends += [end.to(ends[0].device if ends else end.device) for end in torch.aminmax(part)]
     finite = torch.stack(ends).isfinite().view(-1, 2).all(1).tolist() if ends else []
     bad = {name for name, each in zip(filled, finite) if not each}
@@ -163,7 +151,7 @@ def _distributed() -> bool:
 
 
 def world_size() -> int:
-    """How many ranks there are."""
+    """Number of ranks."""
     return dist.get_world_size() if _distributed() else 1
 
 
@@ -177,15 +165,15 @@ def all_ranks(value: Any) -> list[Any]:
 
 
 def digest(tensor: Tensor) -> bytes:
-    """A hash of a tensor's bits in the order of its indices, however they lie in memory."""
+    """A hash of a tensor's bits, which does not depend on its memory format."""
     numbers = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     return hashlib.sha1(numbers.cpu().numpy().data, usedforsecurity=False).digest()
 
 
 def differing(tensors: Sequence[tuple[str, Tensor]]) -> list[tuple[str, int]]:
-    """The name of each tensor that differs from rank 0's, with the first rank where it does.
+    """Name of each tensor that differs from rank 0's, with the first rank on which it does.
 
-    All ranks must call this, with the same names in the same order, and get the same answer.
+    All ranks must call this with the same names, and get the same result.
     """
     rows = all_ranks([digest(tensor) for _, tensor in tensors])
     found = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notice that something else moves a teacher, by comparing what was left with what is found."""
+"""Notice that something else updates a teacher, by comparing it with its last state."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from se_mm.smoothing.smoother import TeacherFault
 from se_mm.smoothing.units import TensorPair, local
 
 NUMBERS = 64
-"""Numbers of each tensor that are compared."""
+"""Elements of each tensor to compare."""
 
 
 class Watch:
-    """Remembers some numbers of each of a teacher's parameters after an update.
+    """Remembers some elements of each of a teacher's parameters after an update.
 
-    A foreign update of a moving average changes nearly all numbers, so a few of each tensor are
-    enough, and no second copy of the model is kept.
+    A moving average changes nearly all elements, so a few of each tensor are enough.
 
     Example:
         >>> import torch
@@ -29,7 +28,7 @@ class Watch:
         >>> teacher, student = torch.zeros(3), torch.ones(3)
         >>> watch = Watch()
         >>> watch.leave([TensorPair('w', teacher, student)])
-        >>> watch.moved({'w': TensorPair('w', teacher.fill_(0.5), student)})
+        >>> watch.changed({'w': TensorPair('w', teacher.fill_(0.5), student)})
         ("'w' (0.5 of the way to its student)", 1)
     """
 
@@ -38,14 +37,14 @@ class Watch:
 
     @torch.no_grad()
     def leave(self, pairs: Iterable[TensorPair]) -> None:
-        """Remember the teacher as it is now."""
+        """Remember the teacher's present state."""
         self._left = {pair.name: _some(pair.teacher).clone() for pair in pairs}
 
     @torch.no_grad()
-    def moved(self, pairs: Mapping[str, TensorPair]) -> Optional[tuple[str, int]]:
-        """The tensor that differs most from what was left, how far, and how many differ.
+    def changed(self, pairs: Mapping[str, TensorPair]) -> Optional[tuple[str, int]]:
+        """The tensor that has changed most, in words, and how many have changed; None if none has.
 
-        None if nothing does. The host waits for the device, once if nothing differs.
+        The host waits for the device, once if nothing has changed.
         """
         known = {name: pair for name, pair in pairs.items() if name in self._left}
         names = _unequal({n: (_some(pair.teacher), self._left[n]) for n, pair in known.items()})
@@ -61,26 +60,26 @@ class Watch:
         return f'{name!r} ({shares[name]:.2g} of the way to its student)', len(shares)
 
     def check(self, pairs: Mapping[str, TensorPair], step: int) -> None:
-        """Raise TeacherFault, which says how far, if something else has moved the teacher."""
-        found = self.moved(pairs)
+        """Raise TeacherFault if something else has changed the teacher."""
+        found = self.changed(pairs)
         if found:
             tensor, count = found
             more = f' and {count - 1} others' if count > 1 else ''
             raise TeacherFault(
-                f'the teacher must be moved by one thing, but between updates {step} and '
+                f'only one hook may update the teacher, but between updates {step} and '
                 f'{step + 1} something else changed the teacher of {tensor}{more}: remove the '
-                f"other hook or the model's own update, or name it by update_method="
+                f"other hook or the model's own update, or set update_method to its name"
             )
 
 
 @torch.no_grad()
 def equal(pairs: Iterable[TensorPair]) -> bool:
-    """Whether the sampled numbers of each teacher are its student's."""
+    """Whether the compared elements of each teacher equal its student's."""
     return not _unequal({p.name: (_some(p.teacher), _some(p.student)) for p in pairs})
 
 
 def _some(tensor: Tensor) -> Tensor:
-    """The first numbers of a tensor, in the order of its indices."""
+    """The first elements of a tensor."""
     return local(tensor).detach().reshape(-1)[:NUMBERS]
 
 

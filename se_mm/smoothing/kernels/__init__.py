@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backends of an update, behind one interface: :class:`Kernel`.
+"""Backends of an update, behind one interface: :class:`PlainKernel`.
 
 ======== =========================================================================================
 backend  for
 ======== =========================================================================================
-cpu      teacher and student on the CPU, laid out alike in memory: one call of a C extension
+cpu      teacher and student on the CPU, in the same memory format: one call of a C extension
 cuda     the same on one GPU: one launch of a Triton kernel
 plain    everything else: offloaded teachers, other layouts and dtypes, averages that are functions
 ======== =========================================================================================
 
-All of them write the same values: copies to the bit, averages to rounding.
+All backends write the same values: copies are bit-exact, averages equal up to rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ['CPUKernel', 'CUDAKernel', 'Kernel', 'PlainKernel', 'choose']
 
 
 def choose(pairs: Sequence[TensorPair], granularity: str) -> list[Kernel]:
-    """Kernels that together update some pairs, of which none is empty: the fastest for each."""
+    """Return kernels that together update some pairs, the fastest for each; no pair is empty."""
 
     def backend(pair: TensorPair) -> type[Kernel]:
         kernels: list[type[Kernel]] = [CPUKernel, CUDAKernel, PlainKernel]

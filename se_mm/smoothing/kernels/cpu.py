@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The backend for the CPU: a C extension, built on installation where there is a compiler.
 
-It touches only what is picked, once, draws the picks itself and allocates nothing. Blocks of the
-tensors are shared out among the threads of the OpenMP library that PyTorch has loaded.
+It reads and writes only what is picked, once, draws the picks itself and allocates nothing. The
+blocks are distributed over the threads of the OpenMP library that PyTorch has loaded.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ try:
 except ImportError:
     cpu_kernel = None
 
-# Numbers that are worth a thread.
+# Elements that are worth a thread.
 _PER_THREAD = 1 << 17
 
 
 class CPUKernel(TableKernel):
-    """Updates units on the CPU in one call: see :class:`~se_mm.smoothing.kernels.base.Kernel`."""
+    """Updates units on the CPU in one call; the interface is that of ``PlainKernel``."""
 
     block = getattr(cpu_kernel, 'BLOCK', 0)
 
     @staticmethod
     def takes(pair: TensorPair, granularity: str) -> bool:
-        """Whether both tensors are on the CPU, of dtypes it knows, and laid out alike."""
+        """Whether both tensors are on the CPU, have known dtypes and the same memory format."""
         teacher, student = pair.teacher, pair.student
         if teacher.device.type != 'cpu' or student.device.type != 'cpu':
             return False
@@ -48,19 +48,18 @@ class CPUKernel(TableKernel):
 
     def launch(self, key: int, least: int, weight: Optional[float]) -> None:
         """Make one update."""
-        table = self._table
         cpu_kernel.update(
-            *table.moved_as(weight),
-            table.tensors.data_ptr(),
-            table.programs.data_ptr(),
-            len(table.programs),
-            table.numbers * table.bytes,
+            *self.dtypes(weight),
+            self.tensors.data_ptr(),
+            self.programs.data_ptr(),
+            len(self.programs),
+            self._elements * self._bytes,
             key,
             least,
             weight is not None,
             weight or 0.0,
             self._granularity == 'element',
-            min(torch.get_num_threads(), 1 + table.numbers // _PER_THREAD),
+            min(torch.get_num_threads(), 1 + self._elements // _PER_THREAD),
         )
 
 

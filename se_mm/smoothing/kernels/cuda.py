@@ -21,14 +21,14 @@ except ImportError:
     triton_kernel = None
 
 _FLOATS = {'float32', 'float64', 'bfloat16', 'float16'}
-# Triton before 3.5 ends the process where it compiles this.
+# Triton before 3.5 ends the process when it compiles this.
 _REFUSED = ('bfloat16', 'float64')
-# The kernel counts a tensor's numbers in 32 bits.
+# The kernel counts a tensor's elements in 32 bits.
 _MOST = 1 << 31
 
 
 class CUDAKernel(TableKernel):
-    """Updates units on a GPU in one launch: see :class:`~se_mm.smoothing.kernels.base.Kernel`."""
+    """Updates units on a GPU in one launch; the interface is that of ``PlainKernel``."""
 
     block = getattr(triton_kernel, 'BLOCK', 0)
 
@@ -36,12 +36,12 @@ class CUDAKernel(TableKernel):
         super().__init__(units)
         kinds = {'channel': triton_kernel.CHANNELS, 'element': triton_kernel.ELEMENTS}
         self._kind = kinds.get(units.granularity, triton_kernel.WHOLE)
-        if self._table.reordered:
+        if self._reordered:
             self._kind = triton_kernel.ELEMENTS_LAST
 
     @staticmethod
     def takes(pair: TensorPair, granularity: str) -> bool:
-        """Whether both are on one GPU, laid out alike, and the kernel runs there."""
+        """Whether both are on one GPU with the same memory format, and the kernel runs there."""
         teacher, student = pair.teacher, pair.student
         if teacher.device.type != 'cuda' or student.device != teacher.device:
             return False
@@ -52,21 +52,20 @@ class CUDAKernel(TableKernel):
 
     def launch(self, key: int, least: int, weight: Optional[float]) -> None:
         """Make one update: see :func:`~se_mm.smoothing.kernels.triton_kernel.update`."""
-        table = self._table
-        device = table.tensors.device
-        with torch.cuda.device_of(table.tensors):  # type: ignore[no-untyped-call]
-            triton_kernel.update[(len(table.programs),)](
-                table.tensors,
-                table.programs,
+        device = self.tensors.device
+        with torch.cuda.device_of(self.tensors):  # type: ignore[no-untyped-call]
+            triton_kernel.update[(len(self.programs),)](
+                self.tensors,
+                self.programs,
                 key,
                 least,
                 # Floating-point arguments of a kernel are float32: pass the bits of a float64.
                 struct.unpack('q', struct.pack('d', weight or 0.0))[0],
-                *(_example(device, dtype) for dtype in table.moved_as(weight)),
+                *(_example(device, dtype) for dtype in self.dtypes(weight)),
                 AVERAGES=weight is not None,
                 UNITS=self._kind,
                 BLOCK=self.block,
-                ALIGNED=table.aligned,
+                ALIGNED=self._aligned,
             )
 
 
@@ -77,10 +76,10 @@ def _example(device: torch.device, dtype: str) -> Tensor:
 
 @cache
 def runs(device: torch.device, teacher: str, student: str) -> bool:
-    """Whether the kernel compiles and runs for two dtypes on a GPU, by a trial launch.
+    """Try to launch the kernel for the dtypes of teacher and student, and return whether it runs.
 
-    It does not where there is no C compiler or no Python headers, or on cards that are too old for
-    a dtype. The plain backend is used there, and one warning says so.
+    It does not without a C compiler or the Python headers, or on a GPU that is too old for a dtype.
+    The plain backend is then used, and one warning says so.
     """
     if triton_kernel is None:
         _warn(f'Triton is not installed, so updates on {device} take several launches each')

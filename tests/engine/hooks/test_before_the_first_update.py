@@ -96,4 +96,4 @@ def test_run_that_is_resumed_before_its_first_update_is_the_uninterrupted_one(to
     )
     # The loader begins anew, so the students differ; the updates are counted alike, and the first
     # of them copies.
-    assert hook_of(resumed).mover.ensemble.step == hook_of(whole).mover.ensemble.step == 3
+    assert hook_of(resumed).updater.ensemble.step == hook_of(whole).updater.ensemble.step == 3

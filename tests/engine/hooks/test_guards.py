@@ -69,7 +69,7 @@ class LeaveOutUpdateHook(Hook):
 
     def before_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        smoother, left_out = hook.mover.ensemble.smoother, self.step
+        smoother, left_out = hook.updater.smoother, self.step
         update = smoother.update
 
         def unless_left_out(student, step, total, seed):
@@ -86,12 +86,12 @@ def ours(runner):
 
 def teachers(runner):
     """The tensors of a run's teacher."""
-    return [pair.teacher for pair in ours(runner).mover.ensemble.smoother.pairs.values()]
+    return [pair.teacher for pair in ours(runner).updater.smoother.pairs.values()]
 
 
 def state(runner):
     """A run's teacher and how many updates it has had."""
-    return {**ours(runner).teacher.module.state_dict(), 'steps': ours(runner).mover.ensemble.step}
+    return {**ours(runner).teacher.module.state_dict(), 'steps': ours(runner).updater.ensemble.step}
 
 
 def finite(tensors):
@@ -166,9 +166,9 @@ def test_a_first_copy_that_is_skipped_is_made_at_the_next_update(runs):
     hook = dict(STS, check_finite=1, non_finite='skip')
     damage = dict(type='DamageStudentHook', name=WEIGHT['classifier'], at=0)
     runner = runs.classifier(hook, damage, dict(type='MendStudentHook'), max_iters=2)
-    mover = ours(runner).mover
-    assert mover.ensemble.step == 1
-    pairs = mover.ensemble.smoother.pairs.values()
+    updater = ours(runner).updater
+    assert updater.ensemble.step == 1
+    pairs = updater.smoother.pairs.values()
     assert all(torch.equal(pair.teacher, pair.student) for pair in pairs)
 
 
@@ -239,7 +239,7 @@ def test_teachers_are_compared_where_updates_were_made(runs, kind, monkeypatch):
     )
     runner = getattr(runs, kind)(dict(STS, check_teachers=2))
     assert len(calls) == 3
-    assert calls[0] == list(ours(runner).mover.ensemble.smoother.named())
+    assert calls[0] == list(ours(runner).updater.smoother.named())
     monkeypatch.setattr(guard, 'differing', lambda tensors: [('a.weight', 1), ('b', 3)])
     runner = runs.build(runs.cfg_of(kind), dict(STS, check_teachers=2))
     with pytest.raises(TeacherFault, match=r"'a.weight' of rank 1 differs from that of rank 0"):

@@ -30,7 +30,7 @@ class SeenHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         for seen, who in ((self.teachers, 'teacher'), (self.students, 'student')):
-            pairs = hook.mover.ensemble.smoother.pairs.values()
+            pairs = hook.updater.smoother.pairs.values()
             seen.append({pair.name: getattr(pair, who).detach().clone() for pair in pairs})
 
 
@@ -117,8 +117,8 @@ def test_history_of_every_unit_is_the_one_seen_in_training(runs, hook):
 
 def smoothed(runner):
     """The pairs of a run's teacher, by name."""
-    (hook,) = (hook for hook in runner.hooks if hasattr(hook, 'mover'))
-    return hook.mover.ensemble.smoother.named()
+    (hook,) = (hook for hook in runner.hooks if hasattr(hook, 'updater'))
+    return hook.updater.smoother.named()
 
 
 def test_overrides_have_histories_of_their_own_and_what_follows_has_none(runs):

@@ -65,7 +65,7 @@ def test_promise_3_line_with_another_type_keeps_the_copy_of_the_stock_hook(toys,
 def test_step_dependent_average_of_a_users_own_is_in_force_as_in_the_stock_hook(toys):
     line = dict(ema_type='ExpMomentumAverage', momentum=0.01, gamma=20)
     runner = toys.train(Plain, dict(line, type='SETMAHook', keep_prob=0.5), iters=30)
-    weight = hook_of(runner).mover.weight
+    weight = hook_of(runner).updater.weight
     for step in (1, 10, 29):
         expected = 0.99 * math.exp(-(1 + step) / 20) + 0.01
         assert weight(step) == pytest.approx(expected, rel=1e-6)

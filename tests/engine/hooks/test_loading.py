@@ -188,7 +188,7 @@ def test_promise_10_loaded_average_of_a_first_stage_goes_on(toys, hook):
     if hook is None or hook is OURS[0]:
         torch.testing.assert_close(weight, torch.full_like(weight, 1 + 6 * 0.9**3))
     if hook:
-        assert hook_of(runner).mover.started
+        assert hook_of(runner).updater.started
 
 
 @pytest.mark.parametrize('hook', OURS, ids=['TMA', 'SE'])

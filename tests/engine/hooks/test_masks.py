@@ -43,7 +43,7 @@ LINES = [
 def test_mask_of_infinities_is_kept_and_never_becomes_nan(toys, line, late, persistent):
     runner = toys.train(Masked(late, persistent), dict(TMA, **line), iters=6)
     copy = shadow_of(runner)
-    assert hook_of(runner).mover.ensemble.step == 6
+    assert hook_of(runner).updater.ensemble.step == 6
     assert torch.equal(copy.mask, runner.model.mask)
     assert all(p.isfinite().all() for p in copy.parameters())
     assert 'train/skipped_updates' not in runner.message_hub.log_scalars

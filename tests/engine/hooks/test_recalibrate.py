@@ -242,7 +242,7 @@ def test_only_batch_norms_that_are_trained_and_used_are_recalibrated(toys):
     torch.testing.assert_close(other['net.2.running_mean'], batches.mean((0, 1)))
     torch.testing.assert_close(other['net.2.running_var'], batches.var(1).mean(0))
     assert own.model.calls == without.model.calls
-    assert set(hook_of(own).mover.followed) == changed
+    assert set(hook_of(own).updater.training_statistics) == changed
 
 
 def test_model_without_batch_norm_says_so_once_and_goes_on(toys, monkeypatch):
@@ -284,11 +284,11 @@ def test_pair_of_the_middle_is_recalibrated_for_a_validation(runs, pair_cfg):
 
 def test_trial_of_the_validation_leaves_the_statistics_of_the_training(runs, pair_cfg):
     def tried(runner):
-        mover = hook_of(runner, 'SETMAHook').mover
-        before = {name: value.clone() for name, value in mover.tensors().items()}
-        assert mover.started and try_validation(runner)
-        assert_same(before, mover.tensors())
-        return mover.followed
+        updater = hook_of(runner, 'SETMAHook').updater
+        before = {name: value.clone() for name, value in updater.tensors().items()}
+        assert updater.started and try_validation(runner)
+        assert_same(before, updater.tensors())
+        return updater.training_statistics
 
     runner = runs.build(pair_cfg, OWN, max_iters=1)
     runner.register_hook(AtStartHook(tried))

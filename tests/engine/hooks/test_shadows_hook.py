@@ -142,7 +142,9 @@ def test_bad_shadows_are_refused_in_one_line(shadows, said, tmp_path):
 
 def test_a_loop_that_asks_the_model_for_its_networks_is_refused(tmp_path):
     runner = Runner.from_cfg(small_pair_cfg(tmp_path, [dict(type='SETMAHook'), HOOK]))
-    with pytest.raises(OptionError, match='batch by batch, as ValLoop, got TeacherStudentLoop'):
+    with pytest.raises(
+        OptionError, match='batch by batch, such as ValLoop, got TeacherStudentLoop'
+    ):
         runner.train()
 
 

@@ -55,7 +55,7 @@ def test_promise_5_step_that_the_loss_scaler_skipped_is_none(toys, kind, hook, o
     if kind == 'averaged':
         # The first request is before any step; each other answers the step before it.
         made = 1 + sum(step not in overflows for step in range(7))
-    assert hook_of(runner).mover.ensemble.step == made + before
+    assert hook_of(runner).updater.ensemble.step == made + before
 
 
 @pytest.mark.parametrize('kind', ['shadow', 'pair'])
@@ -77,6 +77,6 @@ def test_promise_5_skipped_steps_under_accumulation_and_every_iter(toys, kind):
     hook = dict(STS, momentum=0.1)
     wrapper = scaled(1, accumulative_counts=2)
     runner = toys.train(model, hook, iters=8, optim_wrapper=wrapper)
-    assert hook_of(runner).mover.ensemble.step == 3 + before
+    assert hook_of(runner).updater.ensemble.step == 3 + before
     every = toys.train(model, dict(hook, every_iter=True), iters=8, optim_wrapper=wrapper)
-    assert hook_of(every).mover.ensemble.step == 8 + before
+    assert hook_of(every).updater.ensemble.step == 8 + before

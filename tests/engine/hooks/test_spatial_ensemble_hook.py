@@ -21,14 +21,14 @@ def same_tensors(left, right):
 
 def teacher_state(runner):
     """The tensors of a run's teacher, and how many updates it has had."""
-    ensemble = mover_of(runner).ensemble
+    ensemble = updater_of(runner).ensemble
     steps = torch.tensor(ensemble.step)
     return {**ensemble.module.state_dict(), 'steps': steps}
 
 
-def mover_of(runner):
-    (hook,) = (hook for hook in runner.hooks if hasattr(hook, 'mover'))
-    return hook.mover
+def updater_of(runner):
+    (hook,) = (hook for hook in runner.hooks if hasattr(hook, 'updater'))
+    return hook.updater
 
 
 @HOOKS.register_module(force=True)
@@ -41,7 +41,7 @@ class WatchTeacherHook(Hook):
         self.starts, self.teachers, self.students = [], [], []
 
     def pairs(self, runner):
-        return mover_of(runner).ensemble.smoother.pairs.values()
+        return updater_of(runner).smoother.pairs.values()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.starts.append({p.name: p.student.detach().clone() for p in self.pairs(runner)})
@@ -251,7 +251,7 @@ def test_promise_5_every_iter_updates_at_every_iteration(runs, kind):
 def test_schedules_reach_their_end_under_accumulation(runs):
     hook = dict(SE, keep_prob=dict(type='linear', start=0.0, end=0.8))
     runner = runs.byol(hook, optim_wrapper=dict(accumulative_counts=3), max_iters=12)
-    ensemble = mover_of(runner).ensemble
+    ensemble = updater_of(runner).ensemble
     assert ensemble.total == 4
     assert ensemble.settings.keep_prob(4, ensemble.total) == pytest.approx(0.8)
 

@@ -30,7 +30,7 @@ class DistanceHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
         groups = {}
-        pairs = hook.mover.ensemble.smoother.named().values()
+        pairs = hook.updater.smoother.named().values()
         for pair in pairs:
             group = groups.setdefault('.'.join(pair.name.split('.')[:-1][:2]), ([], []))
             group[0].append(pair.teacher.detach().double().flatten())
@@ -79,8 +79,8 @@ def test_log_has_the_curves_at_its_interval_and_they_are_right(runs):
         names = [
             name
             for name in next(
-                h for h in runner.hooks if hasattr(h, 'mover')
-            ).mover.ensemble.smoother.named()
+                h for h in runner.hooks if hasattr(h, 'updater')
+            ).updater.smoother.named()
         ]
         still = names.index('backbone.conv.bias')
         share = sum(m for row in moved for i, m in enumerate(row) if i != still) / (
@@ -113,7 +113,7 @@ def test_nothing_is_computed_between_two_logs(runs, monkeypatch):
     monkeypatch.setattr(
         teacher_curves.TeacherCurves,
         '_distances',
-        lambda self: calls.append(self._mover.ensemble.step) or original(self),
+        lambda self: calls.append(self._updater.ensemble.step) or original(self),
     )
     runs.classifier(dict(STS), max_iters=12, default_hooks=dict(logger=LOGGER))
     assert calls == [4, 8, 12]

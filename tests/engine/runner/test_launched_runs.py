@@ -73,7 +73,7 @@ class DumpTeacher(Hook):
 
     def after_train(self, runner):
         (hook,) = (h for h in runner.hooks if hasattr(h, 'teacher'))
-        torch.save({n: p.teacher for n, p in hook.mover.ensemble.smoother.named().items()},
+        torch.save({n: p.teacher for n, p in hook.updater.smoother.named().items()},
                    f'{runner.work_dir}/rank{get_rank()}.pth')
 """
 

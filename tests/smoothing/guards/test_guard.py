@@ -26,11 +26,11 @@ class Net(torch.nn.Module):
         self.norm = torch.nn.BatchNorm1d(3)
 
 
-def guard_of(**options):
+def guard_of(skipped=None, **options):
     teacher, student = Net(), Net()
-    smoother = Smoother(teacher, Settings(0.5))
+    smoother = Smoother(teacher, Settings(0.5, **options))
     smoother.bind(student)
-    return Guard(smoother, **options), teacher, student
+    return Guard(smoother, skipped), teacher, student
 
 
 def test_what_is_trained_must_be_finite():
@@ -138,9 +138,9 @@ def test_averages_in_float32_are_compared_too(monkeypatch):
     monkeypatch.setattr(module, 'world_size', lambda: 2)
     monkeypatch.setattr(module, 'differing', lambda tensors: compared.append(tensors) or [])
     teacher, student = torch.nn.Linear(2, 2).bfloat16(), torch.nn.Linear(2, 2).bfloat16()
-    smoother = Smoother(teacher, Settings(0.5, 0.1))
+    smoother = Smoother(teacher, Settings(0.5, 0.1, check_teachers=1))
     smoother.update(student, 1, 9, seed=0)
-    Guard(smoother, check_teachers=1).compare(2)
+    Guard(smoother).compare(2)
     assert sorted(str(tensor.dtype) for _, tensor in compared[0]) == sorted(
         ['torch.bfloat16', 'torch.float32'] * 2
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Another mover of a teacher is noticed by what it does."""
+"""Another update of a teacher is noticed by its effect."""
 
 import math
 
@@ -23,14 +23,14 @@ def pairs_of(*values):
 
 
 @given(st.floats(0.01, 1))
-def test_promise_9_what_moved_most_is_named_with_how_far(share):
+def test_promise_9_what_changed_most_is_named_with_how_far(share):
     pairs = pairs_of(0.0, 0.0, 0.0)
     watch = Watch()
     watch.leave(pairs.values())
-    assert watch.moved(pairs) is None
+    assert watch.changed(pairs) is None
     pairs['p1'].teacher.lerp_(pairs['p1'].student, share)
     pairs['p2'].teacher.lerp_(pairs['p2'].student, share / 2)
-    name, count = watch.moved(pairs)
+    name, count = watch.changed(pairs)
     assert count == 2
     assert name == f"'p1' ({share:.2g} of the way to its student)"
 
@@ -45,7 +45,7 @@ def test_promise_9_the_error_is_one_line_that_says_which_tensors_and_how_far():
     with pytest.raises(TeacherFault) as error:
         watch.check(pairs, 3)
     said = str(error.value)
-    assert 'must be moved by one thing' in said and 'between updates 3 and 4' in said
+    assert 'only one hook may update the teacher' in said and 'between updates 3 and 4' in said
     assert 'p' in said and '0.5 of the way' in said and 'and 1 others' in said
     assert '\n' not in said
 
@@ -54,18 +54,18 @@ def test_values_that_are_not_finite_are_compared_by_what_they_are():
     pairs = {'p': TensorPair('p', torch.tensor([math.nan, math.inf, 1.0]), torch.ones(3))}
     watch = Watch()
     watch.leave(pairs.values())
-    assert watch.moved(pairs) is None
+    assert watch.changed(pairs) is None
     pairs['p'].teacher[0] = 0
-    assert watch.moved(pairs) is not None
+    assert watch.changed(pairs) is not None
 
 
-def test_nothing_left_is_nothing_moved_and_new_tensors_are_no_movement():
+def test_without_a_state_nothing_has_changed_and_new_tensors_are_no_change():
     pairs = pairs_of(0.0)
     watch = Watch()
-    assert watch.moved(pairs) is None
+    assert watch.changed(pairs) is None
     watch.leave(pairs.values())
-    assert watch.moved({}) is None
-    assert watch.moved({'p0': TensorPair('p0', torch.ones(3), torch.ones(3))}) is None
+    assert watch.changed({}) is None
+    assert watch.changed({'p0': TensorPair('p0', torch.ones(3), torch.ones(3))}) is None
 
 
 def test_few_numbers_are_kept_of_a_large_teacher():

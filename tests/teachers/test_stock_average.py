@@ -16,8 +16,8 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from se_mm.smoothing import OptionError, Settings
-from se_mm.teachers import Mover, find_teacher
-from se_mm.teachers.average import StockAverage
+from se_mm.teachers import Updater, find_teacher
+from se_mm.teachers.stock_average import StockAverage
 
 UPDATES = 12
 
@@ -25,10 +25,10 @@ UPDATES = 12
 def install(model, **options):
     """Put our updates into a model's teacher, with its own average."""
     teacher = find_teacher(model)
-    mover = Mover(teacher, Settings(**{'keep_prob': 0.0, 'momentum': None, **options}))
-    mover.ensemble.total = UPDATES
-    teacher.install(mover)
-    return mover
+    updater = Updater(teacher, Settings(**{'keep_prob': 0.0, 'momentum': None, **options}))
+    updater.ensemble.total = UPDATES
+    teacher.install(updater)
+    return updater
 
 
 @MODELS.register_module(force=True)
@@ -95,7 +95,7 @@ def test_keep_prob_zero_makes_the_updates_of_the_stock_class(scope, averaged, op
     MessageHub.get_current_instance().update_info('max_iters', UPDATES)
     stock, ours = WithTeacher(averaged, **options), WithTeacher(averaged, **options)
     names, averages = list(ours.state_dict()), ours.teacher_net
-    mover = install(ours)
+    updater = install(ours)
     generator = torch.Generator().manual_seed(0)
     for _ in range(UPDATES):
         noise = torch.randn(2, 3, generator=generator, dtype=torch.float64)
@@ -108,7 +108,7 @@ def test_keep_prob_zero_makes_the_updates_of_the_stock_class(scope, averaged, op
         torch.testing.assert_close(ours.teacher_net.module.bias, stock.teacher_net.module.bias)
     # The averaged model is the object that it was.
     assert list(ours.state_dict()) == names and ours.teacher_net is averages
-    assert type(ours.teacher_net) is type(stock.teacher_net) and mover.ensemble.step == UPDATES
+    assert type(ours.teacher_net) is type(stock.teacher_net) and updater.ensemble.step == UPDATES
     assert int(ours.teacher_net.steps) == int(stock.teacher_net.steps) == UPDATES
 
 

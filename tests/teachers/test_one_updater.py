@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher is moved by one thing: another mover, or none, ends the run in one line."""
+"""A teacher is moved by one thing: another updater, or none, ends the run in one line."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import HOOKS
 
 from se_mm.smoothing import OptionError, TeacherFault
-from se_mm.teachers.mover import IDLE, WATCHED
+from se_mm.teachers.updater import IDLE, WATCHED
 from tests.toys import (
     SE,
     STS,
@@ -47,22 +47,22 @@ def fault_of(runner):
     ],
     ids=['another hook', 'a slow one', 'one that starts later', 'train_step'],
 )
-def test_promise_9_second_mover_of_a_pair_ends_the_run_in_the_first_iterations(
+def test_promise_9_second_update_of_a_pair_ends_the_run_in_the_first_iterations(
     toys, hook, model, others
 ):
     said, iteration = fault_of(toys.build(model, hook, *others, iters=30))
-    assert 'must be moved by one thing' in said
+    assert 'only one hook may update the teacher' in said
     assert 'of the way to its student' in said
     assert iteration < WATCHED
 
 
-def test_promise_9_method_that_moves_the_pair_is_ours_and_not_a_second_mover(toys):
+def test_promise_9_method_that_moves_the_pair_is_replaced_and_not_a_second_update(toys):
     runner = toys.train(MovesByMethod, dict(TMA, momentum=0.5), iters=30)
     hook = hook_of(runner)
     assert hook.teacher.kind == 'method'
     alone = toys.train(MovesByMethod, iters=30)
     # The first update copies; the stock method averages with the teacher as it is built.
-    assert hook.mover.ensemble.step == 31
+    assert hook.updater.ensemble.step == 31
     assert_close(
         dict(runner.model.teacher.named_parameters()),
         dict(alone.model.teacher.named_parameters()),
@@ -71,11 +71,11 @@ def test_promise_9_method_that_moves_the_pair_is_ours_and_not_a_second_mover(toy
     )
 
 
-def test_promise_9_mover_after_the_first_iterations_is_noticed_with_check_teachers(toys):
+def test_promise_9_update_after_the_first_iterations_is_noticed_with_check_teachers(toys):
     late = dict(type='ForeignMeanTeacherHook', start=WATCHED + 5)
     runner = toys.build(ToyMeanTeacher, dict(PAIR, check_teachers=3), late, iters=40)
     said, iteration = fault_of(runner)
-    assert 'must be moved by one thing' in said
+    assert 'only one hook may update the teacher' in said
     assert WATCHED + 5 <= iteration <= WATCHED + 5 + 4
     assert toys.train(ToyMeanTeacher, PAIR, late, iters=40).iter == 40
 
@@ -88,14 +88,14 @@ def test_promise_9_nothing_is_watched_after_the_first_iterations(toys, monkeypat
     monkeypatch.setattr(Watch, 'leave', lambda self, pairs: looks.append(0) or leave(self, pairs))
     runner = toys.train(ToyMeanTeacher, PAIR, iters=40)
     assert len(looks) <= WATCHED + 3
-    assert not hook_of(runner).mover.watching
+    assert hook_of(runner).updater._watch is None
 
 
 @pytest.mark.parametrize('hook', [TMA, STS, SE], ids=['TMA', 'STS', 'SE'])
 @pytest.mark.parametrize('asks', ['plain', 'list', 'second name'])
 def test_promise_9_average_is_moved_wherever_its_model_refers_to_it(toys, asks, hook):
     runner = toys.train(Momentum(asks=asks), hook, iters=20)
-    assert hook_of(runner).mover.ensemble.step == 20
+    assert hook_of(runner).updater.ensemble.step == 20
     assert int(runner.model.target.steps) == 20
     if hook is TMA:
         stock = toys.train(Momentum(asks=asks), iters=20)
@@ -105,7 +105,7 @@ def test_promise_9_average_is_moved_wherever_its_model_refers_to_it(toys, asks, 
 @pytest.mark.parametrize('hook', [TMA, SE], ids=['TMA', 'SE'])
 def test_promise_9_average_that_nothing_calls_ends_the_run_in_one_line(toys, hook):
     said, iteration = fault_of(toys.build(Momentum(asks='never'), hook, iters=IDLE + 20))
-    assert "must ask for the updates of its teacher 'target', but did not" in said
+    assert "must trigger the updates of its teacher 'target', but did not" in said
     assert iteration < IDLE
     # In a run that is shorter than that too.
     said, _ = fault_of(toys.build(Momentum(asks='never'), hook, iters=3))
@@ -119,7 +119,7 @@ def test_promise_9_average_that_is_moved_by_hand_and_never_asked_is_told_apart(t
             mix(runner.model.target.module, runner.model.encoder)
 
     said, _ = fault_of(toys.build(Momentum(asks='never'), TMA, dict(type='ByHandHook'), iters=30))
-    assert 'something other than this hook' in said
+    assert 'something else changed the teacher' in said
 
 
 @pytest.mark.parametrize('hook', [TMA, STS, SE], ids=['TMA', 'STS', 'SE'])
@@ -129,7 +129,7 @@ def test_promise_9_average_that_starts_later_and_is_synced_until_then_trains(toy
         return Momentum(average=SyncedAverage, asks='after a start')
 
     runner = toys.train(model(), hook, iters=20)
-    assert hook_of(runner).mover.ensemble.step == 15
+    assert hook_of(runner).updater.ensemble.step == 15
     assert type(runner.model.target) is SyncedAverage
     if hook is TMA:
         stock = toys.train(model(), iters=20)
@@ -138,7 +138,7 @@ def test_promise_9_average_that_starts_later_and_is_synced_until_then_trains(toy
 
 def test_promise_9_begin_later_than_the_first_iterations_is_no_idle_teacher(toys):
     runner = toys.train(ToyMeanTeacher, dict(PAIR, begin_iter=WATCHED + 5), iters=30)
-    assert hook_of(runner).mover.ensemble.step > 0
+    assert hook_of(runner).updater.ensemble.step > 0
     assert toys.train(Momentum, dict(STS, begin_iter=WATCHED + 5), iters=30).iter == 30
 
 
@@ -190,7 +190,7 @@ def test_tensor_that_the_model_replaces_in_its_teacher_is_moved_on(toys):
     runner = toys.train(SwapsItsAverage, dict(SE, keep_prob=0.0), iters=WATCHED + 10)
     before = state_of(runner.model.target.module)
     assert not torch.equal(before['2.weight'], torch.zeros(1, 6))
-    assert hook_of(runner).mover.ensemble.step == WATCHED + 10
+    assert hook_of(runner).updater.ensemble.step == WATCHED + 10
 
 
 def test_runs_of_users_own_errors_keep_them(toys):

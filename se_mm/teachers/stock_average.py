@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The average of a stock averaged model, whatever its class, as a function of the update step."""
+"""The average of a stock averaged model of any class, as a function of the update step."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _NEW = torch.tensor([1.0, 0.0, 3.0, 0.5], dtype=torch.float64)
 
 
 class StockAverage:
-    """How an averaged model averages at an update, by calling its own ``avg_func``.
+    """How an averaged model averages at an update, measured by calling its own ``avg_func``.
 
-    If that function moves four probe numbers by one weight, that weight is its result, and all
-    tensors can be updated at once. The momentum may depend on the step, or be set from outside at
-    any time. Any other function is called with the tensors themselves.
+    If this function averages probe numbers by one weight, the weight is the result, and all tensors
+    can be updated at once. The momentum may depend on the step or be set from outside. Any other
+    function is called with the tensors themselves.
     """
 
     def __init__(self, averaged: BaseAveragedModel) -> None:
@@ -38,7 +38,7 @@ class StockAverage:
 
     def __call__(self, step: int) -> Average:
         """The weight of the student's value at an update, or the function that averages."""
-        # A count on a GPU would make the host wait for it, once for each tensor.
+        # If the count were on a GPU, the host would wait for it at every call.
         steps = torch.tensor(step)
         averaged = _with_steps(self._averaged, steps)
         if self._by_weight is None:
@@ -54,7 +54,7 @@ class StockAverage:
         return average
 
     def describe(self) -> Optional[Schedule]:
-        """The schedule of the momentum as it is set now, for reports; None if it is not known."""
+        """The present schedule of the momentum, for reports; None if unknown."""
         average = type(self._averaged).avg_func
         owner = f'{average.__module__}.{average.__qualname__.rpartition(".")[0]}'
         if owner not in _SCHEDULES:
@@ -63,25 +63,21 @@ class StockAverage:
         return Schedule(function, {n: getattr(self._averaged, a) for n, a in attributes.items()})
 
 
-# An average may treat vectors, as biases and norms are, unlike others.
+# An average may treat vectors, such as biases, differently.
 _SHAPES = ((4,), (2, 2), (2, 2, 1), (2, 1, 2, 1))
 
 
 def _weight(averaged: BaseAveragedModel, steps: Tensor, shape: tuple[int, ...]) -> Optional[float]:
-    """The weight by which ``avg_func`` moves the probe numbers; None if there is no such weight."""
+    """The weight by which ``avg_func`` averages the probe numbers; None if it is not one weight."""
     probe = _OLD.clone().view(shape)
     averaged.avg_func(probe, _NEW.view(shape), steps)
-    values = probe.flatten().tolist()
-    weight = float(values[0])
-    if not 0 <= weight <= 1:
-        return None
-    expected = (_OLD + weight * (_NEW - _OLD)).tolist()
-    alike = all(abs(value - other) < 1e-9 for value, other in zip(values, expected))
-    return weight if alike else None
+    weight = float(probe.flatten()[0])  # The first number goes from 0 to 1.
+    same = torch.allclose(probe.flatten(), _OLD.lerp(_NEW, weight), rtol=0, atol=1e-9)
+    return weight if same and 0 <= weight <= 1 else None
 
 
 def _with_steps(averaged: BaseAveragedModel, steps: Tensor) -> BaseAveragedModel:
-    """The averaged model, or a view of it whose count is on the CPU where its own is not."""
+    """The averaged model, or a view of it that has ``steps``, if its own count is on a GPU."""
     if averaged.steps.device.type == 'cpu':
         return averaged
     view: Any = object.__new__(type(averaged))
@@ -90,8 +86,8 @@ def _with_steps(averaged: BaseAveragedModel, steps: Tensor) -> BaseAveragedModel
     return view
 
 
-# Classes whose `avg_func` has a momentum that can be described ahead: the schedule, and where its
-# parameters are. By full name, since none of these libraries needs to be installed.
+# Classes whose momentum has a known schedule, and the attributes with its parameters. By full name,
+# since these libraries may not be installed.
 _EXP = exp_annealed, {'value': 'momentum', 'gamma': 'gamma'}
 _SCHEDULES: dict[str, tuple[Callable[..., float], dict[str, str]]] = {
     'mmengine.model.averaged_model.ExponentialMovingAverage': (constant, {'value': 'momentum'}),
