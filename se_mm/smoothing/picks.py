@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Optional
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -65,12 +65,9 @@ def unit_key(name: str) -> int:
     return int.from_bytes(digest, 'little')
 
 
-def run_of_keys(
-    first: int, count: int, offset: int = 0, device: torch.device | None = None
-) -> Tensor:
-    """Keys ``(count,)`` int64 of a run from unit ``offset`` on; ``first`` is the key of unit 0."""
-    indices = torch.arange(offset, offset + count, device=device)
-    return indices.mul_(signed(INCREMENT)).add_(signed(first))
+def run_of_keys(first: int, count: int) -> Tensor:
+    """Keys ``(count,)`` int64 of a run of units; ``first`` is the key of the first."""
+    return torch.arange(count).mul_(signed(INCREMENT)).add_(signed(first))
 
 
 def stream(seed: int, step: int) -> int:
@@ -97,23 +94,50 @@ def draw(keys: Tensor, seed: int, step: int, keep_prob: float) -> Tensor:
     return (bits >> 32) >= threshold(keep_prob)
 
 
-def draw_elements(
-    first: int,
-    count: int,
-    seed: int,
-    step: int,
-    keep_prob: float,
-    device: Optional[torch.device] = None,
-) -> Tensor:
-    """Which of a tensor's elements an update picks: bool ``(count,)``.
+class Elements:
+    """Draws the picks of the elements of many tensors, in few operations and without waiting.
 
-    ``first`` is the key of the first two elements.
+    Args:
+        runs: For each tensor, the key of its first two elements, and their number.
+        device: Where to draw.
     """
-    taken = torch.empty(count, dtype=torch.bool, device=device)
-    chunk = at_a_time(taken.device) // 2
-    for offset in range(0, count, chunk):
-        end = min(offset + chunk, count)
-        keys = run_of_keys(first, (end - offset + 1) // 2, offset // 2, device)
-        halves = mix_(keys.add_(signed(stream(seed, step)))).view(torch.int32)
-        torch.ge(halves[: end - offset], threshold(keep_prob), out=taken[offset:end])
-    return taken
+
+    def __init__(self, runs: Sequence[tuple[int, int]], device: torch.device) -> None:
+        self._counts = [count for _, count in runs]
+        self._device = device
+        # Keys are drawn in pieces of a limited size, over all tensors: where a piece begins, and
+        # for the tensors in it, the keys less the increments up to there, and how many there are.
+        self._pieces: list[tuple[int, Tensor, Tensor]] = []
+        self._length = 0
+        room, parts = 0, list[tuple[int, int]]()
+        for first, count in runs:
+            base, left = first - self._length * INCREMENT, (count + 1) // 2
+            while left:
+                if not room:
+                    room = at_a_time(device) // 2
+                    self._close(parts)
+                    parts = []
+                part = min(left, room)
+                parts.append((signed(base), part))
+                self._length, left, room = self._length + part, left - part, room - part
+        self._close(parts)
+
+    def _close(self, parts: list[tuple[int, int]]) -> None:
+        """Add a piece that ends here."""
+        if parts:
+            bases, lengths = torch.tensor(parts).T
+            start = self._length - int(lengths.sum())
+            self._pieces.append((start, bases.to(self._device), lengths.to(self._device)))
+
+    def draw(self, seed: int, step: int, keep_prob: float) -> list[Tensor]:
+        """Which elements an update picks: for each tensor, bool ``(count,)``."""
+        picked = torch.empty(2 * self._length, dtype=torch.bool, device=self._device)
+        ends = [start for start, *_ in self._pieces[1:]] + [self._length]
+        for (start, bases, lengths), end in zip(self._pieces, ends):
+            keys = torch.arange(start, end, device=self._device).mul_(signed(INCREMENT))
+            if len(bases) > 1:
+                bases = torch.repeat_interleave(bases, lengths, output_size=end - start)
+            halves = mix_(keys.add_(bases).add_(signed(stream(seed, step)))).view(torch.int32)
+            torch.ge(halves, threshold(keep_prob), out=picked[2 * start : 2 * end])
+        parts = torch.split(picked, [count + count % 2 for count in self._counts])
+        return [part[:count] for part, count in zip(parts, self._counts)]

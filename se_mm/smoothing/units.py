@@ -11,7 +11,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.picks import run_of_keys, unit_key
+from se_mm.smoothing.picks import Elements, run_of_keys, unit_key
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,15 @@ class Units:
             device: (some, torch.cat([run_of_keys(*run) for run in some.items()]).to(device))
             for device, some in runs.items()
         }
+
+    @cached_property
+    def elements(self) -> dict[torch.device, Elements]:
+        """For each device, what draws the picks of its element units, for the plain backend."""
+        runs: dict[torch.device, list[tuple[int, int]]] = {}
+        for pair, first in zip(self.pairs, self.firsts):
+            if self.granularity == 'element':
+                runs.setdefault(pair.teacher.device, []).append((first, pair.teacher.numel()))
+        return {device: Elements(some, device) for device, some in runs.items()}
 
     def run(self, pair: TensorPair) -> tuple[str, int]:
         """Name of the run of units that a pair belongs to, and its length."""

@@ -20,7 +20,7 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from se_mm.smoothing.picks import draw, draw_elements, mix, signed, stream, threshold
+from se_mm.smoothing.picks import draw, mix, signed, stream, threshold
 from se_mm.smoothing.settings import Average
 from se_mm.smoothing.tensors import grouped
 from se_mm.smoothing.units import TensorPair, Units
@@ -42,11 +42,13 @@ def draw_picks(units: Units, seed: int, step: int, keep_prob: float) -> list[Pic
     for device, (runs, keys) in units.channels.items():
         taken = torch.split(draw(keys, seed, step, keep_prob), list(runs.values()))
         channels.update(((device, first), part) for first, part in zip(runs, taken))
+    elements = {
+        device: iter(some.draw(seed, step, keep_prob)) for device, some in units.elements.items()
+    }
     for pair, first in zip(units.pairs, units.firsts):
         device, shape = pair.teacher.device, pair.teacher.shape
         if units.granularity == 'element':
-            elements = draw_elements(first, shape.numel(), seed, step, keep_prob, device)
-            picks.append(elements.view(shape))
+            picks.append(next(elements[device]).view(shape))
         elif units.granularity == 'channel':
             picks.append(channels[device, first].view((*shape[:1], *[1] * len(shape[1:]))))
         else:

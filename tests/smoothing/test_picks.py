@@ -17,6 +17,11 @@ CPU = torch.device('cpu')
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 
 
+def draw_elements(first, count, seed, step, keep_prob, device=CPU):
+    """The picks of one tensor's elements."""
+    return picks.Elements([(first, count)], device).draw(seed, step, keep_prob)[0]
+
+
 def names_to_keys(count):
     return torch.cat(
         [picks.run_of_keys(picks.unit_key(f'layer{i}.weight'), 1) for i in range(count)]
@@ -55,7 +60,7 @@ def test_promise_1_a_pick_depends_on_seed_step_and_unit_alone(seed, step, keep_p
 def test_promise_1_global_random_generators_are_left_untouched():
     states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     picks.draw(names_to_keys(50), 3, 5, 0.5)
-    picks.draw_elements(7, 100_000, 3, 5, 0.5, CPU)
+    draw_elements(7, 100_000, 3, 5, 0.5, CPU)
     assert random.getstate() == states[0]
     assert np.random.get_state()[1].tolist() == states[1]
     assert torch.equal(torch.get_rng_state(), states[2])
@@ -67,8 +72,8 @@ def test_promise_1_picks_are_the_same_on_cpu_and_gpu():
     for step in range(20):
         on_gpu = picks.draw(keys.cuda(), 11, step, 0.7).cpu()
         assert torch.equal(on_gpu, picks.draw(keys, 11, step, 0.7))
-    on_gpu = picks.draw_elements(5, 200_000, 11, 0, 0.7, torch.device('cuda')).cpu()
-    assert torch.equal(on_gpu, picks.draw_elements(5, 200_000, 11, 0, 0.7, CPU))
+    on_gpu = draw_elements(5, 200_000, 11, 0, 0.7, torch.device('cuda')).cpu()
+    assert torch.equal(on_gpu, draw_elements(5, 200_000, 11, 0, 0.7, CPU))
 
 
 def test_two_elements_have_the_two_halves_of_a_hash_in_every_chunk():
@@ -77,23 +82,34 @@ def test_two_elements_have_the_two_halves_of_a_hash_in_every_chunk():
     lower = ((hashes + 2**31) % 2**32) - 2**31
     halves = torch.stack([lower, hashes >> 32], 1).view(-1)[:count]
     taken = halves >= picks.threshold(0.4)
-    assert torch.equal(picks.draw_elements(99, count, 1, 2, 0.4, CPU), taken)
+    assert torch.equal(draw_elements(99, count, 1, 2, 0.4, CPU), taken)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(1, 50)), min_size=1), st.data())
+def test_elements_of_many_tensors_are_drawn_as_those_of_each(runs, data):
+    room = data.draw(st.sampled_from([2, 6, 40, 10_000]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(picks, 'at_a_time', lambda device: room)
+        together = picks.Elements(runs, CPU).draw(3, 4, 0.5)
+    assert len(together) == len(runs)
+    for (first, count), drawn in zip(runs, together, strict=True):
+        assert torch.equal(drawn, draw_elements(first, count, 3, 4, 0.5))
 
 
 @pytest.mark.parametrize('keep_prob', [0.01, 0.3, 0.5, 0.7, 0.99, 0.9999])
 def test_share_of_kept_units_is_keep_prob(keep_prob):
-    kept = ~picks.draw_elements(picks.unit_key('x'), 2_000_000, 0, 0, keep_prob, CPU)
+    kept = ~draw_elements(picks.unit_key('x'), 2_000_000, 0, 0, keep_prob, CPU)
     result = stats.binomtest(int(kept.sum()), kept.numel(), keep_prob)
     assert result.pvalue > 1e-4
 
 
 def test_keep_prob_zero_takes_everything():
-    assert picks.draw_elements(1, 100_000, 0, 0, 0.0, CPU).all()
+    assert draw_elements(1, 100_000, 0, 0, 0.0, CPU).all()
 
 
 def test_largest_keep_prob_keeps_almost_everything():
     keep_prob = math.nextafter(1, 0)
-    assert not picks.draw_elements(1, 100_000, 0, 0, keep_prob, CPU).any()
+    assert not draw_elements(1, 100_000, 0, 0, keep_prob, CPU).any()
 
 
 @pytest.mark.parametrize('keep_prob', [0.5, 0.7, 0.9])
@@ -116,9 +132,7 @@ def test_picks_are_uncorrelated(axis):
         table = torch.stack([picks.draw(keys, 0, step, 0.5) for step in range(draws)])
     elif axis == 'elements':
         key = picks.unit_key('conv')
-        table = torch.stack(
-            [picks.draw_elements(key, count, 0, step, 0.5) for step in range(draws)]
-        )
+        table = torch.stack([draw_elements(key, count, 0, step, 0.5) for step in range(draws)])
     elif axis == 'units':
         table = torch.from_numpy(taken_table(0.5, units=count, steps=draws))
     else:
