@@ -23,7 +23,7 @@ from se_mm.smoothing.settings import (
     Rule,
     Settings,
 )
-from se_mm.smoothing.tensors import Tracked, named_tensors, slots, unique, unwrapped
+from se_mm.smoothing.tensors import Tracked, named_tensors, reshard, slots, unique, unwrapped
 from se_mm.smoothing.units import (
     TensorPair,
     Units,
@@ -68,6 +68,7 @@ class Smoother:
             picks, overrides and messages use.
         inherited: Returns the average by update step, where the momentum is None.
         buffers: Policy of buffers where ``settings.buffers`` is None; None: the settings' default.
+        model: The module with both teacher and student in it, if there is one.
 
     Attributes:
         pairs: Member -> teacher's and student's tensor, once bound, ordered by rule.
@@ -82,6 +83,7 @@ class Smoother:
         rename: Callable[[str], str] = str,
         inherited: Optional[Callable[[int], Average]] = None,
         buffers: Optional[str] = None,
+        model: Optional[nn.Module] = None,
     ) -> None:
         self.teacher = teacher
         self.settings = settings
@@ -90,6 +92,7 @@ class Smoother:
         self.fp32: dict[str, Tensor] = {}
         self.shared: list[str] = []
         self._rename = rename
+        self._model = model
         self._inherited = inherited
         self._groups: list[_Group] = []
         self._trackers: Optional[tuple[Tracked, Tracked]] = None
@@ -110,6 +113,7 @@ class Smoother:
             OptionError: If a tensor is missing, or has another shape or sharding; if an override
                 matches nothing; or if nothing would ever be updated.
         """
+        self._reshard(student)
         theirs = named_tensors(unwrapped(student))
         found: dict[Member, TensorPair] = {}
         self.shared = []
@@ -191,18 +195,33 @@ class Smoother:
         """Look up the tensors by name, and rebuild the groups if any was replaced."""
         if self._trackers is None:
             self.bind(student)
-        assert self._trackers is not None
-        teachers = self._trackers[0].now(unwrapped(self.teacher))
-        students = self._trackers[1].now(unwrapped(student))
-        tensors = teachers + students
-        if self._built is not None:
-            before, addresses = self._built
-            if all(map(is_, tensors, before)) and memory(tensors) == addresses:
+        teachers, students = self._look_up(student)
+        if self._is_built_for(teachers + students):
+            return
+        if self._reshard(student):
+            teachers, students = self._look_up(student)
+            if self._is_built_for(teachers + students):
                 return
         for member, teacher, new in zip(list(self.pairs), teachers, students):
             self.pairs[member] = paired(member.name, teacher, new, TeacherFault)
         self._build()
-        self._built = tensors, memory(tensors)
+        self._built = teachers + students, memory(teachers + students)
+
+    def _look_up(self, student: nn.Module) -> tuple[list[Optional[Tensor]], list[Optional[Tensor]]]:
+        """The tensors of teacher and student that now have the names of the pairs."""
+        assert self._trackers is not None
+        teachers, students = self._trackers
+        return teachers.now(unwrapped(self.teacher)), students.now(unwrapped(student))
+
+    def _is_built_for(self, tensors: list[Optional[Tensor]]) -> bool:
+        """Whether the groups are those of these tensors, where these are in memory now."""
+        if self._built is None:
+            return False
+        before, addresses = self._built
+        return all(map(is_, tensors, before)) and memory(tensors) == addresses
+
+    def _reshard(self, student: nn.Module) -> bool:
+        return reshard(*((self.teacher, student) if self._model is None else (self._model,)))
 
     @torch.no_grad()
     def _build(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from operator import is_
-from typing import NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, Optional, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -33,6 +33,23 @@ def _wrapped(module: nn.Module) -> Optional[str]:
     if isinstance(module, (nn.parallel.DistributedDataParallel, nn.parallel.DataParallel)):
         return 'module'
     return _COMPILED if _COMPILED in module._modules else None
+
+
+def reshard(*roots: nn.Module) -> bool:
+    """Return modules that FSDP2 shards to their shards, and whether there are any.
+
+    A forward gathers whole tensors, which have the names until the next backward, or until the next
+    forward where there is none. What is written to them would be lost.
+    """
+    sharded: list[Any] = [
+        module
+        for root in roots
+        for module in root.modules()
+        if hasattr(module, 'set_reshard_after_backward')
+    ]
+    for module in sharded:
+        module.reshard()
+    return bool(sharded)
 
 
 class _Edge(NamedTuple):

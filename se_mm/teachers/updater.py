@@ -51,7 +51,12 @@ class Updater:
         if settings.momentum is None and averaged is not None:
             self.inherited = StockAverage(averaged)
         self.smoother = Smoother(
-            teacher.module, settings, teacher.student_name, self.inherited, teacher.buffers
+            teacher.module,
+            settings,
+            teacher.student_name,
+            self.inherited,
+            teacher.buffers,
+            teacher.model,
         )
         self.ensemble = SpatialEnsemble.around(self.smoother, owner=averaged)
         self.teacher = teacher

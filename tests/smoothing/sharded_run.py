@@ -50,6 +50,44 @@ def teacher_after(shard, momentum, granularity, dtype=torch.float32):
     return [t.full_tensor() if shard else t for t in teacher.state_dict().values()]
 
 
+class Both(nn.Module):
+    """A model with teacher and student in it."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = net()
+        self.teacher = deepcopy(self.student).requires_grad_(False)
+
+    def forward(self, inputs):
+        with torch.no_grad():
+            labels = self.teacher(inputs)
+        return (self.student(inputs) - labels - 1).square().mean()
+
+
+def teacher_inside_after(shard, evaluate):
+    """The teacher's full tensors, if only the whole model is sharded.
+
+    With ``evaluate``, a forward without a backward comes before each update: FSDP2 then leaves the
+    gathered tensors in the model.
+    """
+    model = Both()
+    if shard:
+        fully_shard(model, mesh=init_device_mesh('cpu', (2,)))
+    smoother = Smoother(model.teacher, Settings(0.5, 0.1), model=model)
+    optimizer = torch.optim.SGD(model.student.parameters(), lr=0.1)
+    for step in range(UPDATES):
+        inputs = torch.randn(4, 6, generator=torch.Generator().manual_seed(step))
+        model(inputs).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if evaluate:
+            with torch.no_grad():
+                model(inputs)
+        student = model.student
+        smoother.copy(student) if step == 0 else smoother.update(student, step, UPDATES, seed=3)
+    return [t.full_tensor() if shard else t for t in model.teacher.parameters()]
+
+
 def pairs_of(teacher, student):
     """The parameters by name."""
     theirs = dict(student.named_parameters())
@@ -74,6 +112,10 @@ def main():
                 whole = teacher_after(False, momentum, granularity, dtype)
                 for mine, expected in zip(sharded, whole):
                     torch.testing.assert_close(mine, expected)
+    for evaluate in (False, True):
+        sharded, whole = (teacher_inside_after(shard, evaluate) for shard in (True, False))
+        for mine, expected in zip(sharded, whole):
+            torch.testing.assert_close(mine, expected)
     mesh = init_device_mesh('cpu', (2,))
     student, teacher = fully_shard(net(), mesh=mesh), fully_shard(net(), mesh=mesh)
     watch, pairs = Watch(), pairs_of(teacher, student)
