@@ -36,13 +36,19 @@ class SeedHook(Hook):
         loop, loader = runner.train_loop, runner.train_dataloader
         if not isinstance(loader, KeyedLoader):
             return
-        if loop.iter and remembers(loader.dataset):
+        by_iterations = hasattr(loop, 'dataloader_iterator')
+        read_again = loop.iter if remembers(loader.dataset) else 0
+        if read_again:
+            effect = 'reading all earlier batches' if by_iterations else 'resuming inexactly'
             runner.logger.warning(
-                'the training pipeline keeps earlier images, which checkpoints do not contain: the '
-                'resumed run is not exactly the same'
+                f'{effect}: the training pipeline keeps earlier images, which are not in a '
+                f'checkpoint'
             )
-        if hasattr(loop, 'dataloader_iterator'):
-            loop.dataloader_iterator = Skipping(loader.batches(loop.iter), loop)
+        if by_iterations:
+            batches = loader.batches(loop.iter - read_again)
+            for _ in range(read_again):
+                next(batches)
+            loop.dataloader_iterator = Skipping(batches, loop)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed all generators. Called after the batch was read."""
