@@ -23,7 +23,7 @@ from torch import Tensor
 from se_mm.smoothing.picks import draw, mix, signed, stream, threshold
 from se_mm.smoothing.settings import Average
 from se_mm.smoothing.tensors import grouped
-from se_mm.smoothing.units import TensorPair, Units
+from se_mm.smoothing.units import TensorPair, Units, is_dense
 
 Pick = Union[bool, Tensor]
 """Whether a pair's whole tensor is picked, or a bool tensor that broadcasts to it."""
@@ -79,6 +79,8 @@ def update(pairs: Sequence[TensorPair], picks: Iterable[Pick], average: Average 
         averages = average is not None and pair.teacher.is_floating_point()
         if isinstance(pick, Tensor) or (pick and averages):
             _update(pair, pick, average)
+        elif pick and not is_dense(pair.teacher):  # PyTorch 2.1 has no multi-tensor call for it.
+            pair.teacher.copy_(pair.student)
         elif pick:
             copied.append(pair)
     for batch in grouped(copied, lambda pair: pair.kind):
