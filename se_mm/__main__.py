@@ -16,12 +16,14 @@ from se_mm.home import TOOLS, bare_names, config_names, find_config
 from se_mm.smoothing.options import did_you_mean
 from se_mm.version import __version__
 
+NO_COMMANDS = ('benchmarking', 'fixmatch_contestants', 'torchrun')
+"""Files in ``tools`` that other tools import or start."""
+
 
 def commands() -> dict[str, Path]:
     """Name of each command -> its tool."""
     tools = sorted([*TOOLS.glob('*.py'), *TOOLS.glob('*.sh')])
-    # What the launchers start is none.
-    return {path.stem.replace('_', '-'): path for path in tools if path.stem != 'torchrun'}
+    return {path.stem.replace('_', '-'): path for path in tools if path.stem not in NO_COMMANDS}
 
 
 def usage() -> str:

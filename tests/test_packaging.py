@@ -158,7 +158,7 @@ def test_model_index_names_the_recipes_on_public_data():
         assert model['In Collection'] in collections
         assert ROOT / model['Config'] == home.find_config(f'{name}.py')
         assert 'Results' not in model and 'Weights' not in model
-    small = re.compile(r'_(conv\d|linear|r18)|glyphs|digits|folder|scenes|bccd')
+    small = re.compile(r'_(conv\d|linear|r18)|short|glyphs|digits|folder|scenes|bccd')
     recipes = {
         Path(name).stem for name in home.config_names(studies=False) if not small.search(name)
     }
