@@ -198,7 +198,10 @@ class Smoother:
         teachers, students = self._look_up(student)
         if self._is_built_for(teachers + students):
             return
-        if self._reshard(student):
+        # Only a tensor that FSDP2 shards can be gathered. Other models are not walked over, since
+        # some assign a new buffer in every forward.
+        may_be_gathered = self._built is None or any(map(is_sharded, self._built[0]))
+        if may_be_gathered and self._reshard(student):
             teachers, students = self._look_up(student)
             if self._is_built_for(teachers + students):
                 return

@@ -28,7 +28,7 @@ class TensorPair:
         return self.teacher.device, self.teacher.dtype, self.student.device, self.student.dtype
 
 
-def is_sharded(tensor: Tensor) -> bool:
+def is_sharded(tensor: Optional[Tensor]) -> bool:
     """Whether it is a ``DTensor``, as the parameters of a ``fully_shard``-ed module are."""
     return hasattr(tensor, 'placements')
 
