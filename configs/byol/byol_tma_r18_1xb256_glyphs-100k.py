@@ -3,17 +3,10 @@
 #
 # Reproduces nothing published; not measured here. On one GPU:
 #   python tools/train.py configs/byol/byol_tma_r18_1xb256_glyphs-100k.py
-_base_ = './byol_tma_conv5_1xb128_glyphs.py'
+_base_ = ['./byol_tma_conv5_1xb128_glyphs.py', '../_base_/resnet18_cifar.py']
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='ResNet_CIFAR',
-        depth=18,
-        num_stages=4,
-        out_indices=(3,),
-        style='pytorch',
-    ),
+    backbone=dict(_base_.resnet18, _delete_=True),
     neck=dict(in_channels=512, hid_channels=1024, out_channels=128),
     head=dict(predictor=dict(in_channels=128, hid_channels=1024, out_channels=128)),
 )

@@ -3,18 +3,11 @@
 #
 # Reproduces nothing published; not measured here. Needs CIFAR-10 as images, in a folder per class.
 #   python tools/train.py configs/moco/mocov2_tma_r18_1xb256-amp_cifar10.py
-_base_ = './mocov2_tma_conv6_1xb128_cifar10.py'
+_base_ = ['./mocov2_tma_conv6_1xb128_cifar10.py', '../_base_/resnet18_cifar.py']
 
 model = dict(
     feat_dim=128,
-    backbone=dict(
-        _delete_=True,
-        type='ResNet_CIFAR',
-        depth=18,
-        num_stages=4,
-        out_indices=(3,),
-        style='pytorch',
-    ),
+    backbone=dict(_base_.resnet18, _delete_=True),
     neck=dict(in_channels=512, hid_channels=512, out_channels=128),
 )
 train_dataloader = dict(batch_size=256, num_workers=4)

@@ -5,17 +5,10 @@
 # Takes minutes on one large GPU:
 #   python tools/train.py configs/shadows/supervised_shadows_r18_1xb256-amp_cifar10.py
 #   python tools/compare.py supervised_shadows_r18_1xb256-amp_cifar10 --metric accuracy/top1
-_base_ = './supervised_shadows_conv6_1xb64_cifar10.py'
+_base_ = ['./supervised_shadows_conv6_1xb64_cifar10.py', '../_base_/resnet18_cifar.py']
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='ResNet_CIFAR',
-        depth=18,
-        num_stages=4,
-        out_indices=(3,),
-        style='pytorch',
-    ),
+    backbone=dict(_base_.resnet18, _delete_=True),
     head=dict(in_channels=512),
 )
 train_dataloader = dict(batch_size=256, num_workers=12)
