@@ -534,3 +534,13 @@ def test_copy_of_a_smoother_binds_to_its_own_teacher():
     again.update(student, 1, 10, seed=0)
     assert torch.equal(flat(teacher), before)
     assert torch.equal(flat(again.teacher), flat(student))
+
+
+def test_promise_4_a_replaced_buffer_needs_no_walk_over_the_model(monkeypatch):
+    student = nn.BatchNorm1d(3)
+    smoother = smoother_of(copy.deepcopy(student))
+    smoother.copy(student)
+    monkeypatch.setattr(smoother_module, 'reshard', lambda *_: pytest.fail('it was walked over'))
+    student.running_mean = torch.ones(3)
+    smoother.update(student, 1, 2, seed=0)
+    assert torch.equal(smoother.teacher.running_mean, student.running_mean)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Optional, Union
 
 import torch
@@ -45,7 +46,7 @@ class PlainKernel:
         update(self._units.pairs, draw_picks(self._units, seed, step, keep_prob), weight)
 
 
-class TableKernel:
+class TableKernel(ABC):
     """What the kernels for CPU and GPU share: an update in one call, from tables.
 
     Attributes:
@@ -83,13 +84,13 @@ class TableKernel:
         self._reordered = any(row[-1] > 1 for row in table)  # Elements in a channels_last format.
 
     @staticmethod
+    @abstractmethod
     def takes(pair: TensorPair, granularity: str) -> bool:
         """Whether this backend can update a pair."""
-        raise NotImplementedError
 
+    @abstractmethod
     def launch(self, key: int, least: int, weight: Optional[float]) -> None:
         """Make one update. ``key`` is added to the units' keys; ``least`` is the threshold."""
-        raise NotImplementedError
 
     def update(self, seed: int, step: int, keep_prob: float, weight: Optional[float]) -> None:
         """Make one update: see :class:`PlainKernel`."""
